@@ -1,0 +1,1 @@
+//! The alert agent: tells people, once per incident, durably.

@@ -1,0 +1,1 @@
+//! The flag agent: the built-in flag store, served over OFREP.

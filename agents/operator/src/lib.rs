@@ -1,0 +1,1 @@
+//! The operator's verbs: start, watch, command, demo, up.

@@ -1,0 +1,1 @@
+//! The probe agent: looks at services from where their users are.

@@ -1,0 +1,1 @@
+//! The rollback agent: moves a service between releases, and reads back where it is.

@@ -1,0 +1,1 @@
+//! The judge: pure, without clock, network, randomness or log.

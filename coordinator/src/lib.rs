@@ -1,0 +1,1 @@
+//! The shell around the judge: readers, log, relay, wake-ups, assignments, status, replay.

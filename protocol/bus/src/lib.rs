@@ -1,0 +1,1 @@
+//! NATS: connection, typed publish and consume, assets, health, and a local server.

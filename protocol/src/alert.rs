@@ -1,0 +1,117 @@
+//! What people are told. One incident per rollout and cause; bridges thread or edit, never repeat.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{IncidentId, Ordinal, Region, Release, Service, StageName};
+use crate::time::Timestamp;
+
+/// What is asked of people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Nothing.
+    Info,
+    /// Somebody, today.
+    Warn,
+    /// Somebody, now.
+    Page,
+}
+
+impl Severity {
+    /// The severity as a subject token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Page => "page",
+        }
+    }
+}
+
+impl std::fmt::Display for Severity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where in its life an incident is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentKind {
+    /// It began.
+    #[serde(rename = "incident.opened")]
+    Opened,
+    /// It ended.
+    #[serde(rename = "incident.resolved")]
+    Resolved,
+    /// Something changed.
+    #[serde(rename = "incident.updated")]
+    Updated,
+}
+
+/// One message about one incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// What happened to the incident.
+    #[serde(rename = "type")]
+    pub kind: IncidentKind,
+    /// Which incident.
+    pub incident: IncidentId,
+    /// Number of this message within the incident, from 1.
+    pub seq: u32,
+    /// What is asked of people.
+    pub severity: Severity,
+    /// State of the rollout, in one word of `ux` such as `taking_back`, `applied`, `recovered`.
+    pub state: String,
+    /// The service.
+    pub service: Service,
+    /// The release that is being brought out.
+    pub release: Release,
+    /// The stage, if one was entered.
+    pub stage: Option<StageName>,
+    /// The regions concerned; empty means all.
+    pub regions: Vec<Region>,
+    /// One sentence: what happened, on which numbers, what is being done.
+    pub headline: String,
+    /// The numbers behind it.
+    pub numbers: Option<Numbers>,
+    /// The record that holds the decision.
+    pub record: Ordinal,
+    /// When the take-back was seen to be applied and recovered.
+    pub proof: Proof,
+    /// What a person can do next.
+    pub next: Vec<NextStep>,
+    /// When it was decided.
+    pub at: Timestamp,
+}
+
+/// Counts against a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbers {
+    /// How many bad.
+    pub bad: u64,
+    /// Out of how many.
+    pub n: u64,
+    /// What was seen, in the plan's units.
+    pub value: String,
+    /// The limit, in the plan's units.
+    pub limit: String,
+}
+
+/// What has been seen of a take-back.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Every lever read back, and the old release seen by probes.
+    pub applied: Option<Timestamp>,
+    /// Green again.
+    pub recovered: Option<Timestamp>,
+}
+
+/// A step that a person can take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStep {
+    /// What for.
+    pub why: String,
+    /// The exact command.
+    pub run: String,
+}

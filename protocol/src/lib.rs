@@ -1,0 +1,34 @@
+//! The words that every room of Bellwether uses, and how they are written down.
+//!
+//! This crate never does I/O, never reads a clock, and knows no async runtime. Decoding never
+//! panics, whatever the bytes. MessagePack (named fields) carries samples, heartbeats and
+//! assignments; JSON carries whatever a person reads or writes.
+//!
+//! | module | words |
+//! |---|---|
+//! | [`id`] | newtyped ids and the tokens of subjects |
+//! | [`time`] | instants and spans, in milliseconds |
+//! | [`ratio`] | ratios in parts per billion, so that decisions compare integers |
+//! | [`subject`] | every subject, stream and bucket name; the only place with subject literals |
+//! | [`plan`] | the operator's file, typed |
+//! | [`assignment`], [`sample`], [`presence`] | what agents are told to watch, what they saw, that they are there |
+//! | [`command`], [`action`], [`alert`] | what people ask, what agents are told to do, what people are told |
+//! | [`record`], [`reason`] | one decision, and why |
+//! | [`status`] | the projection that `rollout status` and `watch` read |
+//! | [`codec`] | bytes to values, bounded |
+
+pub mod action;
+pub mod alert;
+pub mod assignment;
+pub mod codec;
+pub mod command;
+pub mod id;
+pub mod plan;
+pub mod presence;
+pub mod ratio;
+pub mod reason;
+pub mod record;
+pub mod sample;
+pub mod status;
+pub mod subject;
+pub mod time;

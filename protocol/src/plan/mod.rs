@@ -1,0 +1,248 @@
+//! The operator's file, typed. Reading it from YAML is behind the feature `plan-file`.
+//!
+//! The judge gets a [`Plan`] that has been checked; it never sees YAML.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    Class, CriterionName, LeverName, LeverValue, NumberName, Region, Release, Service, SliName, StageName,
+};
+use crate::ratio::Ratio;
+use crate::sample::Cohort;
+use crate::time::Span;
+
+/// Everything one service's rollouts need.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The service.
+    pub service: Service,
+    /// Width of a slot. Default 30 s.
+    pub slot: Span,
+    /// How long after its end a slot waits for late reporters. Default 10 s, at most one slot.
+    pub grace: Span,
+    /// How many agents of a region must report a slot for it to be covered. Default 1.
+    pub quorum: u32,
+    /// Regions, and where the service is in each, such as `https://sjc.example.com`.
+    pub regions: BTreeMap<Region, String>,
+    /// Headers that address the canary cohort; empty when the cohort is told by fingerprint alone.
+    pub canary: BTreeMap<String, String>,
+    /// Headers that address the baseline cohort; absent when there is no baseline.
+    pub baseline: Option<BTreeMap<String, String>>,
+    /// How the release is read out of an answer.
+    pub fingerprint: Option<Fingerprint>,
+    /// The levers this plan may move, by the names that the agents' own configuration gives them.
+    pub levers: BTreeMap<LeverName, LeverUse>,
+    /// What is measured.
+    pub slis: Vec<Sli>,
+    /// What is judged.
+    pub criteria: Vec<Criterion>,
+    /// The stages, in order.
+    pub stages: Vec<Stage>,
+    /// How a release is taken back.
+    pub take_back: TakeBack,
+}
+
+/// How the release is read out of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fingerprint {
+    /// The value of a header.
+    Header(String),
+    /// A string at a JSON path in the body.
+    Json(String),
+}
+
+/// What a plan knows of a lever.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeverUse {
+    /// Whether its value is the service's release; `{previous}` is what it held at start.
+    pub holds_release: bool,
+    /// The value that `flag-off` sets, when this lever is a flag.
+    pub off: Option<LeverValue>,
+}
+
+/// What is measured: one kind of look, repeated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sli {
+    /// Its name.
+    pub name: SliName,
+    /// How often each agent looks. Default: the slot.
+    pub every: Span,
+    /// For how long at most. Default 10 s.
+    pub timeout: Span,
+    /// Which kind of probe, such as `http`.
+    pub kind: String,
+    /// That probe's own settings, checked by the probe.
+    pub settings: serde_json::Value,
+}
+
+/// What is judged of an SLI.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Criterion {
+    /// Its name.
+    pub name: CriterionName,
+    /// The SLI it judges.
+    pub sli: SliName,
+    /// What must hold.
+    pub objective: Objective,
+    /// Whether a Fail takes the release back (hard) or stops the soak's count (soft).
+    pub hard: bool,
+    /// How much evidence is looked at: the last so long. Default: the whole stage.
+    pub window: Option<Span>,
+    /// How long it must fail without a break before that counts. Default 0.
+    pub hold_for: Span,
+    /// Fewer events than this prove nothing. Default 1.
+    pub min_events: u64,
+    /// What a Fail does. Default: `rollback` when hard, `hold` when soft.
+    pub on_fail: OnFail,
+}
+
+/// What must hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Not so many slots in a row without one good answer.
+    Consecutive {
+        /// This many in a row fail.
+        slots: u32,
+    },
+    /// A number stays within limits.
+    Number {
+        /// Which number.
+        number: NumberName,
+        /// Fails below.
+        min: Option<f64>,
+        /// Fails above.
+        max: Option<f64>,
+        /// Warned of above, though within `max`.
+        target: Option<f64>,
+    },
+    /// A quantile of latency stays under a limit, judged as the share of answers over it.
+    Quantile {
+        /// Which quantile, such as 99%.
+        quantile: Ratio,
+        /// Fails when more than `1 - quantile` take longer.
+        max: Span,
+        /// Warned of when more than `1 - quantile` take longer than this.
+        target: Option<Span>,
+    },
+    /// The share of bad answers stays under a limit.
+    Ratio {
+        /// Which classes are bad. Empty: all but `ok`.
+        bad: Vec<Class>,
+        /// Fails above.
+        max: Ratio,
+        /// Warned of above, though within `max`.
+        target: Option<Ratio>,
+    },
+    /// Not one answer of these classes in the whole stage.
+    Zero {
+        /// Which classes. Empty: all but `ok`.
+        bad: Vec<Class>,
+    },
+}
+
+/// What a Fail does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFail {
+    /// Nothing is promoted until it passes again.
+    Hold,
+    /// The release is taken back.
+    Rollback,
+}
+
+/// A named step of a rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: StageName,
+    /// Where it is looked at. Default: every region.
+    pub regions: Vec<Region>,
+    /// Which cohorts are looked at. Default: canary, and baseline where the plan has one.
+    pub cohorts: Vec<Cohort>,
+    /// What is set on entry, one after the other.
+    pub enter: Vec<Set>,
+    /// Deadline of each entry action. Default 2 min.
+    pub enter_within: Span,
+    /// How long after entry nothing is judged. Default 0.
+    pub settle: Span,
+    /// How long it must stay green, in covered slots.
+    pub soak: Span,
+    /// Which criteria hold here. Default: all.
+    pub criteria: Vec<CriterionName>,
+    /// Whether a human must approve before it is left. Default false.
+    pub approval: bool,
+}
+
+/// Set one lever to one value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// Which lever.
+    pub lever: LeverName,
+    /// To what.
+    pub to: SetTo,
+}
+
+/// The value a plan sets a lever to. In YAML: `{release}`, `{previous}`, or the value itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetTo {
+    /// What the lever held when the rollout started.
+    Previous,
+    /// The release that is being brought out.
+    Release,
+    /// This value.
+    Value(LeverValue),
+}
+
+/// How a release is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeBack {
+    /// Levels, tried in order. Never empty in a checked plan.
+    pub levels: Vec<TakeBackLevel>,
+    /// How many green slots mean recovered. Default 3.
+    pub green: u32,
+    /// Within how many slots after applied they must be seen. Default 10.
+    pub within: u32,
+}
+
+/// One set of lever values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeBackLevel {
+    /// What is set, all at once.
+    pub set: Vec<Set>,
+    /// By when every lever must be read back and the old release seen. Default 2 min.
+    pub apply_within: Span,
+    /// Whether it may be entered without a human, though it goes beyond the previous release.
+    pub automatic: bool,
+}
+
+impl Plan {
+    /// The SLI of that name.
+    pub fn sli(&self, name: &SliName) -> Option<&Sli> {
+        self.slis.iter().find(|sli| sli.name == *name)
+    }
+
+    /// The criterion of that name.
+    pub fn criterion(&self, name: &CriterionName) -> Option<&Criterion> {
+        self.criteria.iter().find(|criterion| criterion.name == *name)
+    }
+
+    /// The lever that holds the service's release, if the plan names one.
+    pub fn release_lever(&self) -> Option<&LeverName> {
+        self.levers.iter().find(|(_, lever)| lever.holds_release).map(|(name, _)| name)
+    }
+
+    /// The value that `to` stands for.
+    pub fn resolve(&self, to: &SetTo, release: &Release, previous: Option<&LeverValue>) -> Option<LeverValue> {
+        match to {
+            SetTo::Previous => previous.cloned(),
+            // A release is at most as long and as printable as a lever value, so this always parses.
+            SetTo::Release => release.as_str().parse().ok(),
+            SetTo::Value(value) => Some(value.clone()),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! That a process is there, what it holds, and where its levers stand. Written every few seconds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentId, LeverName, LeverValue, Release, Revision, Service};
+use crate::time::{Span, Timestamp};
+
+/// How often a process writes its presence.
+pub const PRESENCE_EVERY: Span = Span::from_secs(5);
+/// A process not heard for this long is gone.
+pub const PRESENCE_TTL: Span = Span::from_secs(15);
+
+/// One process, alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Who.
+    pub agent: AgentId,
+    /// Its program version.
+    pub version: String,
+    /// When it was written, by the writer's anchored clock.
+    pub at: Timestamp,
+    /// Local clock minus NATS clock, in milliseconds.
+    pub clock_offset_ms: i64,
+    /// Messages that wait on disk for the bus.
+    pub spooled: u64,
+    /// Assignments it has taken up, by service.
+    pub watching: BTreeMap<Service, Watching>,
+    /// Levers it holds, by service.
+    pub levers: BTreeMap<Service, Vec<LeverReading>>,
+    /// The revision of the flag store that its OFREP endpoint serves, by flag store key.
+    pub serving: BTreeMap<String, u64>,
+}
+
+/// An assignment as an agent took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watching {
+    /// Which revision.
+    pub revision: Revision,
+    /// Why the agent will not do it, if so.
+    pub refused: Option<String>,
+}
+
+/// A lever as its agent last read it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeverReading {
+    /// Which lever.
+    pub lever: LeverName,
+    /// Its value; `None` when it could not be read, or its targets do not agree.
+    pub value: Option<LeverValue>,
+    /// Every target behind it, read one by one.
+    pub targets: Vec<Target>,
+    /// Releases it has held, newest first, where the platform tells.
+    pub history: Vec<Release>,
+}
+
+/// One thing behind a lever: a machine, a region, an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Target {
+    /// Its name.
+    pub id: String,
+    /// What it was read to be at; `None` when it could not be read.
+    pub value: Option<LeverValue>,
+}

@@ -1,0 +1,103 @@
+//! Ratios in parts per billion, so that decisions compare integers and replay is exact.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::id::text_serde;
+
+/// A ratio between 0 and 1, in parts per billion. Written with a percent sign: `0.1%`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ratio(u32);
+
+/// One whole, in parts per billion.
+pub const ONE_PPB: u32 = 1_000_000_000;
+
+impl Ratio {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// `ppb` parts per billion, clamped to one whole.
+    pub const fn from_ppb(ppb: u32) -> Self {
+        Self(if ppb > ONE_PPB { ONE_PPB } else { ppb })
+    }
+
+    /// Parts per billion.
+    pub const fn ppb(self) -> u32 {
+        self.0
+    }
+
+    /// What is missing to one whole.
+    pub const fn complement(self) -> Self {
+        Self(ONE_PPB - self.0)
+    }
+
+    /// Whether `bad` of `n` is more than this ratio. Exact; false when `n` is 0.
+    pub fn is_exceeded_by(self, bad: u64, n: u64) -> bool {
+        u128::from(bad) * u128::from(ONE_PPB) > u128::from(n) * u128::from(self.0)
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = self.0 / 10_000_000;
+        let fraction = format!("{:07}", self.0 % 10_000_000);
+        let fraction = fraction.trim_end_matches('0');
+        let dot = if fraction.is_empty() { "" } else { "." };
+        f.pad(&format!("{whole}{dot}{fraction}%"))
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = RatioError;
+
+    fn from_str(text: &str) -> Result<Self, RatioError> {
+        let wrong = || RatioError(text.chars().take(40).collect());
+        let number = text.strip_suffix('%').ok_or_else(wrong)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || fraction.len() > 7 || whole.len() > 3 {
+            return Err(wrong());
+        }
+        let whole: u32 = whole.parse().map_err(|_| wrong())?;
+        let fraction: u32 = format!("{fraction:0<7}").parse().map_err(|_| wrong())?;
+        let ppb = whole * 10_000_000 + fraction;
+        if ppb > ONE_PPB { Err(wrong()) } else { Ok(Self(ppb)) }
+    }
+}
+
+text_serde!(Ratio);
+
+/// Why a text is not a ratio.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a percentage: write for example `0.1%`, from 0% to 100% with at most 7 decimals")]
+pub struct RatioError(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_read_back_as_written() {
+        for text in ["0%", "0.1%", "99.48%", "100%", "0.0000001%"] {
+            assert_eq!(text.parse::<Ratio>().map(|r| r.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn ratios_without_sense_are_refused() {
+        for text in ["", "%", "0.1", "-1%", "101%", "1e3%", "NaN%", ".5%", "1.%", "0.00000001%"] {
+            assert!(text.parse::<Ratio>().is_err(), "`{text}` was accepted");
+        }
+    }
+
+    #[test]
+    fn comparison_is_exact_at_the_edge() {
+        let limit: Ratio = Ratio::from_ppb(5_000_000);
+        assert!(!limit.is_exceeded_by(5, 1_000));
+        assert!(limit.is_exceeded_by(6, 1_000));
+        assert!(!limit.is_exceeded_by(0, 0));
+        assert!(limit.is_exceeded_by(u64::MAX, u64::MAX));
+    }
+}

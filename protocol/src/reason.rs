@@ -1,0 +1,311 @@
+//! Why, as data. The same reasons feed the log, `rollout status`, `watch` and the alerts.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::ActionOutcome;
+use crate::alert::Numbers;
+use crate::command::{Excluded, Verb};
+use crate::id::{
+    ActionId, CommandId, CriterionName, Entry, LeverName, LeverValue, Principal, Region, Release, StageName,
+};
+use crate::sample::Cohort;
+use crate::time::{Span, Timestamp};
+
+/// What the evidence says of one criterion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It holds.
+    Pass,
+    /// It could not be told.
+    Inconclusive(Lack),
+    /// It does not hold.
+    Fail,
+}
+
+/// Why it could not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// Complete data, nothing bad, proof not reached.
+    NotProven,
+    /// Missing, stale, broken, unattributable, or too few events.
+    NoData,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pass => "pass",
+            Self::Inconclusive(Lack::NotProven) => "not proven",
+            Self::Inconclusive(Lack::NoData) => "no data",
+            Self::Fail => "FAIL",
+        })
+    }
+}
+
+/// A verdict with what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// Which criterion.
+    pub criterion: CriterionName,
+    /// Whether it is hard.
+    pub hard: bool,
+    /// For which cohort.
+    pub cohort: Cohort,
+    /// For which region; absent when all were pooled.
+    pub region: Option<Region>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Within the limit, but over the target.
+    pub over_target: bool,
+    /// The numbers.
+    pub numbers: Numbers,
+    /// Since when it has failed without a break.
+    pub failing_since: Option<Timestamp>,
+}
+
+/// Why a rollout does not go on, though nothing is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// A human must approve.
+    Approval,
+    /// The baseline fails as the canary does: the cause is not the release.
+    BaselineAsRed {
+        /// The criterion that both fail.
+        criterion: CriterionName,
+    },
+    /// A lever does not stand where the rollout put it, or cannot be read.
+    Lever {
+        /// Which lever.
+        lever: LeverName,
+    },
+    /// Evidence is missing.
+    NoData {
+        /// Where.
+        region: Region,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Every lever is back and it is still not green: the cause is elsewhere.
+    NotRecovered,
+    /// A human paused it.
+    Paused,
+    /// A soft criterion fails.
+    SoftRed {
+        /// Which.
+        criterion: CriterionName,
+    },
+    /// Too few events for a criterion that needs more.
+    TooFewEvents {
+        /// Which.
+        criterion: CriterionName,
+    },
+}
+
+/// How a rollout ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// A human ended it, and its levers were restored.
+    Aborted,
+    /// Every stage was left as the plan wants.
+    Completed,
+    /// It did not begin: nothing was moved.
+    NotStarted,
+    /// It failed, and was not seen to be back.
+    NotTakenBack,
+    /// It failed, and was seen to be back and green.
+    RolledBack,
+}
+
+impl Ending {
+    /// The exit code of a verb that waited for this ending.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Completed => 0,
+            Self::Aborted | Self::RolledBack => 1,
+            Self::NotStarted => 2,
+            Self::NotTakenBack => 5,
+        }
+    }
+}
+
+/// Why a rollout is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A person asked.
+    Command {
+        /// With which verb.
+        verb: Verb,
+        /// Who.
+        principal: Principal,
+    },
+    /// A criterion failed.
+    Criterion {
+        /// On which numbers.
+        judgement: Judgement,
+    },
+    /// A lever could not be set on the way forward.
+    Lever {
+        /// Which lever.
+        lever: LeverName,
+        /// How it went.
+        outcome: ActionOutcome,
+    },
+}
+
+/// One reason. A fact in the past tense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// An agent was told to set a lever.
+    Asked {
+        /// Which action.
+        action: ActionId,
+        /// Which lever.
+        lever: LeverName,
+        /// To what.
+        to: LeverValue,
+        /// By when.
+        due: Timestamp,
+    },
+    /// An agent answered.
+    Answered {
+        /// Which action.
+        action: ActionId,
+        /// Which lever.
+        lever: LeverName,
+        /// How it went.
+        outcome: ActionOutcome,
+        /// How many targets were read back at the asked value.
+        done: u32,
+        /// How many targets there are.
+        targets: u32,
+        /// What the agent said, when it was not done.
+        detail: String,
+    },
+    /// The take-back was seen: every lever read back, and the old release answered probes.
+    Applied {
+        /// How long after it was asked.
+        after: Span,
+        /// The release that was seen.
+        seen: Release,
+    },
+    /// A command was done.
+    CommandDone {
+        /// Which.
+        command: CommandId,
+        /// Its verb.
+        verb: Verb,
+        /// Who asked.
+        principal: Principal,
+        /// Why they asked.
+        reason: Option<String>,
+    },
+    /// A command was refused.
+    CommandRefused {
+        /// Which.
+        command: CommandId,
+        /// Its verb.
+        verb: Verb,
+        /// Who asked.
+        principal: Principal,
+        /// Why not.
+        why: String,
+    },
+    /// It ended.
+    Ended {
+        /// How.
+        ending: Ending,
+        /// In one sentence.
+        summary: String,
+    },
+    /// Something was left out by hand.
+    Excluded {
+        /// What.
+        what: Excluded,
+        /// Until when.
+        until: Timestamp,
+        /// Why.
+        why: String,
+    },
+    /// It does not go on.
+    Held {
+        /// Why.
+        hold: Hold,
+    },
+    /// A level of take-back did not work, and the next began.
+    LevelGaveWay {
+        /// Which level, from 1.
+        level: u32,
+        /// Why.
+        why: String,
+    },
+    /// The entry actions of a stage were read back.
+    Looking {
+        /// Which stage.
+        stage: StageName,
+        /// From when slots count.
+        from: Timestamp,
+    },
+    /// Green again.
+    Recovered {
+        /// How many green slots.
+        green: u32,
+        /// How long after it was applied.
+        after: Span,
+    },
+    /// What held it is over.
+    Released {
+        /// What it was.
+        hold: Hold,
+    },
+    /// A stage was entered.
+    StageEntered {
+        /// Which.
+        stage: StageName,
+        /// Which entry of this rollout.
+        entry: Entry,
+    },
+    /// A stage was left forwards.
+    StagePassed {
+        /// Which.
+        stage: StageName,
+        /// How long it soaked, in covered slots.
+        soaked: Span,
+    },
+    /// It began.
+    Started {
+        /// The new release.
+        release: Release,
+        /// The release it would go back to.
+        previous: Option<Release>,
+        /// SHA-256 of the plan text, 12 hexadecimal digits.
+        plan_hash: String,
+        /// Who asked.
+        principal: Principal,
+    },
+    /// Levers began to be set back.
+    TakingBack {
+        /// Why.
+        cause: Cause,
+        /// Which level, from 1.
+        level: u32,
+        /// Of how many.
+        levels: u32,
+        /// To what each lever goes.
+        set: Vec<(LeverName, LeverValue)>,
+        /// By when it must be applied.
+        due: Timestamp,
+    },
+    /// A verdict changed.
+    VerdictChanged {
+        /// The new verdict and its numbers.
+        judgement: Judgement,
+    },
+}

@@ -1,0 +1,1 @@
+//! The sample site: versions, a fingerprint, and faults on demand.
