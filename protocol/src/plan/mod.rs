@@ -220,6 +220,20 @@ pub struct TakeBackLevel {
     pub automatic: bool,
 }
 
+/// One thing wrong in a probe's own settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// Where, as a JSON pointer into the settings, such as `/expect/1`; empty for the whole.
+    pub pointer: String,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: String,
+}
+
+/// Who checks which settings: by kind of probe, as its agent exports it.
+pub type Validators = BTreeMap<&'static str, fn(&serde_json::Value) -> Vec<Flaw>>;
+
 impl Plan {
     /// The SLI of that name.
     pub fn sli(&self, name: &SliName) -> Option<&Sli> {
