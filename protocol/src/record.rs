@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::action::{Action, ActionResult};
 use crate::alert::Alert;
 use crate::command::{Command, Outcome};
-use crate::id::{AgentId, CoordinatorId, Ordinal, Region, Service, SliName};
+use crate::id::{AgentId, CoordinatorId, IdError, Ordinal, Region, Service, SliName};
 use crate::presence::{LeverReading, Watching};
 use crate::reason::Reason;
 use crate::sample::{Cohort, Evidence, Portion};
@@ -124,7 +124,12 @@ pub enum Input {
     /// A person asked.
     Command(Command),
     /// A slot arrived after it had closed. It never restores coverage.
-    Late(ClosedSlot),
+    Late {
+        /// The samples sequence it came with: what lies at or before the last one was already folded.
+        seq: u64,
+        /// What it holds.
+        slot: ClosedSlot,
+    },
     /// An agent appeared, changed or went.
     Presence(AgentSeen),
     /// An agent answered an action. Carries its inbox sequence.
@@ -153,8 +158,8 @@ pub struct ClosedSlot {
     pub evidence: Vec<Evidence>,
 }
 
-/// What a series of slots is of.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What a series of slots is of. Written `sli/cohort/region`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Series {
     /// The SLI.
     pub sli: SliName,
@@ -163,6 +168,26 @@ pub struct Series {
     /// The region.
     pub region: Region,
 }
+
+impl std::fmt::Display for Series {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.sli, self.cohort, self.region)
+    }
+}
+
+impl std::str::FromStr for Series {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let mut parts = text.splitn(3, '/');
+        let (Some(sli), Some(cohort), Some(region)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(IdError::new("series", text, "write sli/cohort/region"));
+        };
+        Ok(Self { sli: sli.parse()?, cohort: cohort.parse()?, region: region.parse()? })
+    }
+}
+
+crate::id::text_serde!(Series);
 
 /// An agent as the coordinator last saw it; `here: None` when it is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

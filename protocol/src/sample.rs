@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentId, Class, NumberName, Release, Revision, RolloutId, SliName};
+use crate::id::{AgentId, Class, IdError, NumberName, Release, Revision, RolloutId, SliName};
 use crate::time::{Span, Timestamp};
 
 /// Which users, and so which release, a look was addressed to.
@@ -26,6 +26,18 @@ impl std::fmt::Display for Cohort {
             Self::Baseline => "baseline",
             Self::Canary => "canary",
         })
+    }
+}
+
+impl std::str::FromStr for Cohort {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        match text {
+            "baseline" => Ok(Self::Baseline),
+            "canary" => Ok(Self::Canary),
+            _ => Err(IdError::new("cohort", text, "use baseline or canary")),
+        }
     }
 }
 
