@@ -110,6 +110,12 @@ impl Prefix {
         }
     }
 
+    /// The stream that captures `subject`, if one of ours does.
+    pub fn stream_of(&self, subject: &str) -> Option<Stream> {
+        let captures = |filter: &String| filter.strip_suffix('>').is_some_and(|head| subject.starts_with(head));
+        Stream::ALL.into_iter().find(|stream| self.captured(*stream).iter().any(captures))
+    }
+
     /// The name of a bucket, such as `bw-presence`.
     pub fn bucket(&self, bucket: Bucket) -> String {
         let name = match bucket {

@@ -1,1 +1,36 @@
 //! NATS: connection, typed publish and consume, assets, health, and a local server.
+//!
+//! This crate knows how bytes travel and nothing of what they mean: it never decodes a message
+//! and never decides. What it promises: an acknowledged publish is stored once, a [`Reader`]
+//! neither skips nor repeats while its stream keeps its history, and both survive the death and
+//! restart of the server.
+//!
+//! | module | room |
+//! |---|---|
+//! | [`Bus`] | connecting, with a clear refusal of servers that are too old |
+//! | `assets` | streams and buckets: created, read back, compared |
+//! | `publish` | acknowledged publish, and append at an expected sequence |
+//! | [`Reader`] | messages in order |
+//! | [`Kv`] | the latest value of each key, and its changes |
+//! | [`Clock`] | time anchored on NATS |
+//! | [`server`] | finding, installing and supervising a local `nats-server` |
+//! | [`child`] | processes that die with their parent |
+//! | [`fault`] | places where the tests stall a process to kill it |
+
+mod assets;
+pub mod child;
+mod clock;
+mod connect;
+pub mod fault;
+mod health;
+mod kv;
+mod publish;
+mod read;
+pub mod server;
+
+pub use assets::ProvisionError;
+pub use clock::{ANCHOR_AGE_MAX, Clock};
+pub use connect::{Bus, ConnectError, ConnectOptions, Credentials};
+pub use kv::{Kv, KvEntry, KvError, KvWatch};
+pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
+pub use read::{From, Message, ReadError, Reader, StreamState};

@@ -1,0 +1,328 @@
+//! Connecting, and refusing at once what could never work: a wrong address, wrong credentials, a
+//! server that is too old. Once connected, a lost connection is retried for ever.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::ConnectErrorKind;
+use async_nats::jetstream;
+use bellwether_protocol::subject::Prefix;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::health::Health;
+
+/// How to reach NATS.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// One or more addresses, separated by commas, such as `nats://127.0.0.1:4222`. Never holds credentials.
+    pub url: String,
+    /// The first token of every subject.
+    pub prefix: Prefix,
+    /// The name of this client, as the server's operator sees it.
+    pub name: String,
+    /// Who we are; `None` only where the server asks for nothing.
+    pub credentials: Option<Credentials>,
+}
+
+/// Who we are, for NATS.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// A `.creds` file with a JWT and its seed.
+    CredsFile(PathBuf),
+    /// The seed of an nkey, `SU…`.
+    NkeySeed(SecretString),
+    /// A token.
+    Token(SecretString),
+    /// A user and a password.
+    UserPassword {
+        /// The user.
+        user: String,
+        /// The password.
+        password: SecretString,
+    },
+}
+
+/// A connection to NATS with JetStream. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    pub(crate) client: async_nats::Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) health: Arc<Health>,
+    prefix: Prefix,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The credentials file or seed cannot be used.
+    #[error("cannot use the NATS credentials {what}")]
+    Credentials {
+        /// Which ones; never the secret itself.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server has no JetStream, or this account may not use it.
+    #[error(
+        "NATS server {server} at {url} does not offer JetStream to us: start it with `-js`, or enable it for this account{hint}"
+    )]
+    NoJetStream {
+        /// The server's name.
+        server: String,
+        /// Where.
+        url: String,
+        /// What the server said lately, if anything.
+        hint: String,
+    },
+    /// The server does not let us in.
+    #[error(
+        "NATS at {url} refused our credentials ({with}): check the agent's `nats.credentials` and the server's user list"
+    )]
+    Refused {
+        /// Where.
+        url: String,
+        /// What we showed; never the secret itself.
+        with: String,
+    },
+    /// The server is older than we can work with.
+    #[error(
+        "NATS server {server} at {url} is {version}, which lacks {missing}: use nats-server {FLOOR_MAJOR}.{FLOOR_MINOR} or newer"
+    )]
+    TooOld {
+        /// The server's name.
+        server: String,
+        /// Where.
+        url: String,
+        /// Its version.
+        version: String,
+        /// What it cannot do.
+        missing: String,
+    },
+    /// Nobody answers there.
+    #[error(
+        "cannot reach NATS at {url}: is it running, and is the address right? `bellwether up` starts one on this machine"
+    )]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// The address is not one.
+    #[error("`{url}` is not the address of a NATS server: write for example `nats://127.0.0.1:4222`")]
+    Url {
+        /// The text; empty when it may hold a secret.
+        url: String,
+    },
+    /// The address holds a user or a token.
+    #[error("the NATS address holds credentials, which would end up in logs: set `nats.credentials` instead")]
+    UrlHoldsCredentials,
+}
+
+impl Bus {
+    /// Connects, and checks that the server can do what we need.
+    ///
+    /// # Errors
+    /// Within a few seconds, when the server cannot be reached, refuses us, or is too old. Once
+    /// this has succeeded the connection repairs itself for ever.
+    pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
+        let url = options.url.trim().to_owned();
+        let addresses = parse_url(&url)?;
+        let health = Arc::new(Health::default());
+        let settings = settings(options, &health)?;
+        let client = settings.connect(addresses).await.map_err(|source| match source.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                ConnectError::Refused { url: url.clone(), with: shown(options.credentials.as_ref()) }
+            }
+            ConnectErrorKind::ServerParse => ConnectError::Url { url: url.clone() },
+            _ => ConnectError::Unreachable { url: url.clone(), source },
+        })?;
+        check_version(&client, &url)?;
+        check_api_level(&client, &url, &health).await?;
+        let jetstream = jetstream::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            // A full window is a reason to wait, not an error.
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Ok(Self { client, jetstream, health, prefix: options.prefix.clone() })
+    }
+
+    /// The first token of every subject.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// Whether the client believes that it is connected. A frozen server is noticed after two pings.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+}
+
+/// Ping often: the default of a minute is too slow to notice a dead link.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long one dial may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one request to JetStream may take before it is repeated.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// Oldest server: 2.12 has what the settings of our assets ask for.
+const FLOOR_MAJOR: u64 = 2;
+const FLOOR_MINOR: u64 = 12;
+/// JetStream API level of 2.12.
+const FLOOR_API_LEVEL: u64 = 2;
+
+fn parse_url(url: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    if url.contains('@') {
+        return Err(ConnectError::UrlHoldsCredentials);
+    }
+    url.split(',').map(|one| one.trim().parse().map_err(|_| ConnectError::Url { url: one.to_owned() })).collect()
+}
+
+fn settings(options: &ConnectOptions, health: &Arc<Health>) -> Result<async_nats::ConnectOptions, ConnectError> {
+    let wrong = |what: String| move |source: std::io::Error| ConnectError::Credentials { what, source };
+    let base = async_nats::ConnectOptions::new();
+    let base = match &options.credentials {
+        None => base,
+        Some(Credentials::CredsFile(path)) => {
+            let what = format!("file {}", path.display());
+            let text = SecretString::from(std::fs::read_to_string(path).map_err(wrong(what.clone()))?);
+            base.credentials(text.expose_secret()).map_err(wrong(what))?
+        }
+        Some(Credentials::NkeySeed(seed)) => base.nkey(seed.expose_secret().to_owned()),
+        Some(Credentials::Token(token)) => base.token(token.expose_secret().to_owned()),
+        Some(Credentials::UserPassword { user, password }) => {
+            base.user_and_password(user.clone(), password.expose_secret().to_owned())
+        }
+    };
+    let on_event = Arc::clone(health);
+    Ok(base
+        .name(&options.name)
+        .ping_interval(PING_EVERY)
+        .connection_timeout(DIAL_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .reconnect_delay_callback(redial_delay)
+        .event_callback(move |event| {
+            let health = Arc::clone(&on_event);
+            async move { health.note(&event) }
+        }))
+}
+
+/// Soon at first, then every few seconds; jittered, so that a fleet does not return as one.
+fn redial_delay(attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    backoff(attempts)
+}
+
+/// 50 ms, doubled per attempt up to 3 s, each between half and the whole of it.
+pub(crate) fn backoff(attempts: usize) -> Duration {
+    let doubled = 50_u64 << attempts.min(6);
+    let whole = doubled.min(3_000);
+    Duration::from_millis(whole / 2 + fastrand::u64(0..=whole / 2))
+}
+
+fn shown(credentials: Option<&Credentials>) -> String {
+    match credentials {
+        None => "none were given".to_owned(),
+        Some(Credentials::CredsFile(path)) => format!("file {}", path.display()),
+        Some(Credentials::NkeySeed(_)) => "an nkey".to_owned(),
+        Some(Credentials::Token(_)) => "a token".to_owned(),
+        Some(Credentials::UserPassword { user, .. }) => format!("user `{user}` with a password"),
+    }
+}
+
+fn check_version(client: &async_nats::Client, url: &str) -> Result<(), ConnectError> {
+    let info = client.server_info();
+    let mut numbers = info.version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
+    let seen = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if seen >= (FLOOR_MAJOR, FLOOR_MINOR) {
+        return Ok(());
+    }
+    Err(ConnectError::TooOld {
+        server: info.server_name,
+        url: url.to_owned(),
+        version: info.version,
+        missing: format!("JetStream API level {FLOOR_API_LEVEL} (it would silently ignore settings we rely on)"),
+    })
+}
+
+/// The answer to `$JS.API.INFO`, read leniently: older servers leave out fields that the client
+/// library insists on, and then say nothing useful.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ApiInfo {
+    api: ApiLevel,
+    error: Option<ApiError>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ApiLevel {
+    level: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    description: String,
+}
+
+async fn check_api_level(client: &async_nats::Client, url: &str, health: &Health) -> Result<(), ConnectError> {
+    let server = client.server_info();
+    let none = |said: String| {
+        let hint = if said.is_empty() { said } else { format!(" (it said: {said})") };
+        ConnectError::NoJetStream { server: server.server_name.clone(), url: url.to_owned(), hint }
+    };
+    let answer = client.request("$JS.API.INFO", bytes::Bytes::new()).await;
+    let answer = answer.map_err(|_| none(health.recent_error().unwrap_or_default()))?;
+    let info: ApiInfo = serde_json::from_slice(&answer.payload).unwrap_or_default();
+    if let Some(error) = info.error {
+        return Err(none(error.description));
+    }
+    if info.api.level >= FLOOR_API_LEVEL {
+        return Ok(());
+    }
+    Err(ConnectError::TooOld {
+        server: server.server_name.clone(),
+        url: url.to_owned(),
+        version: server.version.clone(),
+        missing: format!("JetStream API level {FLOOR_API_LEVEL} (it has {})", info.api.level),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_secrets_are_refused_without_repeating_them() {
+        let error = parse_url("nats://user:hunter2@host:4222").expect_err("accepted");
+        assert!(!error.to_string().contains("hunter2"));
+        assert!(parse_url("nats://127.0.0.1:4222, nats://127.0.0.1:4223").is_ok_and(|all| all.len() == 2));
+        assert!(matches!(parse_url("http://["), Err(ConnectError::Url { .. })));
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let all = [
+            Credentials::Token("hunter2".into()),
+            Credentials::NkeySeed("hunter2".into()),
+            Credentials::UserPassword { user: "me".into(), password: "hunter2".into() },
+        ];
+        for credentials in all {
+            assert!(!format!("{credentials:?}{}", shown(Some(&credentials))).contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn backoff_is_bounded() {
+        for attempts in 0..100 {
+            assert!(backoff(attempts) <= Duration::from_secs(3));
+        }
+    }
+}

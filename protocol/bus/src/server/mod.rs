@@ -1,0 +1,10 @@
+//! A local `nats-server`: found, installed, started on loopback, supervised.
+//!
+//! Only `demo` and the tests install one, and they print a line when they do. Production connects
+//! to servers that others run.
+
+mod install;
+mod local;
+
+pub use install::{InstallError, VERSION, cached, find, install};
+pub use local::{LocalServer, ServerOptions, StartServerError};
