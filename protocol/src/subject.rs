@@ -78,11 +78,14 @@ pub enum Bucket {
     Presence,
     /// The projection of each service's rollout: key `<service>`, JSON.
     Status,
+    /// Which agent tells of which alert: key `<service>.<number>.<cause>.<seq>`, JSON; forgotten after a day.
+    Told,
 }
 
 impl Bucket {
     /// Every bucket.
-    pub const ALL: [Self; 5] = [Self::Assignments, Self::Claims, Self::Flags, Self::Presence, Self::Status];
+    pub const ALL: [Self; 6] =
+        [Self::Assignments, Self::Claims, Self::Flags, Self::Presence, Self::Status, Self::Told];
 }
 
 impl Prefix {
@@ -124,6 +127,7 @@ impl Prefix {
             Bucket::Flags => "flags",
             Bucket::Presence => "presence",
             Bucket::Status => "status",
+            Bucket::Told => "told",
         };
         format!("{self}-{name}")
     }
