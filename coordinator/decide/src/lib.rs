@@ -1,1 +1,35 @@
-//! The judge: pure, without clock, network, randomness or log.
+//! The judge. Pure: no async, clock, randomness, network, file, environment or log.
+//!
+//! Time enters as an argument; the next wake-up leaves as a value. [`step`] folds inputs into a
+//! [`Desk`] first and decides second, so that the decision looks only at evidence, plan and `now`,
+//! and never at which message came last.
+//!
+//! | module | question |
+//! |---|---|
+//! | [`collect`] | which slots are closed, and whose word counts in them? |
+//! | [`evidence`] | what do the closed slots add up to? |
+//! | [`judge`] | does a criterion hold on that evidence? |
+//! | [`state`] | what does the judge remember? |
+//! | `commands` | may this command be done? |
+//! | `stages` | may this stage be left? |
+//! | `take_back` | is the old release seen to be back? |
+//! | `incidents` | who must be told, once? |
+//! | [`project`] | what do agents watch, and what do people see? |
+
+mod commands;
+mod incidents;
+mod stages;
+mod step;
+mod take_back;
+
+pub mod collect;
+pub mod evidence;
+pub mod judge;
+pub mod project;
+pub mod state;
+
+pub use state::{Desk, Rollout};
+pub use step::{Step, step};
+
+/// Version of the judge. It moves when the same inputs may give another decision.
+pub const DECIDE_VERSION: u32 = 1;

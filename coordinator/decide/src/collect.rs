@@ -1,0 +1,222 @@
+//! Samples to closed slots. Which slots are closed is a pure rule; whose word counts is another.
+//!
+//! A slot closes when every assigned reporter is in, or when everything stored until its end plus
+//! grace has been read. Before that, permutations and duplicates change nothing. What arrives after
+//! is late. Nothing here forgets a sample before the log holds it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bellwether_protocol::id::{AgentId, Region, Release, Role};
+use bellwether_protocol::record::{ClosedSlot, Input, Series};
+use bellwether_protocol::sample::{Control, EVIDENCE_MAX, PORTIONS_MAX, Portion, Sample, Tick, class};
+use bellwether_protocol::time::{Timestamp, slot_start};
+
+use crate::state::{Desk, Rollout};
+
+/// Most slots that one record closes; the rest goes into the next one, so that records stay small.
+pub const CLOSED_MAX: usize = 400;
+
+/// Samples of one service that the log does not hold yet.
+#[derive(Debug, Default, Clone)]
+pub struct Collector {
+    open: BTreeMap<(Timestamp, Series), Open>,
+    late: BTreeMap<u64, Vec<ClosedSlot>>,
+    read_upto: u64,
+    rejected: u64,
+}
+
+type Open = BTreeMap<AgentId, Report>;
+
+#[derive(Debug, Clone)]
+struct Report {
+    seq: u64,
+    sample: Sample,
+    clock_adrift: bool,
+}
+
+impl Collector {
+    /// Takes in one message of the samples stream. What does not belong to the rollout that is on is
+    /// rejected and counted.
+    pub fn offer(&mut self, desk: &Desk, seq: u64, tick: &Tick) {
+        self.read_upto = self.read_upto.max(seq);
+        let Some(rollout) = desk.running() else { return };
+        for sample in &tick.samples {
+            if sample.rollout.service != desk.service {
+                continue;
+            }
+            if self.take(desk, rollout, seq, tick, sample).is_none() {
+                self.rejected = self.rejected.saturating_add(1);
+            }
+        }
+    }
+
+    fn take(&mut self, desk: &Desk, rollout: &Rollout, seq: u64, tick: &Tick, sample: &Sample) -> Option<()> {
+        let region = &tick.agent.region;
+        let series = Series { sli: sample.sli.clone(), cohort: sample.cohort, region: region.clone() };
+        let state = rollout.evidence.series.get(&series)?;
+        let is_ours = sample.rollout == rollout.id && rollout.revisions.get(region) == Some(&sample.revision);
+        if !is_ours || slot_start(sample.slot, rollout.plan.slot) != sample.slot {
+            return None;
+        }
+        let report = Report { seq, sample: sample.clone(), clock_adrift: tick.clock_adrift };
+        if sample.slot >= state.next {
+            let open = self.open.entry((sample.slot, series)).or_default();
+            // The same key again is a repeat; with other content it is a fault of the agent, and the first word stands.
+            open.entry(tick.agent.clone()).or_insert(report);
+        } else if seq > desk.read {
+            self.put_late(&series, tick.agent.clone(), report);
+        }
+        Some(())
+    }
+
+    fn put_late(&mut self, series: &Series, agent: AgentId, report: Report) {
+        let (seq, slot) = (report.seq, report.sample.slot);
+        let closed = merge(series, slot, &BTreeMap::from([(agent, report)]));
+        self.late.entry(seq).or_default().push(closed);
+    }
+
+    /// Everything that can be folded now: late slots, then closed ones in slot order. `heard` is an
+    /// instant before which every stored sample has been offered. Changes nothing: what is not
+    /// logged is offered again.
+    pub fn inputs(&self, desk: &Desk, heard: Timestamp) -> Vec<Input> {
+        let Some(rollout) = desk.running() else { return Vec::new() };
+        let mut inputs = Vec::new();
+        let mut read = self.read_upto.max(desk.read);
+        for (seq, slots) in self.late.range(desk.read.saturating_add(1)..) {
+            if inputs.len() >= CLOSED_MAX {
+                break;
+            }
+            inputs.extend(slots.iter().cloned().map(Input::Late));
+            read = if inputs.len() >= CLOSED_MAX { *seq } else { read };
+        }
+        let mut closed = Vec::new();
+        for (series, state) in &rollout.evidence.series {
+            let reporters = reporters(desk, rollout, &series.region);
+            let mut slot = state.next;
+            while closed.len() < CLOSED_MAX {
+                let open = self.open.get(&(slot, series.clone()));
+                let end = slot + rollout.plan.slot;
+                let all_in = !reporters.is_empty()
+                    && open.is_some_and(|open| reporters.iter().all(|agent| open.contains_key(agent)));
+                if !all_in && heard < end + rollout.plan.grace {
+                    break;
+                }
+                closed.push(merge(series, slot, open.unwrap_or(&Open::new())));
+                slot = end;
+            }
+        }
+        closed.sort_by(|a, b| (a.slot, &a.series).cmp(&(b.slot, &b.series)));
+        inputs.extend(closed.into_iter().map(Input::Closed));
+        if !inputs.is_empty() {
+            inputs.insert(0, Input::Read { seq: read });
+        }
+        inputs
+    }
+
+    /// Forgets what the log now holds.
+    pub fn prune(&mut self, desk: &Desk) {
+        let Some(rollout) = desk.running() else {
+            self.open.clear();
+            self.late.clear();
+            return;
+        };
+        let next = |series: &Series| rollout.evidence.series.get(series).map(|state| state.next);
+        let open = std::mem::take(&mut self.open);
+        for ((slot, series), reports) in open {
+            match next(&series) {
+                Some(next) if slot >= next => {
+                    self.open.insert((slot, series), reports);
+                }
+                // Another coordinator closed this slot before it had read these: they are late now.
+                Some(_) => {
+                    for (agent, report) in reports.into_iter().filter(|(_, report)| report.seq > desk.read) {
+                        self.put_late(&series, agent, report);
+                    }
+                }
+                None => {}
+            }
+        }
+        self.late = self.late.split_off(&desk.read.saturating_add(1));
+    }
+
+    /// When the next slot closes at the latest.
+    pub fn next_close(&self, desk: &Desk) -> Option<Timestamp> {
+        let rollout = desk.running()?;
+        let next = rollout.evidence.series.values().map(|state| state.next).min()?;
+        Some(next + rollout.plan.slot + rollout.plan.grace)
+    }
+
+    /// The lowest samples sequence that a restart must read again.
+    pub fn lowest_needed(&self) -> u64 {
+        let open = self.open.values().flat_map(BTreeMap::values).map(|report| report.seq);
+        open.chain(self.late.keys().copied()).min().unwrap_or(self.read_upto.saturating_add(1))
+    }
+
+    /// How many samples did not belong to what was asked.
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+}
+
+/// Agents that have taken up a region's assignment, and so are waited for.
+pub fn reporters(desk: &Desk, rollout: &Rollout, region: &Region) -> BTreeSet<AgentId> {
+    let revision = rollout.revisions.get(region);
+    let watching = desk.agents.iter().filter(|(agent, here)| {
+        let watching = here.watching.as_ref().filter(|watching| watching.refused.is_none());
+        agent.role == Role::Probe && agent.region == *region && watching.map(|w| &w.revision) == revision
+    });
+    watching.map(|(agent, _)| agent.clone()).collect()
+}
+
+fn merge(series: &Series, slot: Timestamp, by_agent: &BTreeMap<AgentId, Report>) -> ClosedSlot {
+    let mut closed = ClosedSlot {
+        series: series.clone(),
+        slot,
+        reporters: 0,
+        unwell: 0,
+        portions: Vec::new(),
+        evidence: Vec::new(),
+    };
+    let mut portions: BTreeMap<Option<Release>, Portion> = BTreeMap::new();
+    for (agent, report) in by_agent {
+        if !is_well(agent, by_agent) {
+            closed.unwell += 1;
+            continue;
+        }
+        closed.reporters += 1;
+        for portion in report.sample.portions.iter().take(PORTIONS_MAX) {
+            let empty = || Portion { release: portion.release.clone(), ..Portion::default() };
+            portions.entry(portion.release.clone()).or_insert_with(empty).merge(portion);
+        }
+        closed.evidence.extend(report.sample.evidence.iter().cloned());
+    }
+    closed.portions = portions.into_values().collect();
+    closed.evidence.sort_by_key(|evidence| evidence.at);
+    closed.evidence.truncate(EVIDENCE_MAX);
+    closed
+}
+
+/// Whether an agent's word counts in this slot.
+///
+/// A failure before any response byte counts only when the agent's own control target answered, or
+/// when another agent, not itself sick, saw such a failure too. Else the agent may be the cause.
+fn is_well(agent: &AgentId, by_agent: &BTreeMap<AgentId, Report>) -> bool {
+    let Some(report) = by_agent.get(agent) else { return false };
+    if report.clock_adrift {
+        return false;
+    }
+    let failed_early = |report: &Report| {
+        let classes = report.sample.portions.iter().flat_map(|portion| &portion.classes);
+        classes.into_iter().any(|(class, count)| *count > 0 && class::is_before_response(class))
+    };
+    if !failed_early(report) {
+        return true;
+    }
+    match report.sample.control {
+        Control::Well => true,
+        Control::Sick => false,
+        Control::Absent => by_agent.iter().any(|(other, second)| {
+            other != agent && !second.clock_adrift && second.sample.control != Control::Sick && failed_early(second)
+        }),
+    }
+}

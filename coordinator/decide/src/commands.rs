@@ -1,0 +1,263 @@
+//! What people ask: done, or refused with a reason. Either is recorded.
+
+use bellwether_protocol::command::{Ask, Command, Excluded, Outcome, Start};
+use bellwether_protocol::id::{Entry, GateVersion, LeverValue, Release, Role, RolloutId};
+use bellwether_protocol::plan::SetTo;
+use bellwether_protocol::reason::{Cause, Reason};
+use bellwether_protocol::record::Hash;
+use bellwether_protocol::time::Timestamp;
+
+use crate::evidence::Evidence;
+use crate::stages::{PREPARE_WITHIN, begin_epoch, promotion_refusal};
+use crate::state::{COMMANDS_REMEMBERED, Desk, Exclusion, LeverState, Phase, Rollout};
+use crate::step::Out;
+use crate::take_back;
+
+/// Folds one command: does it or refuses it. One that was read before changes nothing.
+pub(crate) fn fold(desk: &mut Desk, command: &Command, out: &mut Out) {
+    if command.seq <= desk.inbox {
+        return;
+    }
+    desk.inbox = command.seq;
+    if desk.commands.contains(&command.id) {
+        return;
+    }
+    desk.commands.push_back(command.id.clone());
+    while desk.commands.len() > COMMANDS_REMEMBERED {
+        desk.commands.pop_front();
+    }
+    let refused = attempt(desk, command, out).err();
+    let (id, verb, principal) = (command.id.clone(), command.ask.verb(), command.principal.clone());
+    out.reasons.push(match &refused {
+        None => Reason::CommandDone {
+            command: id.clone(),
+            verb,
+            principal: principal.clone(),
+            reason: command.reason.clone(),
+        },
+        Some(why) => {
+            Reason::CommandRefused { command: id.clone(), verb, principal: principal.clone(), why: why.clone() }
+        }
+    });
+    let rollout = desk.rollout.as_ref().map(|rollout| rollout.id.clone());
+    let (record, at) = (out.ordinal, out.now);
+    out.outcomes.push(Outcome { command: id, verb, principal, rollout, refused, record, at });
+}
+
+fn attempt(desk: &mut Desk, command: &Command, out: &mut Out) -> Result<(), String> {
+    if out.now > command.not_after {
+        return Err(format!("it was valid until {}, now it is {}", command.not_after, out.now));
+    }
+    match &command.ask {
+        Ask::Malformed { error, .. } => return Err(error.clone()),
+        Ask::Start(start_ask) => return start(desk, command, start_ask, out),
+        _ => {}
+    }
+    // Taken out while it is changed, so that the desk can be looked at meanwhile; it is always put back.
+    let Some(mut rollout) = desk.rollout.take() else {
+        return Err(format!("{} has no rollout", desk.service));
+    };
+    let result = match &command.rollout {
+        Some(named) if *named != rollout.id => Err(format!("the current rollout is {}, not {named}", rollout.id)),
+        _ => change(desk, &mut rollout, command, out),
+    };
+    desk.rollout = Some(rollout);
+    result
+}
+
+fn change(desk: &Desk, rollout: &mut Rollout, command: &Command, out: &mut Out) -> Result<(), String> {
+    let cause = Cause::Command { verb: command.ask.verb(), principal: command.principal.clone() };
+    let is_taking_back = matches!(rollout.phase, Phase::TakingBack(_));
+    let over = || Err(format!("{} has ended", rollout.id));
+    match &command.ask {
+        Ask::Rollback if is_taking_back => return Err("it is being taken back already".to_owned()),
+        Ask::Rollback if rollout.entry == Entry(0) => return Err("it moved nothing yet; use `abort`".to_owned()),
+        Ask::Rollback => {
+            take_back::begin(rollout, cause, out);
+            return Ok(());
+        }
+        Ask::FlagOff => return flag_off(rollout, out),
+        _ if rollout.is_over() => return over(),
+        _ => {}
+    }
+    match &command.ask {
+        Ask::Abort if is_taking_back => Err("it is being taken back already".to_owned()),
+        Ask::Abort => {
+            take_back::begin_abort(rollout, cause, out);
+            Ok(())
+        }
+        Ask::Approve { entry, gate } => approve(rollout, *entry, *gate),
+        Ask::Exclude { what, until } => exclude(rollout, what, *until, command, out),
+        Ask::Pause if rollout.paused => Err("it is paused already".to_owned()),
+        Ask::Pause => {
+            rollout.paused = true;
+            Ok(())
+        }
+        Ask::Promote if is_taking_back => Err("it is being taken back".to_owned()),
+        Ask::Promote => match promotion_refusal(desk, rollout, out.now) {
+            Some(why) => Err(why),
+            None => {
+                rollout.skip_soak = true;
+                Ok(())
+            }
+        },
+        Ask::Resume if !rollout.paused => Err("it is not paused".to_owned()),
+        Ask::Resume => {
+            rollout.paused = false;
+            Ok(())
+        }
+        Ask::FlagOff | Ask::Malformed { .. } | Ask::Rollback | Ask::Start(_) => Ok(()),
+    }
+}
+
+fn approve(rollout: &mut Rollout, entry: Entry, gate: GateVersion) -> Result<(), String> {
+    let Some(stage) = rollout.stage().filter(|_| rollout.entry != Entry(0)) else {
+        return Err("no stage was entered yet".to_owned());
+    };
+    if !stage.approval {
+        return Err(format!("stage {} needs no approval", stage.name));
+    }
+    if (entry, gate) != (rollout.entry, rollout.gate) {
+        return Err(format!(
+            "it names entry {entry} gate {gate}, now it is entry {} gate {}: look again",
+            rollout.entry, rollout.gate
+        ));
+    }
+    rollout.approved = true;
+    Ok(())
+}
+
+fn exclude(
+    rollout: &mut Rollout,
+    what: &Excluded,
+    until: Timestamp,
+    command: &Command,
+    out: &mut Out,
+) -> Result<(), String> {
+    let Some(why) = command.reason.clone().filter(|why| !why.trim().is_empty()) else {
+        return Err("an exclusion needs a reason".to_owned());
+    };
+    if until <= out.now {
+        return Err(format!("it would end at {until}, which is past"));
+    }
+    let is_known = match what {
+        Excluded::Criterion(name) => rollout.plan.criterion(name).is_some(),
+        Excluded::Region(name) => rollout.plan.regions.contains_key(name),
+    };
+    if !is_known {
+        return Err(format!("the plan has no {what}"));
+    }
+    rollout.excluded.retain(|exclusion| exclusion.what != *what);
+    rollout.excluded.push(Exclusion { what: what.clone(), until });
+    out.reasons.push(Reason::Excluded { what: what.clone(), until, why });
+    Ok(())
+}
+
+fn flag_off(rollout: &mut Rollout, out: &mut Out) -> Result<(), String> {
+    let flags = rollout.plan.levers.iter().filter_map(|(name, lever)| Some((name.clone(), lever.off.clone()?)));
+    let flags: Vec<_> = flags.collect();
+    if flags.is_empty() {
+        return Err("the plan has no lever with an `off` value".to_owned());
+    }
+    let within = rollout.plan.take_back.levels.first().map(|level| level.apply_within).unwrap_or_default();
+    let due = out.now + within;
+    for (name, off) in flags {
+        out.ask(rollout, &name, &off, due);
+    }
+    Ok(())
+}
+
+fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Result<(), String> {
+    if let Some(running) = desk.running() {
+        return Err(format!("{} is running; one rollout at a time: abort it first", running.id));
+    }
+    let plan = start.plan.clone();
+    if plan.service != desk.service {
+        return Err(format!("the plan is for service {}", plan.service));
+    }
+    missing_agents(desk, start)?;
+    let previous = previous_release(desk, start)?;
+    let levers = plan.levers.keys().map(|name| {
+        let origin = desk.reading(name).and_then(|reading| reading.value.clone());
+        (name.clone(), LeverState { origin, ..LeverState::default() })
+    });
+    let levers = levers.collect();
+    desk.rollouts = desk.rollouts.saturating_add(1);
+    let mut rollout = Rollout {
+        id: RolloutId { service: desk.service.clone(), number: desk.rollouts },
+        release: start.release.clone(),
+        previous: previous.clone(),
+        plan,
+        plan_hash: Hash::of(start.text.as_bytes()),
+        overrides: start.overrides.clone(),
+        principal: command.principal.clone(),
+        started_at: out.now,
+        phase: Phase::Preparing { until: out.now + PREPARE_WITHIN },
+        stage: 0,
+        entry: Entry(0),
+        gate: GateVersion(0),
+        approved: false,
+        skip_soak: false,
+        paused: false,
+        levers,
+        evidence: Evidence::default(),
+        revisions: Default::default(),
+        excluded: Vec::new(),
+        holds: Vec::new(),
+        incidents: Default::default(),
+        soaked: Vec::new(),
+        agents_most: desk.agents.len(),
+    };
+    unknown_previous(&rollout)?;
+    begin_epoch(&mut rollout, out.now);
+    out.reasons.push(Reason::Started {
+        release: start.release.clone(),
+        previous,
+        plan_hash: rollout.plan_hash.short(),
+        principal: command.principal.clone(),
+    });
+    desk.rollout = Some(rollout);
+    Ok(())
+}
+
+/// A rollout does not start until each lever it needs has a live agent that has read it back, and
+/// each region has agents that look.
+fn missing_agents(desk: &Desk, start: &Start) -> Result<(), String> {
+    let mut missing = Vec::new();
+    for lever in start.plan.levers.keys() {
+        match desk.reading(lever) {
+            None => missing.push(format!("no live agent holds lever {lever}")),
+            Some(reading) if reading.value.is_none() => missing.push(format!("lever {lever} could not be read back")),
+            Some(_) => {}
+        }
+    }
+    let quorum = usize::try_from(start.plan.quorum).unwrap_or(usize::MAX);
+    for region in start.plan.stages.iter().flat_map(|stage| &stage.regions) {
+        let probes = desk.agents.keys().filter(|agent| agent.role == Role::Probe && agent.region == *region).count();
+        if probes < quorum {
+            missing.push(format!("region {region} has {probes} of {quorum} probe agents"));
+        }
+    }
+    missing.dedup();
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+}
+
+/// The release to go back to: what the release lever holds, or the newest in its history that is not the new one.
+fn previous_release(desk: &Desk, start: &Start) -> Result<Option<Release>, String> {
+    let Some(reading) = start.plan.release_lever().and_then(|lever| desk.reading(lever)) else { return Ok(None) };
+    let held = reading.value.as_ref().and_then(|value: &LeverValue| value.as_str().parse::<Release>().ok());
+    let known = held.into_iter().chain(reading.history.iter().cloned()).find(|release| *release != start.release);
+    known.map(Some).ok_or_else(|| {
+        format!("{} is out already, and its lever's history names no release to go back to", start.release)
+    })
+}
+
+/// Every `{previous}` of the plan must stand for something, or taking back would leave a lever out.
+fn unknown_previous(rollout: &Rollout) -> Result<(), String> {
+    let sets = rollout.plan.take_back.levels.iter().flat_map(|level| &level.set);
+    let unknown = sets.filter(|set| set.to == SetTo::Previous).find(|set| rollout.value_of(set).is_none());
+    match unknown {
+        Some(set) => Err(format!("what lever {} held before is not known, so it could not be taken back", set.lever)),
+        None => Ok(()),
+    }
+}

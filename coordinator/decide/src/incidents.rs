@@ -1,0 +1,180 @@
+//! Who must be told, once per problem: an incident opens, is updated, and is resolved.
+
+use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Numbers, Proof, Severity};
+use bellwether_protocol::id::{CriterionName, IncidentId, Region};
+use bellwether_protocol::reason::{Ending, Hold};
+
+use crate::state::{Incident, Phase, Rollout};
+use crate::step::Out;
+
+/// What is told of an incident.
+pub(crate) struct Tell {
+    pub(crate) cause: CriterionName,
+    pub(crate) severity: Severity,
+    pub(crate) state: &'static str,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) headline: String,
+    pub(crate) numbers: Option<Numbers>,
+}
+
+/// A cause from text that is a token already.
+#[expect(clippy::expect_used, reason = "every caller passes a token: a name of ours, or one that was parsed as such")]
+pub(crate) fn cause(text: &str) -> CriterionName {
+    let cut: String = text.chars().take(bellwether_protocol::id::TOKEN_LEN_MAX).collect();
+    cut.parse().expect("a cut token is a token")
+}
+
+/// Opens an incident, unless it is open already.
+pub(crate) fn open(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
+    let is_open = rollout.incidents.get(&tell.cause).is_some_and(|incident| !incident.resolved);
+    if !is_open {
+        say(rollout, IncidentKind::Opened, tell, out);
+    }
+}
+
+/// Opens an incident, or says what changed about it.
+pub(crate) fn update(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
+    let is_open = rollout.incidents.get(&tell.cause).is_some_and(|incident| !incident.resolved);
+    say(rollout, if is_open { IncidentKind::Updated } else { IncidentKind::Opened }, tell, out);
+}
+
+/// Resolves an incident, if it is open.
+pub(crate) fn resolve(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
+    let is_open = rollout.incidents.get(&tell.cause).is_some_and(|incident| !incident.resolved);
+    if is_open {
+        say(rollout, IncidentKind::Resolved, tell, out);
+    }
+}
+
+/// Tells of holds that ask for people, and resolves those that are over.
+pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out) {
+    let patience = rollout.plan.slot.times(silent_slots);
+    let mut on = Vec::new();
+    for hold in rollout.holds.clone() {
+        let told = match &hold {
+            Hold::Approval => Some(("approval".to_owned(), Vec::new(), "waits for approval".to_owned())),
+            Hold::Lever { lever } => {
+                Some((format!("lever-{lever}"), Vec::new(), format!("lever {lever} was moved by somebody else")))
+            }
+            Hold::NoData { region, since } if out.now.since(*since) >= patience => Some((
+                format!("no-data-{region}"),
+                vec![region.clone()],
+                format!("no data from {region} since {}; nothing is promoted", since.clock()),
+            )),
+            Hold::SoftRed { criterion } => Some((
+                criterion.to_string(),
+                Vec::new(),
+                format!("{criterion} is over its limit; the soak's count stands still"),
+            )),
+            Hold::TooFewEvents { criterion } => Some((
+                criterion.to_string(),
+                Vec::new(),
+                format!("too few events for {criterion}; nothing is promoted"),
+            )),
+            Hold::BaselineAsRed { criterion } => {
+                on.push(cause(criterion.as_str()));
+                None
+            }
+            Hold::NoData { .. } | Hold::NotRecovered | Hold::Paused => None,
+        };
+        if let Some((name, regions, text)) = told {
+            let cause = cause(&name);
+            on.push(cause.clone());
+            let headline = format!("{} {}: {text}", rollout.release, stage(rollout));
+            open(
+                rollout,
+                Tell { cause, severity: Severity::Warn, state: "holding", regions, headline, numbers: None },
+                out,
+            );
+        }
+    }
+    resolve_all_but(rollout, &on, out);
+}
+
+fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
+    let over = rollout.incidents.iter().filter(|(cause, incident)| !incident.resolved && !on.contains(cause));
+    let over: Vec<(CriterionName, Severity)> =
+        over.map(|(cause, incident)| (cause.clone(), incident.severity)).collect();
+    for (cause, severity) in over {
+        let headline = format!("{} {}: {cause} is over", rollout.release, stage(rollout));
+        resolve(rollout, Tell { cause, severity, state: "over", regions: Vec::new(), headline, numbers: None }, out);
+    }
+}
+
+/// Tells how the rollout ended. What failed and was not taken back stays open for people to close.
+pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
+    let Phase::Ended { summary, .. } = &rollout.phase else { return };
+    let headline = summary.clone();
+    let tell = |cause_text: &str, severity, state| Tell {
+        cause: cause(cause_text),
+        severity,
+        state,
+        regions: Vec::new(),
+        headline: headline.clone(),
+        numbers: None,
+    };
+    match ending {
+        Ending::Aborted => say(rollout, IncidentKind::Resolved, tell("aborted", Severity::Info, "aborted"), out),
+        Ending::Completed => {
+            resolve_all_but(rollout, &[], out);
+            say(rollout, IncidentKind::Resolved, tell("completed", Severity::Info, "completed"), out);
+        }
+        Ending::NotStarted => {
+            say(rollout, IncidentKind::Opened, tell("not-started", Severity::Warn, "not_started"), out)
+        }
+        Ending::RolledBack => resolve_all_but(rollout, &[], out),
+        Ending::NotTakenBack => {}
+    }
+}
+
+fn say(rollout: &mut Rollout, kind: IncidentKind, tell: Tell, out: &mut Out) {
+    let resolved = kind == IncidentKind::Resolved;
+    let incident =
+        rollout.incidents.entry(tell.cause.clone()).or_insert(Incident { seq: 0, severity: tell.severity, resolved });
+    incident.seq = incident.seq.saturating_add(1);
+    incident.severity = incident.severity.max(tell.severity);
+    incident.resolved = resolved;
+    let seq = incident.seq;
+    // A resolution reaches whoever was woken: it goes out at the most that was asked.
+    let severity = if resolved { incident.severity } else { tell.severity };
+    let proof = match &rollout.phase {
+        Phase::TakingBack(back) => Proof { applied: back.applied_at, recovered: back.recovered_at },
+        _ => Proof::default(),
+    };
+    out.alerts.push(Alert {
+        kind,
+        incident: IncidentId { rollout: rollout.id.clone(), cause: tell.cause },
+        seq,
+        severity,
+        state: tell.state.to_owned(),
+        service: rollout.id.service.clone(),
+        release: rollout.release.clone(),
+        stage: rollout.stage_name(),
+        regions: tell.regions,
+        headline: tell.headline,
+        numbers: tell.numbers,
+        record: out.ordinal,
+        proof,
+        next: next_steps(rollout, tell.state),
+        at: out.now,
+    });
+}
+
+fn next_steps(rollout: &Rollout, state: &str) -> Vec<NextStep> {
+    let service = &rollout.id.service;
+    let step = |why: &str, run: String| NextStep { why: why.to_owned(), run };
+    let mut next = Vec::new();
+    if rollout.holds.contains(&Hold::Approval) {
+        let (entry, gate) = (rollout.entry, rollout.gate);
+        next.push(step("approve", format!("bellwether command approve {service} --entry {entry} --gate {gate}")));
+    }
+    if state == "not_taken_back" {
+        next.push(step("try again", format!("bellwether command rollback {service}")));
+    }
+    next.push(step("see where it stands", format!("bellwether rollout status {}", rollout.id)));
+    next
+}
+
+fn stage(rollout: &Rollout) -> String {
+    rollout.stage_name().map(|stage| stage.to_string()).unwrap_or_default()
+}

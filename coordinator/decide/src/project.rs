@@ -1,0 +1,322 @@
+//! What agents watch and what people see: pure projections of a desk. Nothing here decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bellwether_protocol::assignment::{Assignment, Look};
+use bellwether_protocol::command::Excluded;
+use bellwether_protocol::id::{LeverName, Region, Role, RolloutId};
+use bellwether_protocol::plan::{Objective, Plan, Sli};
+use bellwether_protocol::reason::{Cause, Ending, Hold};
+use bellwether_protocol::record::Series;
+use bellwether_protocol::sample::{Cohort, LATENCY_EDGES_MS};
+use bellwether_protocol::status::{
+    LeverStatus, NeedsYou, RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus,
+};
+use bellwether_protocol::time::Timestamp;
+
+use crate::evidence::{STRIP_LEN, SeriesState, series_of};
+use crate::stages;
+use crate::state::{Desk, Phase, Rollout, TakeBack};
+
+/// What each region looks at for one rollout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Looks {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// What is looked at, per region of the plan; empty where nothing is.
+    pub by_region: BTreeMap<Region, Vec<Look>>,
+}
+
+/// What a rollout looks at now.
+pub fn looks(rollout: &Rollout) -> Looks {
+    let mut by_region: BTreeMap<Region, Vec<Look>> =
+        rollout.plan.regions.keys().map(|region| (region.clone(), Vec::new())).collect();
+    if let Some(stage) = rollout.stage().filter(|_| !rollout.is_over()) {
+        for series in series_of(&rollout.plan, stage) {
+            if let Some(look) = look(&rollout.plan, &series) {
+                by_region.entry(series.region).or_default().push(look);
+            }
+        }
+    }
+    Looks { rollout: rollout.id.clone(), by_region }
+}
+
+fn look(plan: &Plan, series: &Series) -> Option<Look> {
+    let sli: &Sli = plan.sli(&series.sli)?;
+    let headers = match series.cohort {
+        Cohort::Baseline => plan.baseline.clone().unwrap_or_default(),
+        Cohort::Canary => plan.canary.clone(),
+    };
+    let mut edges: BTreeSet<u64> = LATENCY_EDGES_MS.into_iter().collect();
+    for criterion in plan.criteria.iter().filter(|criterion| criterion.sli == series.sli) {
+        if let Objective::Quantile { max, target, .. } = &criterion.objective {
+            edges.insert(max.as_ms());
+            edges.extend(target.map(|target| target.as_ms()));
+        }
+    }
+    Some(Look {
+        sli: sli.name.clone(),
+        cohort: series.cohort,
+        url: plan.regions.get(&series.region)?.clone(),
+        kind: sli.kind.clone(),
+        settings: sli.settings.clone(),
+        every: sli.every,
+        timeout: sli.timeout,
+        headers,
+        fingerprint: plan.fingerprint.clone(),
+        edges_ms: edges.into_iter().collect(),
+    })
+}
+
+/// The assignments of a desk's rollout, one per region of its plan.
+pub fn assignments(desk: &Desk) -> Vec<Assignment> {
+    let Some(rollout) = &desk.rollout else { return Vec::new() };
+    let looks = looks(rollout);
+    let assignment = |(region, looks): (Region, Vec<Look>)| {
+        let revision = rollout.revisions.get(&region).copied().unwrap_or_default();
+        Assignment { rollout: rollout.id.clone(), revision, region, slot: rollout.plan.slot, looks }
+    };
+    looks.by_region.into_iter().map(assignment).collect()
+}
+
+/// The status of a desk's rollout, as decided at `now`.
+pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
+    let rollout = desk.rollout.as_ref()?;
+    let (ending, summary) = match &rollout.phase {
+        Phase::Ended { ending, summary, .. } => (Some(*ending), Some(summary.clone())),
+        Phase::TakingBack(back) => (None, Some(why(&back.cause))),
+        _ => (None, None),
+    };
+    let judges = !matches!(rollout.phase, Phase::Preparing { .. } | Phase::Ended { .. });
+    let open = rollout.incidents.iter().filter(|(_, incident)| !incident.resolved).map(|(cause, _)| cause.clone());
+    let incident = |cause| bellwether_protocol::id::IncidentId { rollout: rollout.id.clone(), cause };
+    let here = desk.agents.len();
+    Some(Status {
+        rollout: rollout.id.clone(),
+        release: rollout.release.clone(),
+        previous: rollout.previous.clone(),
+        plan_hash: rollout.plan_hash.short(),
+        overrides: rollout.overrides.clone(),
+        started_at: rollout.started_at,
+        decided_at: now,
+        record: desk.ordinal,
+        state: state(rollout),
+        ending,
+        summary,
+        holds: rollout.holds.clone(),
+        needs_you: needs_you(rollout, now),
+        stages: stage_statuses(rollout, now),
+        entry: rollout.entry,
+        gate: rollout.gate,
+        leaves_at: leaves_at(rollout, now),
+        criteria: if judges { stages::judgements(rollout, now) } else { Vec::new() },
+        regions: regions(desk, rollout),
+        levers: rollout.levers.keys().map(|lever| lever_status(desk, rollout, lever)).collect(),
+        take_back: match &rollout.phase {
+            Phase::TakingBack(back) => Some(take_back_status(rollout, back, now)),
+            _ => None,
+        },
+        evidence: rollout.evidence.first_bad.clone(),
+        agents_live: u32::try_from(here).unwrap_or(u32::MAX),
+        agents_known: u32::try_from(here.max(rollout.agents_most)).unwrap_or(u32::MAX),
+        incidents: open.map(incident).collect(),
+        excluded: rollout.excluded.iter().filter(|e| now < e.until).map(|e| (e.what.clone(), e.until)).collect(),
+        slot: rollout.plan.slot,
+    })
+}
+
+fn state(rollout: &Rollout) -> State {
+    match &rollout.phase {
+        Phase::Preparing { .. } => State::Preparing,
+        Phase::Entering { .. } => State::Entering,
+        Phase::Settling { .. } => State::Settling,
+        Phase::Soaking if rollout.holds.contains(&Hold::Approval) => State::Waiting,
+        Phase::Soaking => State::Soaking,
+        Phase::TakingBack(back) if back.applied_at.is_some() => State::Applied,
+        Phase::TakingBack(_) => State::TakingBack,
+        Phase::Ended { .. } => State::Ended,
+    }
+}
+
+fn why(cause: &Cause) -> String {
+    match cause {
+        Cause::Command { verb, principal } => format!("{verb} by {principal}"),
+        Cause::Criterion { judgement } => {
+            let region = judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
+            format!("{} {} > {}{region}", judgement.criterion, judgement.numbers.value, judgement.numbers.limit)
+        }
+        Cause::Lever { lever, outcome } => format!("lever {lever} could not be set ({outcome})"),
+    }
+}
+
+/// What people must do, the most pressing first.
+fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
+    let service = &rollout.id.service;
+    let ask = |what: String, run: Option<String>| Some(NeedsYou { what, run });
+    match &rollout.phase {
+        Phase::Ended { ending: Ending::NotTakenBack, .. } => {
+            return ask("take it back by hand".to_owned(), Some(format!("bellwether command rollback {service}")));
+        }
+        Phase::TakingBack(back) if back.told_blind => {
+            return ask("probes see nothing; look at the agents".to_owned(), None);
+        }
+        _ => {}
+    }
+    let pressing = |hold: &Hold| match hold {
+        Hold::BaselineAsRed { .. } => 0,
+        Hold::Lever { .. } => 1,
+        Hold::NoData { .. } => 2,
+        Hold::TooFewEvents { .. } => 3,
+        Hold::SoftRed { .. } => 4,
+        Hold::NotRecovered => 5,
+        Hold::Approval => 6,
+        Hold::Paused => 7,
+    };
+    match rollout.holds.iter().min_by_key(|hold| pressing(hold))? {
+        Hold::Approval => ask(
+            "approve".to_owned(),
+            Some(format!("bellwether command approve {service} --entry {} --gate {}", rollout.entry, rollout.gate)),
+        ),
+        Hold::BaselineAsRed { criterion } => {
+            ask(format!("{criterion} fails on the old release too: look elsewhere"), None)
+        }
+        Hold::Lever { lever } => ask(format!("somebody moved lever {lever}"), None),
+        Hold::NoData { region, .. } => ask(
+            format!("look at {region}"),
+            Some(format!(
+                "bellwether command exclude {service} region {region} --reason TEXT --until {}",
+                (now + bellwether_protocol::time::Span::from_secs(3_600)).seconds()
+            )),
+        ),
+        Hold::NotRecovered => ask("look elsewhere: everything is back".to_owned(), None),
+        Hold::Paused => ask("resume".to_owned(), Some(format!("bellwether command resume {service}"))),
+        Hold::SoftRed { criterion } => ask(format!("look at {criterion}"), None),
+        Hold::TooFewEvents { criterion } => ask(format!("too few events for {criterion}"), None),
+    }
+}
+
+fn stage_statuses(rollout: &Rollout, now: Timestamp) -> Vec<StageStatus> {
+    let over = match &rollout.phase {
+        Phase::Ended { ending, .. } => Some(*ending),
+        Phase::TakingBack(_) => Some(Ending::RolledBack),
+        _ => None,
+    };
+    let status = |(index, stage): (usize, &bellwether_protocol::plan::Stage)| {
+        let passed = rollout.soaked.get(index);
+        let is_current = index == rollout.stage && rollout.entry.0 > 0;
+        let mark = match (passed, over) {
+            (Some(_), _) => StageMark::Passed,
+            (None, Some(Ending::Completed)) => StageMark::Passed,
+            (None, Some(_)) if is_current => StageMark::Failed,
+            (None, Some(_)) => StageMark::Skipped,
+            (None, None) if is_current => StageMark::Now,
+            (None, None) => StageMark::Later,
+        };
+        let slots = match passed {
+            Some(slots) => *slots,
+            None if is_current && over.is_none() => stages::soaked_slots(rollout, now),
+            None => 0,
+        };
+        StageStatus { name: stage.name.clone(), mark, soaked: rollout.plan.slot.times(slots), soak: stage.soak }
+    };
+    rollout.plan.stages.iter().enumerate().map(status).collect()
+}
+
+fn leaves_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
+    let stage = rollout.stage()?;
+    match &rollout.phase {
+        Phase::Settling { until } => Some(*until + stage.soak),
+        Phase::Soaking => {
+            let soaked = rollout.plan.slot.times(stages::soaked_slots(rollout, now));
+            let missing = stage.soak.as_ms().saturating_sub(soaked.as_ms());
+            let next = rollout.evidence.series.values().map(|state| state.next).min()?;
+            Some(next.max(rollout.evidence.from) + bellwether_protocol::time::Span::from_ms(missing))
+        }
+        _ => None,
+    }
+}
+
+fn regions(desk: &Desk, rollout: &Rollout) -> Vec<RegionStatus> {
+    let Some(stage) = rollout.stage() else { return Vec::new() };
+    let silent = rollout.evidence.silent();
+    let status = |region: &Region| {
+        let all: Vec<&SeriesState> = rollout
+            .evidence
+            .series
+            .iter()
+            .filter(|(series, _)| series.region == *region)
+            .map(|(_, state)| state)
+            .collect();
+        let mut answering: Vec<_> = all.iter().flat_map(|state| state.answering.iter().cloned()).collect();
+        answering.sort();
+        answering.dedup();
+        let live = desk.agents.keys().filter(|agent| agent.role == Role::Probe && agent.region == *region).count();
+        RegionStatus {
+            region: region.clone(),
+            strip: strip(&all),
+            covered: all.iter().map(|state| state.covered).min().unwrap_or(0),
+            slots: all.iter().map(|state| state.slots).max().unwrap_or(0),
+            answering,
+            agents_live: u32::try_from(live).unwrap_or(u32::MAX),
+            silent_since: silent.get(region).copied(),
+        }
+    };
+    stage.regions.iter().map(status).collect()
+}
+
+/// The worst of several series, slot by slot, aligned at the newest.
+fn strip(series: &[&SeriesState]) -> String {
+    let strips: Vec<Vec<char>> = series.iter().map(|state| state.strip.chars().rev().collect()).collect();
+    let longest = strips.iter().map(Vec::len).max().unwrap_or(0).min(STRIP_LEN);
+    let worst = |age: usize| {
+        let marks = || strips.iter().filter_map(|strip| strip.get(age));
+        if marks().any(|mark| *mark == 'x') {
+            'x'
+        } else if marks().any(|mark| *mark == '?') {
+            '?'
+        } else {
+            '.'
+        }
+    };
+    (0..longest).rev().map(worst).collect()
+}
+
+fn lever_status(desk: &Desk, rollout: &Rollout, name: &LeverName) -> LeverStatus {
+    let lever = rollout.levers.get(name).cloned().unwrap_or_default();
+    let reading = desk.reading(name);
+    let answer = match (&lever.action, &lever.answer) {
+        (None, _) => "untouched".to_owned(),
+        (Some(_), None) => "asked".to_owned(),
+        (Some(_), Some(answer)) => answer.outcome.to_string(),
+    };
+    let (done, targets) = match (&lever.answer, reading) {
+        (Some(answer), _) => (answer.done, answer.targets),
+        (None, Some(reading)) => {
+            let right = reading.targets.iter().filter(|t| lever.set_to.is_some() && t.value == lever.set_to).count();
+            (u32::try_from(right).unwrap_or(0), u32::try_from(reading.targets.len()).unwrap_or(0))
+        }
+        (None, None) => (0, 0),
+    };
+    LeverStatus {
+        lever: name.clone(),
+        set_to: lever.set_to,
+        value: reading.and_then(|reading| reading.value.clone()),
+        done,
+        targets,
+        answer,
+    }
+}
+
+fn take_back_status(rollout: &Rollout, back: &TakeBack, now: Timestamp) -> TakeBackStatus {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    TakeBackStatus {
+        level: count(back.level + 1),
+        levels: count(back.levels.len()),
+        asked_at: back.asked_at,
+        due: back.due,
+        applied_at: back.applied_at,
+        recovered_at: back.recovered_at,
+        green: rollout.evidence.green_slots(|what: &Excluded| rollout.is_excluded(what, now)),
+        green_needed: rollout.plan.take_back.green,
+    }
+}

@@ -1,0 +1,300 @@
+//! What the judge remembers of one service: a fold over that service's log, and nothing else.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bellwether_protocol::action::ActionOutcome;
+use bellwether_protocol::alert::Severity;
+use bellwether_protocol::command::Excluded;
+use bellwether_protocol::id::{
+    ActionId, CommandId, CriterionName, Entry, GateVersion, LeverName, LeverValue, Ordinal, Principal, Region, Release,
+    Revision, RolloutId, Service, StageName,
+};
+use bellwether_protocol::plan::{Plan, Set, SetTo, Stage};
+use bellwether_protocol::presence::LeverReading;
+use bellwether_protocol::reason::{Cause, Ending, Hold};
+use bellwether_protocol::record::{Agents, Hash};
+use bellwether_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::Evidence;
+
+/// Everything the judge remembers of one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Desk {
+    /// The service.
+    pub service: Service,
+    /// The last record that was folded.
+    pub ordinal: Ordinal,
+    /// The last inbox sequence that was folded.
+    pub inbox: u64,
+    /// The samples sequence up to which the closed slots hold everything.
+    pub read: u64,
+    /// Ids of the last commands: a repeat outside the stream's own window is still one command.
+    pub commands: VecDeque<CommandId>,
+    /// Agents that are here.
+    pub agents: Agents,
+    /// How many rollouts began.
+    pub rollouts: u64,
+    /// The rollout that is on, or the last one.
+    pub rollout: Option<Rollout>,
+}
+
+/// How many command ids are remembered.
+pub(crate) const COMMANDS_REMEMBERED: usize = 128;
+
+impl Desk {
+    /// A service of which nothing is known yet.
+    pub fn new(service: Service) -> Self {
+        Self {
+            service,
+            ordinal: Ordinal(0),
+            inbox: 0,
+            read: 0,
+            commands: VecDeque::new(),
+            agents: Agents::new(),
+            rollouts: 0,
+            rollout: None,
+        }
+    }
+
+    /// The hash of this state: two folds of the same log agree on it to the byte.
+    pub fn hash(&self) -> Hash {
+        // A desk holds only maps with text keys and finite numbers, so it can always be written;
+        // were that ever wrong, every replay would give the same empty hash and still agree.
+        Hash::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// The rollout, while it is on.
+    pub fn running(&self) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|rollout| !rollout.is_over())
+    }
+
+    /// A lever as its agent last read it back.
+    pub fn reading(&self, lever: &LeverName) -> Option<&LeverReading> {
+        let readings = self.agents.values().flat_map(|agent| &agent.levers).filter(|reading| reading.lever == *lever);
+        // Of several agents that hold one lever, one that could read it says more than one that could not.
+        readings.max_by_key(|reading| reading.value.is_some())
+    }
+}
+
+/// One release of one service travelling through its stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Its id.
+    pub id: RolloutId,
+    /// The new release.
+    pub release: Release,
+    /// The release to go back to.
+    pub previous: Option<Release>,
+    /// The plan, overrides applied.
+    pub plan: Plan,
+    /// SHA-256 of the plan text.
+    pub plan_hash: Hash,
+    /// Overrides, as given.
+    pub overrides: Vec<String>,
+    /// Who started it.
+    pub principal: Principal,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Where it is.
+    pub phase: Phase,
+    /// Index of the current stage in the plan.
+    pub stage: usize,
+    /// Which entry into a stage this is; 0 before the first.
+    pub entry: Entry,
+    /// Moves when a verdict worsens.
+    pub gate: GateVersion,
+    /// Whether a human approved this entry and gate version.
+    pub approved: bool,
+    /// Whether a human promoted: the rest of the soak is skipped.
+    pub skip_soak: bool,
+    /// Whether a human paused.
+    pub paused: bool,
+    /// Levers of the plan.
+    pub levers: BTreeMap<LeverName, LeverState>,
+    /// What was seen since the evidence epoch began.
+    pub evidence: Evidence,
+    /// Ordinal of the last change of each region's assignment.
+    pub revisions: BTreeMap<Region, Revision>,
+    /// What was left out by hand.
+    pub excluded: Vec<Exclusion>,
+    /// Why it does not go on.
+    pub holds: Vec<Hold>,
+    /// Problems, by cause.
+    pub incidents: BTreeMap<CriterionName, Incident>,
+    /// How long each passed stage soaked, in slots.
+    pub soaked: Vec<u64>,
+    /// Most agents that were here at once since it began.
+    pub agents_most: usize,
+}
+
+/// Something left out by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exclusion {
+    /// What.
+    pub what: Excluded,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Messages sent about it.
+    pub seq: u32,
+    /// The most that was asked of people.
+    pub severity: Severity,
+    /// Whether it is over.
+    pub resolved: bool,
+}
+
+/// What the rollout did to a lever.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeverState {
+    /// What it was read to be when the rollout started.
+    pub origin: Option<LeverValue>,
+    /// What it was last asked to be; absent when the rollout never moved it.
+    pub set_to: Option<LeverValue>,
+    /// The last action.
+    pub action: Option<ActionId>,
+    /// What its agent answered to that action.
+    pub answer: Option<Answer>,
+    /// Whether it was read at `set_to` since it was asked; only then can a later reading be wrong.
+    pub seen_right: bool,
+}
+
+/// An agent's answer, as far as decisions need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// How it went.
+    pub outcome: ActionOutcome,
+    /// Targets read back at the asked value.
+    pub done: u32,
+    /// Out of how many.
+    pub targets: u32,
+    /// What the agent said.
+    pub detail: String,
+}
+
+impl LeverState {
+    /// Whether the last action was read back on every target, and nothing was read since that says otherwise.
+    pub fn is_confirmed(&self, reading: Option<&LeverReading>) -> bool {
+        let done = self.answer.as_ref().is_some_and(|answer| answer.outcome == ActionOutcome::Done);
+        done && !self.is_wrong(reading)
+    }
+
+    /// Whether it was read where it was put, and is now read elsewhere.
+    pub fn is_wrong(&self, reading: Option<&LeverReading>) -> bool {
+        self.seen_right && reading.is_some_and(|r| r.value.is_some() && r.value != self.set_to)
+    }
+}
+
+/// Where a rollout is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Agents take up their assignments; nothing has moved.
+    Preparing {
+        /// When that must be done.
+        until: Timestamp,
+    },
+    /// Entry actions are asked one after the other.
+    Entering {
+        /// Index of the set that is asked, or to be asked next.
+        next: usize,
+        /// When the one that is asked must be answered; absent when none is asked.
+        due: Option<Timestamp>,
+    },
+    /// Entered; nothing is judged yet.
+    Settling {
+        /// When judging begins.
+        until: Timestamp,
+    },
+    /// Slots count.
+    Soaking,
+    /// Levers are being set back.
+    TakingBack(Box<TakeBack>),
+    /// Over.
+    Ended {
+        /// How.
+        ending: Ending,
+        /// When.
+        at: Timestamp,
+        /// In one sentence.
+        summary: String,
+    },
+}
+
+/// A take-back that is on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakeBack {
+    /// Why.
+    pub cause: Cause,
+    /// Its levels, with the values that they set.
+    pub levels: Vec<Level>,
+    /// Index of the level that is on.
+    pub level: usize,
+    /// When the first level was asked.
+    pub began_at: Timestamp,
+    /// When this level was asked.
+    pub asked_at: Timestamp,
+    /// When this level must be applied.
+    pub due: Timestamp,
+    /// When every lever of the level was read back.
+    pub back_at: Option<Timestamp>,
+    /// When the old release was also seen by probes.
+    pub applied_at: Option<Timestamp>,
+    /// When it was seen to be green.
+    pub recovered_at: Option<Timestamp>,
+    /// How it ends when all is seen.
+    pub ending: Ending,
+    /// Whether people were told that nothing can be seen.
+    pub told_blind: bool,
+}
+
+/// One level of a take-back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// What each lever is set to.
+    pub set: Vec<(LeverName, LeverValue)>,
+    /// Within which time.
+    pub apply_within: bellwether_protocol::time::Span,
+    /// Whether it may begin without a human.
+    pub automatic: bool,
+}
+
+impl Rollout {
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// The current stage. A checked plan has at least one, and the index never runs past the last.
+    pub fn stage(&self) -> Option<&Stage> {
+        self.plan.stages.get(self.stage)
+    }
+
+    /// The name of the current stage, once one was entered.
+    pub fn stage_name(&self) -> Option<StageName> {
+        if self.entry == Entry(0) { None } else { self.stage().map(|stage| stage.name.clone()) }
+    }
+
+    /// Whether it is left out by hand at `now`.
+    pub fn is_excluded(&self, what: &Excluded, now: Timestamp) -> bool {
+        self.excluded.iter().any(|exclusion| exclusion.what == *what && now < exclusion.until)
+    }
+
+    /// The value that a set stands for: what the lever held at start, the new release, or the value itself.
+    pub fn value_of(&self, set: &Set) -> Option<LeverValue> {
+        let origin = self.levers.get(&set.lever).and_then(|lever| lever.origin.clone());
+        let holds_release = self.plan.levers.get(&set.lever).is_some_and(|lever| lever.holds_release);
+        let previous = match &self.previous {
+            Some(release) if holds_release => release.as_str().parse().ok(),
+            _ => origin,
+        };
+        match set.to {
+            SetTo::Previous => previous,
+            SetTo::Release | SetTo::Value(_) => self.plan.resolve(&set.to, &self.release, None),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! One decision: fold first, decide second.
+
+use bellwether_protocol::action::{Action, ActionResult};
+use bellwether_protocol::alert::Alert;
+use bellwether_protocol::command::Outcome;
+use bellwether_protocol::id::{ActionId, LeverName, LeverValue, Ordinal};
+use bellwether_protocol::plan::Stage;
+use bellwether_protocol::reason::Reason;
+use bellwether_protocol::record::{AgentSeen, Input};
+use bellwether_protocol::time::{Span, Timestamp};
+
+use crate::evidence::Frame;
+use crate::state::{Answer, Desk, Phase, Rollout};
+use crate::{commands, project, stages, take_back};
+
+/// How long after an action's deadline its agent may still answer.
+pub(crate) const ANSWER_GRACE: Span = Span::from_secs(5);
+
+/// Most transitions in one step. Each either moves on in the plan or ends it, so this is never
+/// reached; it only keeps a mistake of ours from becoming an endless loop.
+const TRANSITIONS_MAX: usize = 1_000;
+
+/// What one decision leads to.
+#[must_use]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The state afterwards.
+    pub desk: Desk,
+    /// What agents are told.
+    pub actions: Vec<Action>,
+    /// What people are told.
+    pub alerts: Vec<Alert>,
+    /// What became of commands.
+    pub outcomes: Vec<Outcome>,
+    /// When to decide again, if nothing comes in before. Closing slots are the collector's to time.
+    pub wake_at: Option<Timestamp>,
+    /// Why.
+    pub reasons: Vec<Reason>,
+}
+
+impl Step {
+    /// Whether anything follows from it that others must know at once.
+    pub fn is_quiet(&self) -> bool {
+        self.actions.is_empty() && self.alerts.is_empty() && self.outcomes.is_empty() && self.reasons.is_empty()
+    }
+}
+
+/// Folds `inputs` into what is known of a service, and decides what follows at `now`.
+pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
+    let mut desk = desk.clone();
+    let before = desk.rollout.as_ref().map(project::looks);
+    let mut out = Out::new(now, desk.ordinal.next());
+    let mut asked = Vec::new();
+    for input in inputs {
+        match input {
+            Input::Closed(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold(frame, slot)),
+            Input::Command(command) => asked.push(command),
+            Input::Late(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold_late(frame, slot)),
+            Input::Presence(seen) => fold_presence(&mut desk, seen),
+            Input::Read { seq } => desk.read = desk.read.max(*seq),
+            Input::Result { seq, result } => fold_result(&mut desk, *seq, result, &mut out),
+        }
+    }
+    for command in asked {
+        commands::fold(&mut desk, command, &mut out);
+    }
+    if let Some(mut rollout) = desk.rollout.take() {
+        note_readings(&desk, &mut rollout);
+        rollout.agents_most = rollout.agents_most.max(desk.agents.len());
+        for _ in 0..TRANSITIONS_MAX {
+            if !advance(&desk, &mut rollout, &mut out) {
+                break;
+            }
+        }
+        desk.rollout = Some(rollout);
+    }
+    revise(&mut desk, before, out.ordinal);
+    desk.ordinal = out.ordinal;
+    let wake_at = desk.rollout.as_ref().and_then(|rollout| wake_at(rollout, now));
+    let Out { actions, alerts, outcomes, reasons, .. } = out;
+    Step { desk, actions, alerts, outcomes, wake_at, reasons }
+}
+
+/// What a step has led to so far.
+pub(crate) struct Out {
+    pub(crate) now: Timestamp,
+    pub(crate) ordinal: Ordinal,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) alerts: Vec<Alert>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) reasons: Vec<Reason>,
+}
+
+impl Out {
+    fn new(now: Timestamp, ordinal: Ordinal) -> Self {
+        let (actions, alerts, outcomes, reasons) = Default::default();
+        Self { now, ordinal, actions, alerts, outcomes, reasons }
+    }
+
+    /// Tells the agent that holds a lever to set it.
+    pub(crate) fn ask(&mut self, rollout: &mut Rollout, lever: &LeverName, to: &LeverValue, due: Timestamp) {
+        let index = u32::try_from(self.actions.len()).unwrap_or(u32::MAX);
+        let id = ActionId { rollout: rollout.id.clone(), generation: self.ordinal, index };
+        let state = rollout.levers.entry(lever.clone()).or_default();
+        state.set_to = Some(to.clone());
+        state.action = Some(id.clone());
+        state.answer = None;
+        state.seen_right = false;
+        self.reasons.push(Reason::Asked { action: id.clone(), lever: lever.clone(), to: to.clone(), due });
+        self.actions.push(Action {
+            id,
+            service: rollout.id.service.clone(),
+            lever: lever.clone(),
+            to: to.clone(),
+            generation: self.ordinal,
+            deadline: due,
+        });
+    }
+}
+
+/// Makes one transition, if one is due. The answer depends on evidence, plan and `now` alone.
+fn advance(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
+    match rollout.phase.clone() {
+        Phase::Preparing { until } => stages::prepare(desk, rollout, until, out),
+        Phase::Entering { next, due } => stages::enter(desk, rollout, next, due, out),
+        Phase::Settling { until } => stages::settle(rollout, until, out),
+        Phase::Soaking => stages::soak(desk, rollout, out),
+        Phase::TakingBack(_) => take_back::advance(desk, rollout, out),
+        Phase::Ended { .. } => false,
+    }
+}
+
+fn with_frame(desk: &mut Desk, fold: impl FnOnce(&mut crate::evidence::Evidence, &Frame<'_>)) {
+    let Some(rollout) = desk.rollout.as_mut().filter(|rollout| !rollout.is_over()) else { return };
+    let mut evidence = std::mem::take(&mut rollout.evidence);
+    if let Some(frame) = frame(rollout) {
+        fold(&mut evidence, &frame);
+    }
+    rollout.evidence = evidence;
+}
+
+/// What slots are judged against in the current stage and phase.
+pub(crate) fn frame(rollout: &Rollout) -> Option<Frame<'_>> {
+    let stage: &Stage = rollout.stage()?;
+    let named = rollout.plan.fingerprint.is_some();
+    let previous = rollout.previous.as_ref();
+    let is_back = matches!(rollout.phase, Phase::TakingBack(_));
+    let canary = if is_back { previous } else { Some(&rollout.release) };
+    Some(Frame { plan: &rollout.plan, stage, canary: canary.filter(|_| named), baseline: previous.filter(|_| named) })
+}
+
+fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {
+    match &seen.here {
+        Some(here) => desk.agents.insert(seen.agent.clone(), here.clone()),
+        None => desk.agents.remove(&seen.agent),
+    };
+}
+
+/// A reading can only be wrong after it was once right: an older heartbeat may still be under way.
+fn note_readings(desk: &Desk, rollout: &mut Rollout) {
+    for (name, lever) in &mut rollout.levers {
+        let reading = desk.reading(name).and_then(|reading| reading.value.as_ref());
+        if reading.is_some() && reading == lever.set_to.as_ref() {
+            lever.seen_right = true;
+        }
+    }
+}
+
+fn fold_result(desk: &mut Desk, seq: u64, result: &ActionResult, out: &mut Out) {
+    if seq <= desk.inbox {
+        return;
+    }
+    desk.inbox = seq;
+    let Some(rollout) = &mut desk.rollout else { return };
+    let Some(lever) = rollout.levers.get_mut(&result.lever) else { return };
+    // An answer to an action that was superseded changes nothing.
+    if lever.action.as_ref() != Some(&result.action) {
+        return;
+    }
+    let right = result.targets.iter().filter(|target| target.value == lever.set_to).count();
+    let done = u32::try_from(right).unwrap_or(u32::MAX);
+    let targets = u32::try_from(result.targets.len()).unwrap_or(u32::MAX);
+    let detail: String = result.detail.chars().take(DETAIL_LEN_MAX).collect();
+    let answer = Answer { outcome: result.outcome, done, targets, detail: detail.clone() };
+    if lever.answer.as_ref() == Some(&answer) {
+        return;
+    }
+    lever.answer = Some(answer);
+    out.reasons.push(Reason::Answered {
+        action: result.action.clone(),
+        lever: result.lever.clone(),
+        outcome: result.outcome,
+        done,
+        targets,
+        detail,
+    });
+}
+
+/// Longest detail of an answer that the state keeps, in characters.
+const DETAIL_LEN_MAX: usize = 300;
+
+/// Gives a new revision to each region whose assignment changed.
+fn revise(desk: &mut Desk, before: Option<project::Looks>, ordinal: Ordinal) {
+    let Some(rollout) = &mut desk.rollout else { return };
+    let after = project::looks(rollout);
+    for (region, looks) in &after.by_region {
+        let unchanged =
+            before.as_ref().is_some_and(|b| b.rollout == after.rollout && b.by_region.get(region) == Some(looks));
+        if !unchanged {
+            rollout.revisions.insert(region.clone(), bellwether_protocol::id::Revision(ordinal.0));
+        }
+    }
+}
+
+fn wake_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
+    let phase = match &rollout.phase {
+        Phase::Preparing { until } | Phase::Settling { until } => Some(*until),
+        Phase::Entering { due, .. } => due.map(|due| due + ANSWER_GRACE),
+        Phase::Soaking => None,
+        Phase::TakingBack(back) => Some(back.due + ANSWER_GRACE),
+        Phase::Ended { .. } => return None,
+    };
+    let exclusions = rollout.excluded.iter().map(|exclusion| exclusion.until);
+    phase.into_iter().chain(exclusions).filter(|at| *at > now).min()
+}

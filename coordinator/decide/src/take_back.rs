@@ -1,0 +1,334 @@
+//! Backwards: levels of lever values, each until it is *seen* to be applied and green again.
+//!
+//! "Sent" is not "done". Applied: every lever read back, and the old release answers probes.
+//! Recovered: enough green slots in a new epoch. What cannot be seen is paged, never assumed.
+
+use std::collections::BTreeSet;
+
+use bellwether_protocol::action::ActionOutcome;
+use bellwether_protocol::alert::{Numbers, Severity};
+use bellwether_protocol::command::Excluded;
+use bellwether_protocol::id::{CriterionName, LeverName, LeverValue};
+use bellwether_protocol::reason::{Cause, Ending, Reason};
+use bellwether_protocol::time::{Span, Timestamp};
+
+use crate::evidence::Sight;
+use crate::incidents::{self, Tell};
+use crate::stages::{begin_epoch, end};
+use crate::state::{Desk, Level, Phase, Rollout, TakeBack};
+use crate::step::{ANSWER_GRACE, Out};
+
+/// Begins to take back, by the levels of the plan.
+pub(crate) fn begin(rollout: &mut Rollout, cause: Cause, out: &mut Out) -> bool {
+    let levels = rollout.plan.take_back.levels.iter().map(|level| Level {
+        set: level.set.iter().filter_map(|set| Some((set.lever.clone(), rollout.value_of(set)?))).collect(),
+        apply_within: level.apply_within,
+        automatic: level.automatic,
+    });
+    let levels = levels.collect();
+    begin_levels(rollout, cause, levels, Ending::RolledBack, out)
+}
+
+/// Restores every lever that the rollout moved to what it held at start.
+pub(crate) fn begin_abort(rollout: &mut Rollout, cause: Cause, out: &mut Out) -> bool {
+    let moved = rollout.levers.iter().filter(|(_, lever)| lever.set_to.is_some());
+    let set: Vec<_> = moved.filter_map(|(name, lever)| Some((name.clone(), lever.origin.clone()?))).collect();
+    if set.is_empty() {
+        return end(rollout, Ending::Aborted, "aborted before anything was moved".to_owned(), out);
+    }
+    let apply_within = rollout.plan.take_back.levels.first().map_or(Span::from_secs(120), |level| level.apply_within);
+    let level = Level { set, apply_within, automatic: true };
+    begin_levels(rollout, cause, vec![level], Ending::Aborted, out)
+}
+
+fn begin_levels(rollout: &mut Rollout, cause: Cause, levels: Vec<Level>, ending: Ending, out: &mut Out) -> bool {
+    let now = out.now;
+    rollout.holds.clear();
+    if rollout.is_over() {
+        // Nothing was looked at since it ended: its series begin anew instead of closing every slot since.
+        rollout.evidence.series.clear();
+    }
+    rollout.phase = Phase::TakingBack(Box::new(TakeBack {
+        cause,
+        levels,
+        level: 0,
+        began_at: now,
+        asked_at: now,
+        due: now,
+        back_at: None,
+        applied_at: None,
+        recovered_at: None,
+        ending,
+        told_blind: false,
+    }));
+    begin_epoch(rollout, now);
+    ask_level(rollout, 0, out);
+    true
+}
+
+fn ask_level(rollout: &mut Rollout, index: usize, out: &mut Out) {
+    let Phase::TakingBack(back) = &mut rollout.phase else { return };
+    let Some(level) = back.levels.get(index).cloned() else { return };
+    let due = out.now + level.apply_within;
+    back.level = index;
+    back.asked_at = out.now;
+    back.due = due;
+    back.back_at = None;
+    back.applied_at = None;
+    let back = back.clone();
+    out.reasons.push(Reason::TakingBack {
+        cause: back.cause.clone(),
+        level: count(index + 1),
+        levels: count(back.levels.len()),
+        set: level.set.clone(),
+        due,
+    });
+    for (lever, to) in &level.set {
+        out.ask(rollout, lever, to, due);
+    }
+    let headline = match &back.cause {
+        Cause::Command { verb, principal } => format!("{}: {verb} by {principal}; taking back", rollout.release),
+        Cause::Criterion { judgement } => format!(
+            "{} {}: {} {} > {}{}; taking back",
+            rollout.release,
+            rollout.stage_name().map(|s| s.to_string()).unwrap_or_default(),
+            judgement.criterion,
+            judgement.numbers.value,
+            judgement.numbers.limit,
+            judgement.region.as_ref().map(|region| format!(" ({region})")).unwrap_or_default(),
+        ),
+        Cause::Lever { lever, outcome } => {
+            format!("{}: lever {lever} could not be set ({outcome}); taking back", rollout.release)
+        }
+    };
+    tell(rollout, &back, Severity::Warn, "taking_back", headline, out);
+}
+
+/// Looks for the proofs of the level that is on, in their order.
+pub(crate) fn advance(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
+    let Phase::TakingBack(back) = rollout.phase.clone() else { return false };
+    let Some(level) = back.levels.get(back.level).cloned() else { return false };
+    if let Some(why) = unconfirmed(desk, rollout, &level, &back, out.now) {
+        return give_way(rollout, &back, why, out);
+    }
+    match (back.back_at, back.applied_at) {
+        (None, _) => read_back(desk, rollout, &level, out),
+        (Some(back_at), None) => see_applied(rollout, &back, back_at, out),
+        (Some(_), Some(applied_at)) => see_recovered(rollout, &back, applied_at, out),
+    }
+}
+
+/// Why this level's levers cannot be taken to be where they were put.
+fn unconfirmed(desk: &Desk, rollout: &Rollout, level: &Level, back: &TakeBack, now: Timestamp) -> Option<String> {
+    for (name, _) in &level.set {
+        let Some(lever) = rollout.levers.get(name) else { continue };
+        match &lever.answer {
+            None if now >= back.due + ANSWER_GRACE => return Some(format!("lever {name} was not answered")),
+            Some(answer) if answer.outcome != ActionOutcome::Done => {
+                let (done, targets) = (answer.done, answer.targets);
+                return Some(format!(
+                    "lever {name} {}, {done} of {targets} read back: {}",
+                    answer.outcome, answer.detail
+                ));
+            }
+            Some(_) if lever.is_wrong(desk.reading(name)) => {
+                return Some(format!("lever {name} was read elsewhere after it was set"));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn read_back(desk: &Desk, rollout: &mut Rollout, level: &Level, out: &mut Out) -> bool {
+    let confirmed = |name: &LeverName| rollout.levers.get(name).is_some_and(|l| l.is_confirmed(desk.reading(name)));
+    if !level.set.iter().all(|(name, _)| confirmed(name)) {
+        return false;
+    }
+    set_back(rollout, |back| back.back_at = Some(out.now));
+    begin_epoch(rollout, out.now);
+    true
+}
+
+fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: &mut Out) -> bool {
+    let sights = sights(rollout, out.now);
+    let names_release = rollout.plan.fingerprint.is_some();
+    let seen = !names_release || (!sights.is_empty() && sights.iter().all(|sight| *sight == Some(Sight::Expected)));
+    if seen {
+        set_back(rollout, |back| back.applied_at = Some(out.now));
+        let after = out.now.since(back.began_at);
+        if let Some(release) = rollout.previous.clone() {
+            out.reasons.push(Reason::Applied { after, seen: release });
+        }
+        let headline = format!(
+            "{} taken back after {after}: levers read back, old release seen; not yet recovered",
+            rollout.release
+        );
+        tell(rollout, back, Severity::Warn, "applied", headline, out);
+        return true;
+    }
+    // A slot must close before anything can be seen: the deadline for seeing allows for that.
+    let due = back.due.max(back_at + rollout.plan.slot.times(2) + rollout.plan.grace);
+    if out.now < due {
+        return false;
+    }
+    if sights.contains(&Some(Sight::Other)) {
+        let why = "levers were read back, but probes still see another release".to_owned();
+        return give_way(rollout, back, why, out);
+    }
+    tell_blind(rollout, back, out)
+}
+
+fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, out: &mut Out) -> bool {
+    let now = out.now;
+    let green = {
+        let is_excluded = |what: &Excluded| rollout.is_excluded(what, now);
+        rollout.evidence.green_slots(is_excluded)
+    };
+    if green >= rollout.plan.take_back.green {
+        set_back(rollout, |back| back.recovered_at = Some(now));
+        out.reasons.push(Reason::Recovered { green, after: now.since(applied_at) });
+        let summary = format!(
+            "{} {}: applied {}, recovered {}",
+            rollout.release,
+            cause_text(&back.cause),
+            applied_at.since(back.began_at),
+            now.since(back.began_at),
+        );
+        let recovered = TakeBack { recovered_at: Some(now), ..back.clone() };
+        let headline = format!("{} taken back and recovered: {}", rollout.release, cause_text(&back.cause));
+        resolve(rollout, &recovered, headline, out);
+        return end(rollout, back.ending, summary, out);
+    }
+    let within = u64::from(rollout.plan.take_back.within);
+    let covered = counted(rollout, now, |state| state.covered);
+    let slots = counted(rollout, now, |state| state.slots);
+    if covered >= within {
+        let why =
+            format!("{green} green slots of {within} after it was applied, {} needed", rollout.plan.take_back.green);
+        // Everything back and still not green: the cause is elsewhere, and further levers would not help.
+        return if moves_more(back) { give_way(rollout, back, why, out) } else { fail(rollout, back, why, out) };
+    }
+    if slots >= within { tell_blind(rollout, back, out) } else { false }
+}
+
+fn counted(rollout: &Rollout, now: Timestamp, of: impl Fn(&crate::evidence::SeriesState) -> u64) -> u64 {
+    let series = rollout.evidence.series.iter();
+    let series = series.filter(|(s, _)| !rollout.is_excluded(&Excluded::Region(s.region.clone()), now));
+    series.map(|(_, state)| of(state)).min().unwrap_or(0)
+}
+
+fn sights(rollout: &Rollout, now: Timestamp) -> Vec<Option<Sight>> {
+    let series = rollout.evidence.series.iter();
+    let series = series.filter(|(s, _)| !rollout.is_excluded(&Excluded::Region(s.region.clone()), now));
+    series.map(|(_, state)| state.sight).collect()
+}
+
+/// Whether a later level moves a lever, or a value, that no level so far did.
+fn moves_more(back: &TakeBack) -> bool {
+    let (so_far, later) = back.levels.split_at((back.level + 1).min(back.levels.len()));
+    let done: BTreeSet<&(LeverName, LeverValue)> = so_far.iter().flat_map(|level| &level.set).collect();
+    later.iter().flat_map(|level| &level.set).any(|set| !done.contains(set))
+}
+
+fn give_way(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) -> bool {
+    let Some(next) = back.levels.get(back.level + 1) else { return fail(rollout, back, why, out) };
+    if !next.automatic && is_beyond_previous(rollout, back) {
+        let why = format!("{why}; level {} waits for a human", back.level + 2);
+        return fail(rollout, back, why, out);
+    }
+    out.reasons.push(Reason::LevelGaveWay { level: count(back.level + 1), why });
+    begin_epoch(rollout, out.now);
+    ask_level(rollout, back.level + 1, out);
+    true
+}
+
+/// Whether the levels so far already went back to the previous release: what follows goes beyond it.
+fn is_beyond_previous(rollout: &Rollout, back: &TakeBack) -> bool {
+    let release_lever = rollout.plan.release_lever();
+    let so_far = back.levels.iter().take(back.level + 1).flat_map(|level| &level.set);
+    release_lever.is_none_or(|lever| so_far.into_iter().any(|(name, _)| name == lever))
+}
+
+fn fail(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) -> bool {
+    let what = if back.applied_at.is_some() { "applied but NOT recovered" } else { "rollback NOT applied" };
+    let headline = format!("{} {what} after {}: {why}", rollout.release, out.now.since(back.began_at));
+    tell(rollout, back, Severity::Page, "not_taken_back", headline.clone(), out);
+    end(rollout, Ending::NotTakenBack, headline, out)
+}
+
+fn tell_blind(rollout: &mut Rollout, back: &TakeBack, out: &mut Out) -> bool {
+    if back.told_blind {
+        return false;
+    }
+    set_back(rollout, |back| back.told_blind = true);
+    let headline =
+        format!("{}: levers read back, but probes see nothing; still looking, nothing more is moved", rollout.release);
+    tell(rollout, back, Severity::Page, "blind", headline, out);
+    true
+}
+
+fn set_back(rollout: &mut Rollout, change: impl FnOnce(&mut TakeBack)) {
+    if let Phase::TakingBack(back) = &mut rollout.phase {
+        change(back);
+    }
+}
+
+fn tell(
+    rollout: &mut Rollout,
+    back: &TakeBack,
+    severity: Severity,
+    state: &'static str,
+    headline: String,
+    out: &mut Out,
+) {
+    let tell = Tell { severity, state, headline, ..about(back) };
+    incidents::update(rollout, tell, out);
+}
+
+fn resolve(rollout: &mut Rollout, back: &TakeBack, headline: String, out: &mut Out) {
+    let tell = Tell { severity: Severity::Warn, state: "recovered", headline, ..about(back) };
+    incidents::resolve(rollout, tell, out);
+}
+
+fn about(back: &TakeBack) -> Tell {
+    let (regions, numbers): (Vec<_>, Option<Numbers>) = match &back.cause {
+        Cause::Criterion { judgement } => (judgement.region.iter().cloned().collect(), Some(judgement.numbers.clone())),
+        Cause::Command { .. } | Cause::Lever { .. } => (Vec::new(), None),
+    };
+    Tell {
+        cause: cause_name(&back.cause),
+        severity: Severity::Info,
+        state: "",
+        regions,
+        headline: String::new(),
+        numbers,
+    }
+}
+
+fn cause_name(cause: &Cause) -> CriterionName {
+    let text = match cause {
+        Cause::Command { verb, .. } => verb.as_str(),
+        Cause::Criterion { judgement } => judgement.criterion.as_str(),
+        Cause::Lever { lever, .. } => lever.as_str(),
+    };
+    incidents::cause(text)
+}
+
+fn cause_text(cause: &Cause) -> String {
+    match cause {
+        Cause::Command { verb, principal } => format!("{verb} by {principal}"),
+        Cause::Criterion { judgement } => format!(
+            "{} {} > {}{}",
+            judgement.criterion,
+            judgement.numbers.value,
+            judgement.numbers.limit,
+            judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default(),
+        ),
+        Cause::Lever { lever, outcome } => format!("lever {lever} {outcome}"),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
