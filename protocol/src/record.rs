@@ -124,14 +124,15 @@ pub enum Input {
     /// A person asked.
     Command(Command),
     /// A slot arrived after it had closed. It never restores coverage.
-    Late {
-        /// The samples sequence it came with: what lies at or before the last one was already folded.
-        seq: u64,
-        /// What it holds.
-        slot: ClosedSlot,
-    },
+    Late(ClosedSlot),
     /// An agent appeared, changed or went.
     Presence(AgentSeen),
+    /// The slots here were closed after reading the samples stream up to this sequence. What came
+    /// at or before it is in them; what comes after it, for a slot that is closed, is late.
+    Read {
+        /// The samples sequence.
+        seq: u64,
+    },
     /// An agent answered an action. Carries its inbox sequence.
     Result {
         /// The inbox sequence.
