@@ -1,1 +1,40 @@
-//! What every agent shares.
+//! What every agent shares: who it is, that it is there, what it is told, how it answers.
+//!
+//! This crate knows no vendor and no probe, and it decides nothing about a release. A role gets a
+//! [`Runtime`], looks at its [`Runtime::assignments`], sends samples through a [`SampleSender`],
+//! or hands its [`Lever`]s to [`Runtime::serve_levers`].
+//!
+//! | module | room |
+//! |---|---|
+//! | `config` | one YAML file per agent, bounded, with errors that name the line |
+//! | `secret` | `env:NAME` and `file:PATH` |
+//! | `presence` | the heartbeat, and the clock that it anchors |
+//! | `assignments` | what this region is to watch, never an older revision |
+//! | `spool` | samples, on disk until NATS has them |
+//! | [`ledger`] | one lever's actions, as a state machine without I/O |
+//! | `levers` | the ledger's hands: claims, actions, drivers, results |
+//! | `http` | one TLS configuration, HTTP clients made from it |
+//! | [`telemetry`] | logs and traces |
+
+mod assignments;
+mod claim;
+mod config;
+mod driver;
+mod http;
+pub mod ledger;
+mod levers;
+mod presence;
+mod secret;
+mod shutdown;
+mod spool;
+mod start;
+mod store;
+pub mod telemetry;
+
+pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
+pub use driver::{Driver, DriverError, Lever, Reading};
+pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
+pub use secret::{SecretError, SecretRef};
+pub use shutdown::shutdown;
+pub use spool::SampleSender;
+pub use start::{Runtime, StartError};

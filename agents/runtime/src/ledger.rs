@@ -1,0 +1,1 @@
+//! One lever's actions.

@@ -1,0 +1,98 @@
+//! The heartbeat: says every few seconds that the agent is there, and anchors its clock on the way.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bellwether_bus::{Bus, Clock};
+use bellwether_protocol::codec::to_msgpack;
+use bellwether_protocol::id::AgentId;
+use bellwether_protocol::presence::{PRESENCE_EVERY, Presence};
+use bellwether_protocol::subject::Bucket;
+use tokio::sync::Notify;
+
+/// What the agent says of itself.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    presence: Mutex<Presence>,
+    changed: Notify,
+    bus: Bus,
+    clock: Clock,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(agent: AgentId, bus: Bus, clock: Clock) -> Self {
+        let presence = Presence {
+            agent,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: clock.now(),
+            clock_offset_ms: 0,
+            spooled: 0,
+            watching: std::collections::BTreeMap::new(),
+            levers: std::collections::BTreeMap::new(),
+            serving: std::collections::BTreeMap::new(),
+        };
+        Self { presence: Mutex::new(presence), changed: Notify::new(), bus, clock }
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Presence)) {
+        let mut presence = self.lock();
+        let before = presence.clone();
+        change(&mut presence);
+        if *presence != before {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What only the next regular heartbeat needs to say.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Presence)) {
+        change(&mut self.lock());
+    }
+
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut was_heard = true;
+        loop {
+            let sent = tokio::time::timeout(WRITE_TIMEOUT, self.beat()).await;
+            let error = match sent {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some(format!("no answer in {} s", WRITE_TIMEOUT.as_secs())),
+            };
+            // One line when it begins and one when it ends, not one every few seconds.
+            match (&error, was_heard) {
+                (Some(error), true) => tracing::warn!(error, "heartbeat not stored; others will think this agent gone"),
+                (None, false) => tracing::info!("heartbeat stored again"),
+                _ => {}
+            }
+            was_heard = error.is_none();
+            let _ = tokio::time::timeout(PRESENCE_EVERY.to_std(), self.changed.notified()).await;
+        }
+    }
+
+    async fn beat(&self) -> Result<(), String> {
+        let presence = {
+            let mut presence = self.lock();
+            presence.at = self.clock.now();
+            presence.clock_offset_ms = self.clock.offset_ms();
+            presence.clone()
+        };
+        let key = presence.agent.to_string();
+        let body = to_msgpack("presence", &presence).map_err(|error| error.to_string())?;
+        let bucket = self.bus.kv(Bucket::Presence);
+        let sent_at = Instant::now();
+        let revision = bucket.put(&key, body).await.map_err(|error| error.to_string())?;
+        let received_at = Instant::now();
+        // The acknowledgement carries no time, so the message is read back for the one NATS gave it.
+        let stored = bucket.get(&key).await.map_err(|error| error.to_string())?;
+        if let Some(entry) = stored.filter(|entry| entry.revision == revision) {
+            self.clock.anchor(entry.at, sent_at, received_at);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A heartbeat that takes longer is given up for the next one, which is newer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

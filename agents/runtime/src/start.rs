@@ -1,0 +1,154 @@
+//! Bringing an agent up: connected, present, assigned.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bellwether_bus::{Bus, Clock, ConnectError, ConnectOptions, Credentials, ProvisionError};
+use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::id::{AgentId, Role, Service};
+use bellwether_protocol::presence::Presence;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+
+use crate::config::AgentConfig;
+use crate::presence::Heartbeat;
+use crate::secret::{SecretError, SecretRef};
+use crate::spool::{SampleSender, SpoolError};
+use crate::{assignments, spool};
+
+/// A running agent. Its tasks end when it is dropped.
+#[derive(Debug)]
+pub struct Runtime {
+    /// Who it is.
+    pub agent: AgentId,
+    /// Its connection.
+    pub bus: Bus,
+    /// Time, anchored on NATS.
+    pub clock: Clock,
+    /// Where it keeps what must outlive it.
+    pub state_dir: PathBuf,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    assignments: watch::Receiver<BTreeMap<Service, Assignment>>,
+    sender: SampleSender,
+    _tasks: tokio::task::JoinSet<()>,
+    _lock: std::fs::File,
+}
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// NATS cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A `.creds` file must be a file, for its text holds more than one secret.
+    #[error("credentials of the form `.creds` must be given as `file:PATH`")]
+    CredsNotFile,
+    /// Another process uses the same state directory.
+    #[error("another process uses {0}: give each agent its own `agent.state_dir`")]
+    InUse(String),
+    /// The streams are not as they must be.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+    /// The credentials are not there.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {path}")]
+    StateDir {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Runtime {
+    /// Connects, checks the streams, and starts the heartbeat and the watch on assignments.
+    ///
+    /// # Errors
+    /// When NATS cannot be reached or used, or the state directory cannot.
+    pub async fn start(role: Role, config: &AgentConfig) -> Result<Self, StartError> {
+        let agent = AgentId { region: config.region.clone(), role, name: config.name.clone() };
+        let state_dir = config.state_dir.clone();
+        let lock = lock(&state_dir)?;
+        let bus = Bus::connect(&connect_options(&agent, config)?).await?;
+        bus.provision().await?;
+        let clock = Clock::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let heartbeat = Arc::new(Heartbeat::new(agent.clone(), bus.clone(), clock.clone()));
+        tasks.spawn(Arc::clone(&heartbeat).run());
+        let (assigned, assignments) = watch::channel(BTreeMap::new());
+        tasks.spawn(assignments::follow(bus.clone(), agent.region.clone(), assigned));
+        let (sender, publisher) =
+            spool::open(&state_dir.join("spool"), agent.clone(), bus.clone(), clock.clone(), Arc::clone(&heartbeat))?;
+        tasks.spawn(publisher.run());
+        tracing::info!(%agent, url = config.nats.url, "agent started");
+        Ok(Self { agent, bus, clock, state_dir, heartbeat, assignments, sender, _tasks: tasks, _lock: lock })
+    }
+
+    /// Changes what the next heartbeat says, and sends it at once when that made a difference.
+    pub fn presence(&self, change: impl FnOnce(&mut Presence)) {
+        self.heartbeat.change(change);
+    }
+
+    /// What this region is to watch, by service; never goes back to an older revision of a rollout.
+    pub fn assignments(&self) -> watch::Receiver<BTreeMap<Service, Assignment>> {
+        self.assignments.clone()
+    }
+
+    /// Where samples go.
+    pub fn sender(&self) -> SampleSender {
+        self.sender.clone()
+    }
+}
+
+/// Two processes with one ledger would each believe that they look before they act.
+fn lock(dir: &std::path::Path) -> Result<std::fs::File, StartError> {
+    let wrong = |source| StartError::StateDir { path: dir.display().to_string(), source };
+    std::fs::create_dir_all(dir).map_err(wrong)?;
+    let file = std::fs::File::create(dir.join("lock")).map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(dir.display().to_string())),
+        Err(std::fs::TryLockError::Error(error)) => Err(wrong(error)),
+    }
+}
+
+fn connect_options(agent: &AgentId, config: &AgentConfig) -> Result<ConnectOptions, StartError> {
+    let credentials = config.nats.credentials.as_ref().map(credentials).transpose()?;
+    Ok(ConnectOptions {
+        url: config.nats.url.clone(),
+        prefix: config.prefix.clone(),
+        name: format!("bellwether {agent}"),
+        credentials,
+    })
+}
+
+/// Tells the kinds of credentials apart by their shape, which is NATS's own.
+fn credentials(reference: &SecretRef) -> Result<Credentials, StartError> {
+    let secret = reference.resolve()?;
+    let text = secret.expose_secret();
+    if text.contains("-----BEGIN NATS USER JWT-----") {
+        return match reference {
+            SecretRef::File(path) => Ok(Credentials::CredsFile(path.clone())),
+            SecretRef::Env(_) => Err(StartError::CredsNotFile),
+        };
+    }
+    if text.starts_with("SU") && text.len() == NKEY_SEED_LEN {
+        return Ok(Credentials::NkeySeed(secret));
+    }
+    if let Some((user, password)) = text.split_once(':') {
+        let password = SecretString::from(password.to_owned());
+        return Ok(Credentials::UserPassword { user: user.to_owned(), password });
+    }
+    Ok(Credentials::Token(secret))
+}
+
+/// Characters of an nkey's seed.
+const NKEY_SEED_LEN: usize = 58;
