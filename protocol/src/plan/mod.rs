@@ -1,6 +1,80 @@
 //! The operator's file, typed. Reading it from YAML is behind the feature `plan-file`.
 //!
-//! The judge gets a [`Plan`] that has been checked; it never sees YAML.
+//! The judge gets a [`Plan`] that has been checked; it never sees YAML. A plan names levers and
+//! says what they are set to; what that executes is in the agents' own configuration alone.
+//!
+//! Every key that there is, with its default where it has one:
+//!
+//! ```yaml
+//! service: shop
+//! slot: 30s                     # default 30s: one cell of the grid on which everything is measured
+//! grace: 10s                    # default 10s: how long a slot waits for late reporters
+//! quorum: 1                     # default 1: agents of a region that must report a slot
+//! regions:                      # where the service is, seen from each place with agents
+//!   east: http://127.0.0.1:8001
+//!   west: http://127.0.0.1:8002
+//! cohorts:                      # default: a canary that the fingerprint alone tells
+//!   canary: { headers: { x-cohort: canary } }
+//!   baseline: { headers: { x-cohort: baseline } }
+//! fingerprint: { header: x-release }    # or { json: $.version }; default: none
+//! levers:                       # names from the agents' own configuration
+//!   traffic: {}
+//!   release: { holds_release: true }    # at most one; `{previous}` is what it held at start
+//!   new_checkout: { off: "off" }        # a flag, and what `flag-off` sets
+//! slis:
+//!   - name: checkout
+//!     every: 500ms              # default: the slot
+//!     timeout: 2s               # default 10s
+//!     http: { path: /checkout } # exactly one kind of probe, with its own settings
+//! criteria:                     # each judges one SLI, with exactly one of five objectives
+//!   - name: error_rate
+//!     ratio: { sli: checkout, max: 0.5%, target: 0.1%, bad: [http_5xx] }  # bad: default all but ok
+//!     hard: true                # default false
+//!     min_events: 20            # default 1
+//!     window: 5m                # default: the whole stage
+//!     for: 30s                  # default 0s: how long it fails before that counts
+//!     on_fail: rollback         # or hold; default: rollback when hard
+//!   - { name: no_5xx, zero: { sli: checkout, bad: [http_5xx] }, hard: true }
+//!   - { name: p99, quantile: { sli: checkout, q: 99%, max: 500ms, target: 300ms } }
+//!   - { name: memory, number: { sli: checkout, number: memory_used, max: 1.8GB, target: 1.5GB } }
+//!   - { name: down, consecutive: { sli: checkout, slots: 3 }, hard: true }
+//! stages:
+//!   - name: canary
+//!     regions: [east, west]     # default: all
+//!     cohorts: [canary, baseline]       # default: both where there is a baseline
+//!     enter:                    # default: nothing; one after the other
+//!       - { set: traffic, to: 10% }
+//!       - { set: release, to: "{release}" }
+//!       - { set: new_checkout, to: "on" }
+//!     enter_within: 2m          # default 2m, for each of them
+//!     settle: 10s               # default 0s: nothing is judged
+//!     soak: 4h                  # counted in covered slots
+//!     criteria: [error_rate]    # default: all
+//!     approval: true            # default false
+//! take_back:                    # default: one level, everything moved to `{previous}`
+//!   green: 3                    # default 3: green slots that mean recovered
+//!   within: 10                  # default 10: slots in which they must be seen
+//!   levels:                     # the next one begins when one is not confirmed in time
+//!     - set:
+//!         - { set: traffic, to: 0% }
+//!         - { set: release, to: "{previous}" }
+//!         - { set: new_checkout, to: "off" }
+//!       apply_within: 2m        # default 2m
+//!       automatic: false        # default false: may go beyond the previous release by itself
+//! ```
+
+#[cfg(feature = "plan-file")]
+mod check;
+#[cfg(feature = "plan-file")]
+mod node;
+#[cfg(feature = "plan-file")]
+mod overrides;
+#[cfg(feature = "plan-file")]
+mod read;
+#[cfg(feature = "plan-file")]
+mod reader;
+#[cfg(feature = "plan-file")]
+mod report;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +86,52 @@ use crate::id::{
 use crate::ratio::Ratio;
 use crate::sample::Cohort;
 use crate::time::Span;
+
+#[cfg(feature = "plan-file")]
+pub use report::{Finding, FindingSeverity, render};
+
+/// Width of a slot, when the plan does not say.
+pub const SLOT: Span = Span::from_secs(30);
+/// How long a slot waits for late reporters, when the plan does not say; at most one slot.
+pub const GRACE: Span = Span::from_secs(10);
+/// For how long a probe looks at most, when the plan does not say.
+pub const TIMEOUT: Span = Span::from_secs(10);
+/// Deadline of an action, when the plan does not say.
+pub const ENTER_WITHIN: Span = Span::from_secs(120);
+
+/// Reads a plan file and checks it, without I/O. `file` is its name, for messages only.
+///
+/// `overrides` such as `stages.canary.soak=60s` are applied before anything is checked.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file, warnings included. Otherwise the plan comes
+/// with its warnings.
+#[cfg(feature = "plan-file")]
+pub fn read_plan(
+    file: &str,
+    text: &str,
+    overrides: &[String],
+    validators: &Validators,
+) -> Result<(Plan, Vec<Finding>), Vec<Finding>> {
+    let (root, broken) = node::tree(text);
+    let mut findings: Vec<Finding> = broken.into_iter().map(Finding::from).collect();
+    let mut plan = None;
+    if let Some(mut root) = root {
+        findings.extend(overrides::apply(&mut root, overrides));
+        let mut reader = reader::Reader::new(validators);
+        plan = reader.plan(&root);
+        findings.append(&mut reader.findings);
+        findings.extend(check::check(&root));
+    }
+    findings.sort_by_key(|finding| (finding.line, finding.column));
+    findings.truncate(report::FINDINGS_MAX);
+    findings.iter_mut().for_each(|finding| finding.file = file.to_owned());
+    let wrong = findings.iter().any(|finding| finding.severity == FindingSeverity::Error);
+    match plan {
+        Some(plan) if !wrong => Ok((plan, findings)),
+        _ => Err(findings),
+    }
+}
 
 /// Everything one service's rollouts need.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,6 +352,9 @@ pub struct Flaw {
 }
 
 /// Who checks which settings: by kind of probe, as its agent exports it.
+///
+/// An empty table means that settings are not checked here: an agent that cannot use them refuses
+/// its assignment instead, and that blocks the start.
 pub type Validators = BTreeMap<&'static str, fn(&serde_json::Value) -> Vec<Flaw>>;
 
 impl Plan {

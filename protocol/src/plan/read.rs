@@ -1,0 +1,346 @@
+//! From the tree to a [`Plan`]: the shape alone, with every error in it collected.
+//!
+//! Whether names refer to something, and whether values make sense together, is for `check`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use super::node::Node;
+use super::reader::Reader;
+use super::report::{Finding, cut};
+use super::{
+    Criterion, ENTER_WITHIN, Fingerprint, GRACE, LeverUse, Objective, OnFail, Plan, SLOT, Set, SetTo, Sli, Stage,
+    TIMEOUT, TakeBack, TakeBackLevel,
+};
+use crate::id::{IdError, LeverName, SliName};
+use crate::sample::Cohort;
+use crate::time::Span;
+
+/// Most stages, levels of take-back and the like; more is a mistake of whoever generated the file.
+const STAGES_MAX: usize = 64;
+/// Most SLIs and criteria.
+const CRITERIA_MAX: usize = 256;
+/// Most headers of a cohort.
+const HEADERS_MAX: usize = 16;
+
+const PLAN: &[&str] = &[
+    "service",
+    "slot",
+    "grace",
+    "quorum",
+    "regions",
+    "cohorts",
+    "fingerprint",
+    "levers",
+    "slis",
+    "criteria",
+    "stages",
+    "take_back",
+];
+const COHORTS: &[&str] = &["canary", "baseline"];
+const SLI: &[&str] = &["name", "every", "timeout"];
+const CRITERION: &[&str] =
+    &["name", "ratio", "zero", "quantile", "number", "consecutive", "hard", "min_events", "window", "for", "on_fail"];
+/// The keys of a criterion of which exactly one says what must hold.
+pub(super) const OBJECTIVES: [&str; 5] = ["ratio", "zero", "quantile", "number", "consecutive"];
+const STAGE: &[&str] =
+    &["name", "regions", "cohorts", "enter", "enter_within", "settle", "soak", "criteria", "approval"];
+
+/// Headers that address a cohort.
+type Headers = BTreeMap<String, String>;
+
+/// The name of a header. Narrower than HTTP's own alphabet, and wide enough for every header in use.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Header(String);
+
+impl FromStr for Header {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let token: SliName = text.parse().map_err(|error: IdError| IdError { kind: "header", ..error })?;
+        Ok(Self(token.as_str().to_owned()))
+    }
+}
+
+impl Reader<'_> {
+    /// The whole plan; `None` when anything in it could not be read.
+    pub(super) fn plan(&mut self, root: &Node) -> Option<Plan> {
+        let s = self.section("plan", root, PLAN)?;
+        let service = self.need(s, "service", Self::token);
+        let slot = self.or(s, "slot", SLOT, Self::span);
+        let grace = self.or(s, "grace", GRACE.min(slot.unwrap_or(GRACE)), Self::span);
+        let quorum = self.or(s, "quorum", 1, Self::count);
+        let regions = self.need(s, "regions", Self::regions);
+        let cohorts = self.or(s, "cohorts", (BTreeMap::new(), None), Self::cohorts);
+        let fingerprint = self.or(s, "fingerprint", None, |r, k, n| r.fingerprint(k, n).map(Some));
+        let levers = self.or(s, "levers", BTreeMap::new(), Self::levers);
+        let every = slot.unwrap_or(SLOT);
+        let slis = self.need(s, "slis", |r, k, n| r.list(k, n, CRITERIA_MAX, |r, _, n| r.sli(n, every)));
+        let criteria = self.need(s, "criteria", |r, k, n| r.list(k, n, CRITERIA_MAX, Self::criterion));
+        let stages = self.need(s, "stages", |r, k, n| r.list(k, n, STAGES_MAX, |r, _, n| r.stage(n, root)));
+        let take_back = self.or(s, "take_back", None, |r, _, n| r.take_back(n).map(Some));
+        let (canary, baseline) = cohorts?;
+        let stages = stages?;
+        let take_back = take_back?.unwrap_or_else(|| TakeBack::to_previous(&stages));
+        Some(Plan {
+            service: service?,
+            slot: slot?,
+            grace: grace?,
+            quorum: quorum?,
+            regions: regions?,
+            canary,
+            baseline,
+            fingerprint: fingerprint?,
+            levers: levers?,
+            slis: slis?,
+            criteria: criteria?,
+            stages,
+            take_back,
+        })
+    }
+
+    fn regions<T: FromStr<Err = IdError> + Ord>(&mut self, key: &str, node: &Node) -> Option<BTreeMap<T, String>> {
+        self.table(key, node, STAGES_MAX, |r, key, node| {
+            let url = r.text(key, node)?;
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            if rest.is_some_and(|rest| !rest.is_empty()) && url.bytes().all(|b| b.is_ascii_graphic()) {
+                return Some(url);
+            }
+            r.bad(key, node, "not an address of the service", "write for example `https://sjc.example.com`")
+        })
+    }
+
+    fn cohorts(&mut self, _: &str, node: &Node) -> Option<(Headers, Option<Headers>)> {
+        let s = self.section("cohorts", node, COHORTS)?;
+        let canary = self.or(s, "canary", BTreeMap::new(), Self::cohort);
+        let baseline = self.or(s, "baseline", None, |r, k, n| r.cohort(k, n).map(Some));
+        Some((canary?, baseline?))
+    }
+
+    fn cohort(&mut self, _: &str, node: &Node) -> Option<Headers> {
+        let s = self.section("cohort", node, &["headers"])?;
+        self.or(s, "headers", BTreeMap::new(), |r, key, node| {
+            let read: BTreeMap<Header, String> = r.table(key, node, HEADERS_MAX, |r, key, node| {
+                let value = r.text(key, node)?;
+                if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+                    return Some(value);
+                }
+                r.bad(key, node, "not the value of a header", "use printable ASCII characters")
+            })?;
+            Some(read.into_iter().map(|(Header(name), value)| (name, value)).collect())
+        })
+    }
+
+    fn fingerprint(&mut self, _: &str, node: &Node) -> Option<Fingerprint> {
+        let s = self.section("fingerprint", node, &["header", "json"])?;
+        match self.one_of(s, &["header", "json"])? {
+            ("header", node) => self.token("header", node).map(|Header(name)| Fingerprint::Header(name)),
+            (_, node) => self.text("json", node).map(Fingerprint::Json),
+        }
+    }
+
+    fn levers(&mut self, key: &str, node: &Node) -> Option<BTreeMap<LeverName, LeverUse>> {
+        self.table(key, node, STAGES_MAX, |r, _, node| {
+            // `traffic:` alone is as good as `traffic: {}`.
+            if node.is_nothing() {
+                return Some(LeverUse::default());
+            }
+            let s = r.section("lever", node, &["holds_release", "off"])?;
+            let holds_release = r.or(s, "holds_release", false, Self::flag);
+            let off = r.or(s, "off", None, |r, k, n| r.token(k, n).map(Some));
+            Some(LeverUse { holds_release: holds_release?, off: off? })
+        })
+    }
+
+    fn sli(&mut self, node: &Node, slot: Span) -> Option<Sli> {
+        let kinds: Vec<&str> = self.validators.keys().copied().collect();
+        // Without a table of probes any key may be a kind; with one, a key is known or wrong.
+        let any = || node.entries().iter().map(|(key, _)| key.text.as_str()).filter(|key| !SLI.contains(key)).collect();
+        let kinds = if kinds.is_empty() { any() } else { kinds };
+        let known: Vec<&str> = SLI.iter().copied().chain(kinds.iter().copied()).collect();
+        let s = self.section("sli", node, &known)?;
+        let name = self.need(s, "name", Self::token);
+        let every = self.or(s, "every", slot, Self::span);
+        let timeout = self.or(s, "timeout", TIMEOUT, Self::span);
+        let probe = self.one_of(s, &kinds);
+        if let Some((kind, settings)) = probe {
+            self.validate(kind, settings);
+        }
+        let (kind, settings) = probe?;
+        Some(Sli { name: name?, every: every?, timeout: timeout?, kind: kind.to_owned(), settings: settings.to_json() })
+    }
+
+    fn validate(&mut self, kind: &str, settings: &Node) {
+        let Some(validate) = self.validators.get(kind) else { return };
+        for flaw in validate(&settings.to_json()) {
+            let at = settings.pointer(&flaw.pointer);
+            let key = flaw.pointer.rsplit('/').next().filter(|key| !key.is_empty()).unwrap_or(kind);
+            self.push(Finding::new("P09", flaw.message).on(key, at).help(flaw.help));
+        }
+    }
+
+    fn criterion(&mut self, _: &str, node: &Node) -> Option<Criterion> {
+        let s = self.section("criterion", node, CRITERION)?;
+        let name = self.need(s, "name", Self::token);
+        let hard = self.or(s, "hard", false, Self::flag);
+        let window = self.or(s, "window", None, |r, k, n| r.span(k, n).map(Some));
+        let hold_for = self.or(s, "for", Span::ZERO, Self::span);
+        let min_events = self.or(s, "min_events", 1, Self::count);
+        let on_fail = match hard {
+            Some(true) => OnFail::Rollback,
+            _ => OnFail::Hold,
+        };
+        let on_fail = self.or(s, "on_fail", on_fail, |r, k, n| {
+            r.word(k, n, &[("hold", OnFail::Hold), ("rollback", OnFail::Rollback)])
+        });
+        let objective = self.one_of(s, &OBJECTIVES).and_then(|(kind, node)| self.objective(kind, node));
+        let (sli, objective) = objective?;
+        Some(Criterion {
+            name: name?,
+            sli,
+            objective,
+            hard: hard?,
+            window: window?,
+            hold_for: hold_for?,
+            min_events: min_events?,
+            on_fail: on_fail?,
+        })
+    }
+
+    fn objective(&mut self, kind: &str, node: &Node) -> Option<(SliName, Objective)> {
+        let keys: &[&str] = match kind {
+            "ratio" => &["sli", "max", "target", "bad"],
+            "zero" => &["sli", "bad"],
+            "quantile" => &["sli", "q", "max", "target"],
+            "number" => &["sli", "number", "min", "max", "target"],
+            _ => &["sli", "slots"],
+        };
+        let s = self.section(kind, node, keys)?;
+        let sli = self.need(s, "sli", Self::token);
+        let bad = |r: &mut Self| r.or(s, "bad", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::token));
+        let objective = match kind {
+            "ratio" => {
+                let max = self.need(s, "max", Self::ratio);
+                let target = self.or(s, "target", None, |r, k, n| r.ratio(k, n).map(Some));
+                Objective::Ratio { bad: bad(self)?, max: max?, target: target? }
+            }
+            "zero" => Objective::Zero { bad: bad(self)? },
+            "quantile" => {
+                let quantile = self.need(s, "q", Self::ratio);
+                let max = self.need(s, "max", Self::span);
+                let target = self.or(s, "target", None, |r, k, n| r.span(k, n).map(Some));
+                Objective::Quantile { quantile: quantile?, max: max?, target: target? }
+            }
+            "number" => {
+                let number = self.need(s, "number", Self::token);
+                let mut limit = |key| self.or(s, key, None, |r, k, n| r.number(k, n).map(Some));
+                let (min, max, target) = (limit("min"), limit("max"), limit("target"));
+                Objective::Number { number: number?, min: min?, max: max?, target: target? }
+            }
+            _ => Objective::Consecutive { slots: self.need(s, "slots", Self::count)? },
+        };
+        Some((sli?, objective))
+    }
+
+    fn stage(&mut self, node: &Node, root: &Node) -> Option<Stage> {
+        let s = self.section("stage", node, STAGE)?;
+        let name = self.need(s, "name", Self::token);
+        let names = |r: &mut Self, key, max| r.or(s, key, None, |r, k, n| r.list(k, n, max, Self::token).map(Some));
+        let regions = names(self, "regions", STAGES_MAX);
+        let criteria = self.or(s, "criteria", None, |r, k, n| r.list(k, n, CRITERIA_MAX, Self::token).map(Some));
+        let cohorts = self.or(s, "cohorts", None, |r, k, n| {
+            let known = [("canary", Cohort::Canary), ("baseline", Cohort::Baseline)];
+            r.list(k, n, COHORTS.len(), |r, k, n| r.word(k, n, &known)).map(Some)
+        });
+        let enter = self.or(s, "enter", Vec::new(), Self::sets);
+        let enter_within = self.or(s, "enter_within", ENTER_WITHIN, Self::span);
+        let settle = self.or(s, "settle", Span::ZERO, Self::span);
+        let soak = self.need(s, "soak", Self::span);
+        let approval = self.or(s, "approval", false, Self::flag);
+        Some(Stage {
+            name: name?,
+            regions: regions?.unwrap_or_else(|| keys_of(root.get("regions"))),
+            cohorts: cohorts?.unwrap_or_else(|| default_cohorts(root)),
+            enter: enter?,
+            enter_within: enter_within?,
+            settle: settle?,
+            soak: soak?,
+            criteria: criteria?.unwrap_or_else(|| names_of(root.get("criteria"))),
+            approval: approval?,
+        })
+    }
+
+    fn sets(&mut self, key: &str, node: &Node) -> Option<Vec<Set>> {
+        self.list(key, node, STAGES_MAX, |r, _, node| {
+            let s = r.section("entry", node, &["set", "to"])?;
+            let lever = r.need(s, "set", Self::token);
+            let to = r.need(s, "to", Self::set_to);
+            Some(Set { lever: lever?, to: to? })
+        })
+    }
+
+    fn set_to(&mut self, key: &str, node: &Node) -> Option<SetTo> {
+        // Unquoted, `{release}` is a YAML map with one empty entry.
+        if let [(word, value)] = node.entries()
+            && value.is_nothing()
+        {
+            let help = format!("write it in quotes: `\"{{{}}}\"`", cut(&word.text));
+            return self.bad(key, node, "a map, not a value", help);
+        }
+        match node.text() {
+            Some("{release}") => Some(SetTo::Release),
+            Some("{previous}") => Some(SetTo::Previous),
+            Some(text) if text.contains(['{', '}']) => {
+                self.bad(key, node, "unknown placeholder", "write `{release}`, `{previous}` or a value")
+            }
+            _ => self.token(key, node).map(SetTo::Value),
+        }
+    }
+
+    fn take_back(&mut self, node: &Node) -> Option<TakeBack> {
+        let s = self.section("take_back", node, &["levels", "green", "within"])?;
+        let green = self.or(s, "green", 3, Self::count);
+        let within = self.or(s, "within", 10, Self::count);
+        let levels = self.need(s, "levels", |r, k, n| {
+            r.list(k, n, STAGES_MAX, |r, _, node| {
+                let s = r.section("level", node, &["set", "apply_within", "automatic"])?;
+                let set = r.need(s, "set", Self::sets);
+                let apply_within = r.or(s, "apply_within", ENTER_WITHIN, Self::span);
+                let automatic = r.or(s, "automatic", false, Self::flag);
+                Some(TakeBackLevel { set: set?, apply_within: apply_within?, automatic: automatic? })
+            })
+        });
+        Some(TakeBack { levels: levels?, green: green?, within: within? })
+    }
+}
+
+impl TakeBack {
+    /// What a plan without `take_back` means: whatever the stages move goes back, all at once.
+    fn to_previous(stages: &[Stage]) -> Self {
+        let mut set: Vec<Set> = Vec::new();
+        for Set { lever, .. } in stages.iter().flat_map(|stage| &stage.enter) {
+            if set.iter().all(|own| own.lever != *lever) {
+                set.push(Set { lever: lever.clone(), to: SetTo::Previous });
+            }
+        }
+        Self { levels: vec![TakeBackLevel { set, apply_within: ENTER_WITHIN, automatic: false }], green: 3, within: 10 }
+    }
+}
+
+/// The keys of a map that are names of the right kind. The others are reported where they stand.
+fn keys_of<T: FromStr>(node: Option<&Node>) -> Vec<T> {
+    node.map_or(&[][..], Node::entries).iter().filter_map(|(key, _)| key.text.parse().ok()).collect()
+}
+
+/// The `name` of every item of a list.
+fn names_of<T: FromStr>(node: Option<&Node>) -> Vec<T> {
+    let items = node.map_or(&[][..], Node::items);
+    items.iter().filter_map(|item| item.get("name")?.text()?.parse().ok()).collect()
+}
+
+fn default_cohorts(root: &Node) -> Vec<Cohort> {
+    match root.get("cohorts").and_then(|cohorts| cohorts.get("baseline")) {
+        Some(_) => vec![Cohort::Canary, Cohort::Baseline],
+        None => vec![Cohort::Canary],
+    }
+}

@@ -1,0 +1,255 @@
+//! What every part of a plan is made of: sections with known keys, lists, names, durations, numbers.
+//!
+//! Each reader takes a key, for messages, and a node; it gives the value, or reports what is wrong
+//! and what would be right. None of them stops at the first error, and none knows what a plan is.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use super::Validators;
+use super::node::{Key, Node, Value};
+use super::report::{FINDINGS_MAX, Finding, cut, suggest};
+use crate::id::IdError;
+use crate::ratio::{Ratio, RatioError};
+use crate::time::{Span, TimeError};
+
+/// Longest URL, header or JSON path, in bytes.
+const TEXT_LEN_MAX: usize = 2_048;
+
+/// Reads values and keeps what is wrong with them.
+pub(super) struct Reader<'a> {
+    pub(super) findings: Vec<Finding>,
+    pub(super) validators: &'a Validators,
+}
+
+/// A map whose keys are all known.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'a> {
+    pub(super) what: &'a str,
+    pub(super) node: &'a Node,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(validators: &'a Validators) -> Self {
+        Self { findings: Vec::new(), validators }
+    }
+
+    pub(super) fn push(&mut self, finding: Finding) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+
+    pub(super) fn bad<T>(&mut self, key: &str, node: &Node, message: &str, help: impl Into<String>) -> Option<T> {
+        self.push(Finding::new("P02", message).on(key, node).help(help));
+        None
+    }
+
+    /// `node` as a map of which every key is one of `known`.
+    pub(super) fn section<'n>(&mut self, what: &'n str, node: &'n Node, known: &[&str]) -> Option<Section<'n>> {
+        let Value::Map(entries) = &node.value else { return self.wrong_kind(what, node, "a map") };
+        for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())).take(FINDINGS_MAX) {
+            let message = format!("unknown key `{}` in {what}", cut(&key.text));
+            let help = suggest(&key.text, known.iter().copied());
+            self.push(Finding::new("P03", message).on_key(key).help(help));
+        }
+        Some(Section { what, node })
+    }
+
+    fn wrong_kind<T>(&mut self, what: &str, node: &Node, needed: &str) -> Option<T> {
+        let message = format!("{} instead of {needed}", node.kind());
+        self.push(Finding::new("P06", message).on(what, node).help(format!("`{what}` takes {needed}")));
+        None
+    }
+
+    pub(super) fn need<'n, T>(
+        &mut self,
+        section: Section<'n>,
+        key: &'static str,
+        read: impl FnOnce(&mut Self, &'static str, &'n Node) -> Option<T>,
+    ) -> Option<T> {
+        if let Some(node) = section.node.get(key) {
+            return read(self, key, node);
+        }
+        let message = format!("{} without `{key}`", section.what);
+        self.push(Finding::new("P05", message).at(&section.node.mark).help(format!("add `{key}: ...`")));
+        None
+    }
+
+    pub(super) fn or<'n, T>(
+        &mut self,
+        section: Section<'n>,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(&mut Self, &'static str, &'n Node) -> Option<T>,
+    ) -> Option<T> {
+        section.node.get(key).map_or(Some(default), |node| read(self, key, node))
+    }
+
+    /// The one entry of `section` whose key is one of `keys`.
+    pub(super) fn one_of<'n, 'k>(&mut self, section: Section<'n>, keys: &[&'k str]) -> Option<(&'k str, &'n Node)> {
+        let found: Vec<(&Key, &'k str, &Node)> = (section.node.entries().iter())
+            .filter_map(|(key, node)| Some((key, *keys.iter().find(|own| **own == key.text)?, node)))
+            .collect();
+        match found.as_slice() {
+            [(_, key, node)] => Some((key, node)),
+            [] => {
+                let message = format!("{} that does not say what it is", section.what);
+                let help = if keys.is_empty() {
+                    "add the kind of probe".into()
+                } else {
+                    format!("add one of: {}", keys.join(", "))
+                };
+                self.push(Finding::new("P08", message).at(&section.node.mark).help(help));
+                None
+            }
+            [(first, ..), (second, ..), ..] => {
+                let message =
+                    format!("both `{}` and `{}` in one {}", cut(&first.text), cut(&second.text), section.what);
+                self.push(Finding::new("P08", message).on_key(second).help("keep exactly one"));
+                None
+            }
+        }
+    }
+
+    /// A list of at most `max`, and at least one.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &str,
+        node: &Node,
+        max: usize,
+        mut item: impl FnMut(&mut Self, &str, &Node) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Value::List(items) = &node.value else { return self.wrong_kind(key, node, "a list") };
+        self.bounds(key, node, items.len(), max)?;
+        // Every item is read, so that the second wrong one is reported too.
+        let read: Vec<Option<T>> = items.iter().map(|node| item(self, key, node)).collect();
+        read.into_iter().collect()
+    }
+
+    /// A map from names to values, of at most `max` entries, and at least one.
+    pub(super) fn table<K: FromStr<Err = IdError> + Ord, T>(
+        &mut self,
+        key: &str,
+        node: &Node,
+        max: usize,
+        mut value: impl FnMut(&mut Self, &str, &Node) -> Option<T>,
+    ) -> Option<BTreeMap<K, T>> {
+        let Value::Map(entries) = &node.value else { return self.wrong_kind(key, node, "a map") };
+        self.bounds(key, node, entries.len(), max)?;
+        let mut read = Vec::new();
+        for (key, node) in entries {
+            let name = key.text.parse().map_err(|error: IdError| {
+                self.push(Finding::new("P02", invalid(&error)).on_key(key).help(error.expected));
+            });
+            let value = value(self, &key.text, node);
+            read.push(name.ok().zip(value));
+        }
+        read.into_iter().collect()
+    }
+
+    fn bounds(&mut self, key: &str, node: &Node, len: usize, max: usize) -> Option<()> {
+        let finding = match len {
+            0 => Finding::new("P05", format!("`{key}` is empty")).help("name at least one, or leave the key out"),
+            _ if len > max => Finding::new("P10", format!("{len} entries in `{key}`")).help(format!("at most {max}")),
+            _ => return Some(()),
+        };
+        self.push(finding.on(key, node));
+        None
+    }
+
+    fn scalar<'n>(&mut self, key: &str, node: &'n Node) -> Option<&'n str> {
+        match node.text() {
+            Some(text) if !node.is_nothing() => Some(text),
+            _ => self.wrong_kind(key, node, "a single value"),
+        }
+    }
+
+    pub(super) fn text(&mut self, key: &str, node: &Node) -> Option<String> {
+        let text = self.scalar(key, node)?;
+        if (1..=TEXT_LEN_MAX).contains(&text.len()) {
+            return Some(text.to_owned());
+        }
+        self.bad(key, node, "not a text of 1 to 2,048 bytes", "write a shorter one")
+    }
+
+    /// A name, or whatever else has its own alphabet. Taken by its source text, so `on` is `on`.
+    pub(super) fn token<T: FromStr<Err = IdError>>(&mut self, key: &str, node: &Node) -> Option<T> {
+        match self.scalar(key, node)?.parse::<T>() {
+            Ok(token) => Some(token),
+            Err(error) => self.bad(key, node, &invalid(&error), error.expected),
+        }
+    }
+
+    pub(super) fn span(&mut self, key: &str, node: &Node) -> Option<Span> {
+        match self.scalar(key, node)?.parse::<Span>() {
+            Ok(span) => Some(span),
+            Err(error) => {
+                let (message, help) = span_error(&error);
+                self.bad(key, node, message, help)
+            }
+        }
+    }
+
+    pub(super) fn ratio(&mut self, key: &str, node: &Node) -> Option<Ratio> {
+        let read: Result<Ratio, RatioError> = self.scalar(key, node)?.parse();
+        let help = "write for example `0.1%`, from 0% to 100%, with at most 7 decimals";
+        read.ok().or_else(|| self.bad(key, node, "not a percentage", help))
+    }
+
+    pub(super) fn count<T: FromStr>(&mut self, key: &str, node: &Node) -> Option<T> {
+        let text = self.scalar(key, node)?;
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let read = text.parse().ok().filter(|_| digits);
+        read.or_else(|| self.bad(key, node, "not a whole number", "write digits alone, such as `20`"))
+    }
+
+    pub(super) fn flag(&mut self, key: &str, node: &Node) -> Option<bool> {
+        self.word(key, node, &[("true", true), ("false", false)])
+    }
+
+    pub(super) fn word<T: Copy>(&mut self, key: &str, node: &Node, known: &[(&str, T)]) -> Option<T> {
+        let text = self.scalar(key, node)?;
+        let found = known.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.or_else(|| {
+            let words: Vec<String> = known.iter().map(|(word, _)| format!("`{word}`")).collect();
+            self.bad(key, node, &format!("`{key}` cannot be `{}`", cut(text)), format!("write {}", words.join(" or ")))
+        })
+    }
+
+    pub(super) fn number(&mut self, key: &str, node: &Node) -> Option<f64> {
+        let read = number(self.scalar(key, node)?);
+        read.or_else(|| self.bad(key, node, "not a number", "write for example `70`, `1.5`, `900MB` or `2GiB`"))
+    }
+}
+
+/// What is wrong with a duration, and what would be right.
+pub(super) fn span_error(error: &TimeError) -> (&'static str, String) {
+    match error {
+        TimeError::NoUnit(text) => ("duration without a unit", format!("write `{text}s`, `{text}m` or `{text}h`")),
+        _ => ("not a duration", "write for example `500ms`, `30s`, `1h30m` or `2d`, at most `366d`".to_owned()),
+    }
+}
+
+/// A plain number, or a size: `KB`, `MB`, `GB`, `TB` by 1,000 and `KiB`, `MiB`, `GiB`, `TiB` by 1,024.
+pub(super) fn number(text: &str) -> Option<f64> {
+    const UNITS: [(&str, f64); 8] = [
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("TiB", 1_099_511_627_776.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    let numeric = |b: u8| b.is_ascii_digit() || b"+-.eE".contains(&b);
+    let value = number.trim_end().parse::<f64>().ok().filter(|_| number.trim_end().bytes().all(numeric))?;
+    Some(value * factor).filter(|value| value.is_finite())
+}
+
+fn invalid(error: &IdError) -> String {
+    format!("`{}` is not a {}", error.text, error.kind)
+}

@@ -1,0 +1,401 @@
+//! The plan reader, from outside: what it accepts, and word for word what it says of the rest.
+
+use std::collections::BTreeMap;
+
+use bellwether_protocol::plan::{Finding, Flaw, Objective, OnFail, Plan, SetTo, Validators, read_plan, render};
+use bellwether_protocol::time::Span;
+use proptest::prelude::{ProptestConfig, any, proptest};
+use proptest::strategy::Strategy;
+
+const SMALL: &str = r#"service: shop
+regions:
+  east: http://127.0.0.1:8001
+levers:
+  traffic: {}
+  release: { holds_release: true }
+  database: {}
+slis:
+  - name: checkout
+    every: 1s
+    http: { path: /checkout }
+criteria:
+  - name: error_rate
+    ratio: { sli: checkout, max: 5% }
+    hard: true
+stages:
+  - name: canary
+    enter:
+      - { set: traffic, to: 10% }
+      - { set: release, to: "{release}" }
+    soak: 1h
+"#;
+
+fn read(text: &str, overrides: &[&str]) -> Result<(Plan, Vec<Finding>), Vec<Finding>> {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    read_plan("shop.yaml", text, &overrides, &Validators::new())
+}
+
+#[expect(clippy::panic, reason = "fails the test with the whole report")]
+fn accepted(text: &str, overrides: &[&str]) -> Plan {
+    let (plan, _) =
+        read(text, overrides).unwrap_or_else(|findings| panic!("{}", render(&findings, &[("shop.yaml", text)])));
+    plan
+}
+
+/// What is said of the small plan when `from` in it is replaced by `to`.
+fn said(from: &str, to: &str) -> String {
+    assert!(SMALL.contains(from), "the small plan does not contain {from}");
+    let text = SMALL.replacen(from, to, 1);
+    let findings = match read(&text, &[]) {
+        Ok((_, findings)) | Err(findings) => findings,
+    };
+    findings.iter().map(|finding| format!("{finding}\n")).collect()
+}
+
+#[track_caller]
+fn check(from: &str, to: &str, expected: &str) {
+    let said = said(from, to);
+    assert!(said.lines().any(|line| line.contains(expected)), "expected: {expected}\nsaid: {said}");
+}
+
+#[test]
+fn stored_plans_are_accepted() {
+    for (file, text) in [
+        ("shop.yaml", include_str!("../../tests/plans/shop.yaml")),
+        ("estimator-production.yaml", include_str!("../../tests/plans/estimator-production.yaml")),
+        ("fault-lens.yaml", include_str!("../../tests/plans/fault-lens.yaml")),
+    ] {
+        let read = read_plan(file, text, &[], &Validators::new());
+        let (plan, _) = read.unwrap_or_else(|findings| panic!("{}", render(&findings, &[(file, text)])));
+        assert!(plan.release_lever().is_some());
+    }
+}
+
+#[test]
+fn the_documented_plan_is_accepted_and_means_what_it_says() {
+    let doc = include_str!("../src/plan/mod.rs");
+    let yaml: Vec<&str> = doc
+        .lines()
+        .filter_map(|line| line.strip_prefix("//!"))
+        .skip_while(|line| line.trim() != "```yaml")
+        .skip(1)
+        .take_while(|line| line.trim() != "```")
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    let plan = accepted(&yaml.join("\n"), &[]);
+    let stage = &plan.stages[0];
+    assert_eq!(stage.soak, Span::from_secs(4 * 3_600));
+    assert_eq!(stage.enter[1].to, SetTo::Release);
+    assert_eq!(plan.take_back.levels[0].set[1].to, SetTo::Previous);
+    assert_eq!(plan.slis[0].settings, serde_json::json!({"path": "/checkout"}));
+    let number = plan.criteria.iter().find_map(|c| match &c.objective {
+        Objective::Number { max, .. } => *max,
+        _ => None,
+    });
+    assert_eq!(number.map(|max| max.to_bits()), Some(1.8e9_f64.to_bits()));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let plan = accepted(SMALL, &[]);
+    assert_eq!((plan.slot, plan.grace, plan.quorum), (Span::from_secs(30), Span::from_secs(10), 1));
+    assert!(plan.canary.is_empty() && plan.baseline.is_none() && plan.fingerprint.is_none());
+    assert_eq!(plan.criteria[0].on_fail, OnFail::Rollback);
+    let stage = &plan.stages[0];
+    assert_eq!((stage.regions.len(), stage.criteria.len(), stage.cohorts.len()), (1, 1, 1));
+    let level = &plan.take_back.levels[0];
+    assert!(level.set.len() == 2 && level.set.iter().all(|set| set.to == SetTo::Previous));
+    let short = accepted(&SMALL.replace("service: shop", "service: shop\nslot: 2s"), &[]);
+    assert_eq!(short.grace, Span::from_secs(2));
+}
+
+#[test]
+fn values_are_taken_as_they_are_written() {
+    for (written, value) in [("on", "on"), ("true", "true"), ("010", "010"), ("'1.0'", "1.0"), ("100%", "100%")] {
+        let plan = accepted(&SMALL.replace("to: 10%", &format!("to: {written}")), &[]);
+        assert_eq!(plan.stages[0].enter[0].to, SetTo::Value(value.parse().unwrap()));
+    }
+    check("\"{release}\"", "{release}", "P02]: a map, not a value: write it in quotes: `\"{release}\"`");
+    check("\"{release}\"", "\"{releas}\"", "P02]: unknown placeholder: write `{release}`, `{previous}` or a value");
+}
+
+#[test]
+fn every_error_of_one_file_is_shown() {
+    let text = SMALL
+        .replace("set: traffic", "set: trafic")
+        .replace("soak: 1h", "soak: 240")
+        .replace("hard: true", "hard: yes\n    fro: 1s")
+        .replace("max: 5%", "max: 0.05");
+    let findings = read(&text, &[]).unwrap_err();
+    let expected = "\
+error[P02]: not a percentage
+  --> shop.yaml:14:34
+14|     ratio: { sli: checkout, max: 0.05 }
+  |                                  ^^^^ write for example `0.1%`, from 0% to 100%, with at most 7 decimals
+error[P02]: `hard` cannot be `yes`
+  --> shop.yaml:15:11
+15|     hard: yes
+  |           ^^^ write `true` or `false`
+error[P03]: unknown key `fro` in criterion
+  --> shop.yaml:16:5
+16|     fro: 1s
+  |     ^^^ did you mean `for`? (also: name, ratio, zero, quantile, number, consecutive, hard, min_events, window, on_fail)
+error[P04]: unknown lever `trafic`
+  --> shop.yaml:20:16
+20|       - { set: trafic, to: 10% }
+  |                ^^^^^^ did you mean `traffic`? (also: release, database)
+error[P02]: duration without a unit
+  --> shop.yaml:22:11
+22|     soak: 240
+  |           ^^^ write `240s`, `240m` or `240h`
+5 errors in 1 file. Nothing was contacted or changed.
+";
+    assert_eq!(render(&findings, &[("shop.yaml", &text)]), expected);
+    let json = serde_json::to_value(&findings[3]).unwrap();
+    assert_eq!(json["code"], "P04");
+    assert_eq!((json["line"].as_u64(), json["column"].as_u64()), (Some(20), Some(16)));
+    assert_eq!((json["key"].as_str(), json["value"].as_str()), (Some("set"), Some("trafic")));
+}
+
+#[test]
+fn shapes_that_are_wrong_are_refused() {
+    check("service: shop\n", "", "P05]: plan without `service`: add `service: ...`");
+    check("service: shop", "service: my shop", "P02]: `my shop` is not a service: use 1 to 64 of A-Z a-z 0-9 _ -");
+    check("service: shop", "service: [shop]", "P06]: a list instead of a single value: `service` takes a single value");
+    check("service: shop", "service:", "P06]: nothing instead of a single value");
+    check("service: shop", "service: shop\nservice: shop", "2:1: error[P07]: `service` is written twice");
+    check("http://127.0.0.1:8001", "127.0.0.1:8001", "P02]: not an address of the service");
+    check("    http: { path: /checkout }\n", "", "P08]: sli that does not say what it is: add the kind of probe");
+    check("    http: {", "    tcp: {}\n    http: {", "P08]: both `tcp` and `http` in one sli: keep exactly one");
+    check("ratio: {", "ratioo: {", "P03]: unknown key `ratioo` in criterion: did you mean `ratio`?");
+    check("ratio: {", "zero: { sli: checkout }\n    ratio: {", "P08]: both `zero` and `ratio` in one criterion");
+    check("max: 5%", "target: 1%", "P05]: ratio without `max`");
+    check("soak: 1h", "soak: 1h\n    approval: maybe", "P02]: `approval` cannot be `maybe`: write `true` or `false`");
+    check("soak: 1h", "soak: 1h\n    criteria: []", "P05]: `criteria` is empty");
+    check("soak: 1h", "soak: 1h\n    cohorts: [canry]", "`cohorts` cannot be `canry`: write `canary` or `baseline`");
+    check("hard: true", "min_events: many", "P02]: not a whole number");
+    check(SMALL, "", "P01]: the file is empty");
+    check(SMALL, "- 1", "P06]: a list instead of a map");
+    check("soak: 1h", "soak: 'x", "P01]: not YAML");
+    let many: String = (0..65).map(|i| format!("  - {{ name: s{i}, soak: 1h }}\n")).collect();
+    check(&SMALL[SMALL.find("  - name: canary").unwrap()..], &many, "P10]: 65 entries in `stages`: at most 64");
+}
+
+#[test]
+fn names_that_refer_to_nothing_are_refused() {
+    check("sli: checkout", "sli: chekout", "P04]: unknown sli `chekout`: did you mean `checkout`?");
+    check("soak: 1h", "soak: 1h\n    regions: [west]", "P04]: unknown region `west`: known: east");
+    check("soak: 1h", "soak: 1h\n    criteria: [errors]", "P04]: unknown criterion `errors`: known: error_rate");
+    check("soak: 1h", "soak: 1h\n    cohorts: [canary, baseline]", "P04]: this plan has no baseline");
+    check("soak: 1h", "soak: 1h\n    regions: [east, east]", "P07]: the same one twice");
+    check("stages:", "stages:\n  - { name: canary, soak: 1h }", "P07]: a second stage `canary`");
+    check("traffic: {}", "traffic: { holds_release: true }", "P12]: a second lever that holds the release");
+    check("soak: 1h", "soak: 1h\n    criteria: [errors]", "W02]: no stage uses this criterion");
+    check(
+        "max: 5%",
+        "max: 5%, bad: [http_5x]",
+        "W01]: no probe is known to report `http_5x`: did you mean `http_5xx`?",
+    );
+    check("max: 5%", "max: 5%, bad: [ok]", "P12]: good answers counted as bad");
+}
+
+#[test]
+fn what_can_never_happen_is_refused() {
+    let never = "P11]: this criterion can never fail: stage `canary` lasts 1h (line 21); write at most ";
+    check("hard: true", "for: 2h", &format!("{never}`1h`"));
+    check("hard: true", "window: 61m", &format!("{never}`1h`"));
+    let slots = "consecutive: { sli: checkout, slots: 121 }";
+    check("ratio: { sli: checkout, max: 5% }", slots, &format!("{never}`120`"));
+    check("max: 5%", "max: 100%", "P11]: this criterion can never fail: write less than 100%");
+    let number = |limits: &str| format!("number: {{ sli: checkout, number: memory{limits} }}");
+    let from = "ratio: { sli: checkout, max: 5% }";
+    check(from, &number(""), "P11]: this criterion can never fail: add `max: ...` or `min: ...`");
+    check(from, &number(", min: 2, max: 1"), "P12]: `min` above `max`");
+    check(from, &number(", max: 1GB, target: 1GiB"), "P12]: a target beyond the limit");
+    check(from, &number(", max: 1.5 cows"), "P02]: not a number");
+    check(from, &number(", max: inf"), "P02]: not a number");
+    let quantile = |q: &str| format!("quantile: {{ sli: checkout, q: {q}, max: 1s, target: 2s }}");
+    check(from, &quantile("100%"), "P12]: not a quantile");
+    check(from, &quantile("99%"), "P12]: a target beyond the limit");
+    check("max: 5%", "max: 5%, target: 6%", "P12]: a target beyond the limit");
+    check("every: 1s", "every: 2h", "P11]: not one look in a whole stage");
+    check("every: 1s", "every: 0s", "P12]: too short: at least 10ms");
+    check("service: shop", "service: shop\nslot: 0s", "P12]: a slot too short: at least 500ms");
+    check("service: shop", "service: shop\ngrace: 31s", "P12]: a grace longer than a slot: at most one slot, 30s");
+    check("service: shop", "service: shop\nquorum: 0", "P12]: a quorum that cannot be: from 1 to 64");
+    check("soak: 1h", "soak: 10s", "P12]: a soak shorter than one slot: at least 30s");
+    check("hard: true", "min_events: 0", "P12]: no events prove nothing");
+    check("to: 10%", "to: \"{previous}\"", "P12]: a placeholder in the wrong place");
+}
+
+#[test]
+fn a_take_back_that_leaves_something_behind_is_refused() {
+    let with = |levels: &str| format!("soak: 1h\ntake_back:\n{levels}");
+    let level = |sets: &str| with(&format!("  levels:\n    - set: [{sets}]\n"));
+    let (traffic, release) = ("{ set: traffic, to: 0% }", "{ set: release, to: \"{previous}\" }");
+    check("soak: 1h", &level(traffic), "P12]: no level takes back `release`");
+    assert_eq!(said("soak: 1h\n", &level(&format!("{traffic}, {release}"))), "");
+    assert_eq!(said("soak: 1h\n", &with(&format!("  levels: [{{ set: [{traffic}] }}, {{ set: [{release}] }}]\n"))), "");
+    check("soak: 1h", &level(&format!("{traffic}, {traffic}")), "P07]: a lever that is set twice");
+    check("soak: 1h", &level("{ set: release, to: \"{release}\" }"), "P12]: a placeholder in the wrong place");
+    check("soak: 1h", &with("  levels: []"), "P05]: `levels` is empty");
+    check(
+        "soak: 1h",
+        &with("  green: 3\n  within: 2\n  levels: []"),
+        "P11]: recovery can never be seen: write 3 or more",
+    );
+}
+
+#[test]
+fn proofs_that_the_looks_cannot_give_are_warned_of() {
+    check("hard: true", "min_events: 5000", "W03]: 3600 looks cannot be 5000 events");
+    let text = SMALL.replace("every: 1s", "every: 5m").replace("soak: 1h", "soak: 48h").replace("5%", "0.1%");
+    let (_, findings) = read(&text, &[]).unwrap();
+    let expected = "\
+warning[W03]: 576 looks cannot show 0.1%
+  --> shop.yaml:14:34
+14|     ratio: { sli: checkout, max: 0.1% }
+  |                                  ^^^^ without one failure they show 0.519% (95 % bound)
+  = in stage `canary`: 2d at one look per 5m
+  = a failure is seen all the same; a pass stays unproven
+no errors, 1 warning in 1 file. Nothing was contacted or changed.
+";
+    assert_eq!(render(&findings, &[("shop.yaml", &text)]), expected);
+}
+
+#[test]
+fn durations_can_be_overridden_and_nothing_else() {
+    let plan = accepted(
+        SMALL,
+        &["stages.canary.soak=60s", "slot=2s", "slis.checkout.every=500ms", "criteria.error_rate.window=20s"],
+    );
+    assert_eq!((plan.slot, plan.grace), (Span::from_secs(2), Span::from_secs(2)));
+    assert_eq!((plan.stages[0].soak, plan.slis[0].every), (Span::from_secs(60), Span::from_ms(500)));
+    assert_eq!(plan.criteria[0].window, Some(Span::from_secs(20)));
+    let one = |text: &str| read(SMALL, &[text]).unwrap_err()[0].to_string();
+    assert_eq!(
+        one("stages.canry.soak=60s"),
+        "shop.yaml: error[P13]: `stages.canry.soak` cannot be overridden: did you mean `stages.canary.soak`?"
+    );
+    assert_eq!(
+        one("slot=2"),
+        "shop.yaml: error[P13]: override `slot=2`: duration without a unit: write `2s`, `2m` or `2h`"
+    );
+    assert_eq!(
+        one("slot"),
+        "shop.yaml: error[P13]: override `slot` without a value: write for example `stages.canary.soak=60s`"
+    );
+    assert!(one("service=x").contains("cannot be overridden"));
+    let findings = read(SMALL, &["criteria.error_rate.max=1s"]).unwrap_err();
+    let expected = "durations of this plan: slot, grace, stages.{canary}.{enter_within,settle,soak}, \
+                    slis.{checkout}.{every,timeout}, criteria.{error_rate}.{window,for}";
+    assert_eq!(findings[0].notes, [expected]);
+}
+
+#[test]
+fn what_an_override_breaks_is_seen() {
+    let findings = read(SMALL, &["stages.canary.soak=1s"]).unwrap_err();
+    let expected = "\
+error[P12]: a soak shorter than one slot
+  --> shop.yaml:21:11
+21|     soak: 1h
+  |           ^^ at least 30s
+  = set on the command line: soak=1s
+1 error in 1 file. Nothing was contacted or changed.
+";
+    assert_eq!(render(&findings, &[("shop.yaml", SMALL)]), expected);
+}
+
+#[test]
+fn settings_are_checked_by_their_probe() {
+    fn http(settings: &serde_json::Value) -> Vec<Flaw> {
+        let known = settings.get("path").is_some();
+        let flaw =
+            Flaw { pointer: "/pth".into(), message: "unknown key `pth`".into(), help: "did you mean `path`?".into() };
+        if known { Vec::new() } else { vec![flaw] }
+    }
+    let validators: Validators = BTreeMap::from([("http", http as fn(&serde_json::Value) -> Vec<Flaw>)]);
+    let say = |text: &str| match read_plan("shop.yaml", text, &[], &validators) {
+        Ok(_) => String::new(),
+        Err(findings) => findings.iter().map(|finding| format!("{finding}\n")).collect(),
+    };
+    assert_eq!(say(SMALL), "");
+    let flaw = "shop.yaml:11:18: error[P09]: unknown key `pth`: did you mean `path`?\n";
+    assert_eq!(say(&SMALL.replace("{ path:", "{ pth:")), flaw);
+    let kind = say(&SMALL.replace("http: {", "htp: {"));
+    assert!(kind.contains("P03]: unknown key `htp` in sli: did you mean `http`?"), "{kind}");
+}
+
+fn yaml_like() -> impl Strategy<Value = String> {
+    let piece = proptest::sample::select(vec![
+        "service",
+        "stages",
+        "slis",
+        "levers",
+        "take_back",
+        "levels",
+        "set",
+        "to",
+        "soak",
+        "name",
+        ": ",
+        ":",
+        "\n",
+        "\n  ",
+        "\n  - ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        "10%",
+        "4h",
+        "\"{release}\"",
+        "&a ",
+        "*a",
+        "'",
+        "\"",
+        "#",
+        "|",
+        ">",
+        "\t",
+        "é",
+        "\u{feff}",
+        "\r",
+        "!!str ",
+        "---\n",
+        "? ",
+        "~",
+        "1e999",
+        "<<: ",
+    ]);
+    proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+}
+
+/// Any text gives a plan or findings, and findings can be shown.
+fn survives(text: &str, overrides: &[String]) {
+    if let Err(findings) = read_plan("f.yaml", text, overrides, &Validators::new()) {
+        assert!(!findings.is_empty());
+        render(&findings, &[("f.yaml", text)]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_a_plan_or_findings(text in any::<String>(), over in any::<String>()) {
+        survives(&text, &[over]);
+    }
+
+    #[test]
+    fn anything_like_yaml_is_a_plan_or_findings(text in yaml_like()) {
+        survives(&text, &[]);
+    }
+
+    #[test]
+    fn a_plan_with_one_piece_changed_is_a_plan_or_findings(at in 0..SMALL.len(), len in 0_usize..20, piece in yaml_like()) {
+        let end = (at + len).min(SMALL.len());
+        survives(&format!("{}{piece}{}", &SMALL[..at], &SMALL[end..]), &["stages.canary.soak=1m".to_owned()]);
+    }
+}
