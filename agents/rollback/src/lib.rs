@@ -1,1 +1,126 @@
 //! The rollback agent: moves a service between releases, and reads back where it is.
+//!
+//! It does what an action says to a lever that its own configuration names. It never judges, never
+//! chooses a value, and knows no plan. One file per driver: [`exec`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bellwether_protocol::id::{LeverName, Role, Service};
+use bellwether_runtime::{AgentConfig, ConfigError, Driver, Lever, Runtime, StartError};
+use serde::Deserialize;
+
+use crate::exec::{Exec, ExecConfig, ExecError};
+
+pub mod exec;
+
+mod command;
+#[cfg(test)]
+mod contract;
+
+/// The file of one rollback agent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    agent: AgentConfig,
+    rollback: RollbackConfig,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackConfig {
+    service: Service,
+    levers: Vec<LeverConfig>,
+}
+
+/// One lever; a second kind of driver becomes a second optional key.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeverConfig {
+    name: LeverName,
+    exec: Option<ExecConfig>,
+}
+
+/// Why a rollback agent did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RollbackError {
+    /// Its file cannot be read.
+    #[error("could not read the configuration")]
+    Config(#[from] ConfigError),
+    /// Two levers with one name.
+    #[error("lever `{0}` is configured twice")]
+    Duplicate(LeverName),
+    /// A lever that could never work.
+    #[error("lever `{0}` is not configured right")]
+    Lever(LeverName, #[source] ExecError),
+    /// No lever at all.
+    #[error("`rollback.levers` is empty, so there would be nothing to do")]
+    NoLever,
+    /// A lever that nothing moves.
+    #[error("lever `{0}` has no driver: give it `exec`")]
+    NoDriver(LeverName),
+    /// It could not join the mesh.
+    #[error("could not start")]
+    Start(#[from] StartError),
+}
+
+/// Runs the agent that `config` describes until the process is told to stop.
+///
+/// # Errors
+/// When the configuration cannot work or the mesh cannot be joined.
+pub async fn run(config: &Path) -> Result<(), RollbackError> {
+    let Config { agent, rollback } = bellwether_runtime::load_config(config)?;
+    let levers = levers(&rollback)?;
+    let runtime = Runtime::start(Role::Rollback, &agent).await?;
+    runtime.serve_levers(levers).await;
+    Ok(())
+}
+
+fn levers(config: &RollbackConfig) -> Result<Vec<Lever>, RollbackError> {
+    let mut levers: Vec<Lever> = Vec::new();
+    for lever in &config.levers {
+        if levers.iter().any(|known| known.name == lever.name) {
+            return Err(RollbackError::Duplicate(lever.name.clone()));
+        }
+        let driver = driver(lever)?;
+        levers.push(Lever { service: config.service.clone(), name: lever.name.clone(), driver });
+    }
+    if levers.is_empty() { Err(RollbackError::NoLever) } else { Ok(levers) }
+}
+
+fn driver(lever: &LeverConfig) -> Result<Arc<dyn Driver>, RollbackError> {
+    match &lever.exec {
+        Some(exec) => {
+            let exec = Exec::new(exec).map_err(|e| RollbackError::Lever(lever.name.clone(), e))?;
+            Ok(Arc::new(exec))
+        }
+        None => Err(RollbackError::NoDriver(lever.name.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(levers_json: serde_json::Value, expected: &str) {
+        let config = serde_json::json!({ "service": "shop", "levers": levers_json });
+        let config: RollbackConfig = serde_json::from_value(config).expect("a configuration");
+        let said = match levers(&config) {
+            Ok(levers) => format!("{} levers", levers.len()),
+            Err(e) => e.to_string(),
+        };
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn levers_that_could_not_work_are_refused_at_start() {
+        let exec = serde_json::json!({ "set": ["set", "{value}"], "read_back": ["read"] });
+        check(serde_json::json!([{ "name": "traffic", "exec": exec }]), "1 levers");
+        check(serde_json::json!([]), "`rollback.levers` is empty, so there would be nothing to do");
+        check(serde_json::json!([{ "name": "traffic" }]), "lever `traffic` has no driver: give it `exec`");
+        let twice = serde_json::json!([{ "name": "a", "exec": exec }, { "name": "a", "exec": exec }]);
+        check(twice, "lever `a` is configured twice");
+        let shell = serde_json::json!({ "set": ["sh", "-c", "set {value}"], "read_back": ["read"] });
+        check(serde_json::json!([{ "name": "a", "exec": shell }]), "lever `a` is not configured right");
+    }
+}
