@@ -1,0 +1,228 @@
+//! The built-in flag store: one JSON document per service in the bucket `flags`, changed by
+//! compare-and-set, and read back from every endpoint that serves it.
+//!
+//! Storing a value proves nothing: a flag stands where the endpoints serve it, and each says in its
+//! presence which revision that is.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bellwether_bus::{Clock, Kv, KvEntry, KvError};
+use bellwether_protocol::codec::{DecodeError, from_json, from_msgpack, to_json};
+use bellwether_protocol::id::{ActionId, AgentId, LeverValue, Release, Role, Service};
+use bellwether_protocol::presence::{PRESENCE_TTL, Presence, Target};
+use bellwether_runtime::{Driver, DriverError, Reading};
+use futures_util::future::BoxFuture;
+
+use crate::evaluate::Flag;
+use crate::snapshot::{Document, Served, Setting, Snapshot};
+
+/// Races against other writers before asking to be called again.
+const ATTEMPTS_MAX: u32 = 8;
+/// How long one verb may take; NATS away must not look like a slow platform.
+const VERB_WITHIN: Duration = Duration::from_secs(10);
+/// How long a silent endpoint that nobody configured still counts: far longer than any action's
+/// deadline, and short enough for a region that was given up.
+const SILENT_COUNTS_FOR: Duration = Duration::from_secs(3_600);
+/// Endpoints of one service.
+const ENDPOINTS_MAX: usize = 256;
+
+/// One flag of the store, as a lever.
+#[derive(Debug)]
+pub struct Store {
+    flag: Flag,
+    service: Service,
+    flags: Kv,
+    served: Served,
+    endpoints: Arc<Endpoints>,
+}
+
+impl Store {
+    /// A lever for `flag` of `service`; `flags` is the bucket.
+    pub fn new(flag: Flag, service: Service, flags: Kv, served: Served, endpoints: Arc<Endpoints>) -> Self {
+        Self { flag, service, flags, served, endpoints }
+    }
+
+    async fn write(&self, to: &LeverValue) -> Result<String, DriverError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let entry = self.flags.get(self.service.as_str()).await.map_err(|e| DriverError::Retry(chain(&e)))?;
+            let mut document = self.document(entry.as_ref());
+            if document.value(&self.flag.name) == Some(to) {
+                return Ok(format!("`{}` was already set to {to}", self.flag.name));
+            }
+            document.flags.insert(self.flag.name.clone(), Setting { value: to.clone() });
+            let bytes = to_json("flag document", &document).map_err(|e| DriverError::Refused(chain(&e)))?;
+            let written = match &entry {
+                Some(entry) => self.flags.update(self.service.as_str(), bytes, entry.revision).await,
+                None => self.flags.create(self.service.as_str(), bytes).await,
+            };
+            match written {
+                Ok(revision) => return Ok(format!("stored as revision {revision}")),
+                Err(KvError::Conflict { .. }) => {}
+                Err(e) => return Err(DriverError::Unknown(chain(&e))),
+            }
+        }
+        Err(DriverError::Retry(format!("{ATTEMPTS_MAX} other writers came first")))
+    }
+
+    /// What a change starts from. A document that nobody can read must not keep a flag from being
+    /// switched off, so the last one that was served stands in for it.
+    fn document(&self, entry: Option<&KvEntry>) -> Document {
+        let Some(entry) = entry else { return Document::default() };
+        let last_served = || self.served.snapshot().map(|snapshot| snapshot.document.clone()).unwrap_or_default();
+        decode(entry).map_or_else(|_| last_served(), |snapshot| snapshot.document)
+    }
+
+    async fn read(&self) -> Result<Reading, DriverError> {
+        // Presence first: so no endpoint can be ahead of the document that it is compared with.
+        let own = self.served.snapshot().map(|snapshot| snapshot.revision);
+        let serving = self.endpoints.serving(&self.service, own).await.map_err(|e| DriverError::Unknown(chain(&e)))?;
+        let entry = self.flags.get(self.service.as_str()).await.map_err(|e| DriverError::Unknown(chain(&e)))?;
+        let newest = match &entry {
+            Some(entry) => decode(entry).map_err(|e| DriverError::Unknown(chain(&e)))?,
+            None => own.map(|revision| Snapshot { revision, ..Snapshot::default() }).unwrap_or_default(),
+        };
+        Ok(reading(&self.flag, &self.served, &newest, serving))
+    }
+}
+
+impl Driver for Store {
+    fn set<'a>(&'a self, to: &'a LeverValue, _: &'a ActionId) -> BoxFuture<'a, Result<String, DriverError>> {
+        Box::pin(async move {
+            if !self.flag.takes(to) {
+                return Err(DriverError::Refused(format!(
+                    "`{to}` is neither a variant nor a share of `{}`",
+                    self.flag.name
+                )));
+            }
+            let late = || Err(DriverError::Unknown(format!("no answer within {VERB_WITHIN:?}")));
+            tokio::time::timeout(VERB_WITHIN, self.write(to)).await.unwrap_or_else(|_| late())
+        })
+    }
+
+    fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
+        Box::pin(async move {
+            let late = || Err(DriverError::Unknown(format!("no answer within {VERB_WITHIN:?}")));
+            tokio::time::timeout(VERB_WITHIN, self.read()).await.unwrap_or_else(|_| late())
+        })
+    }
+
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
+        // A flag holds no release.
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// The endpoints that serve a service's flags, and when each was last heard.
+#[derive(Debug)]
+pub struct Endpoints {
+    own: AgentId,
+    presence: Kv,
+    clock: Clock,
+    /// Those that must answer, whether they were ever heard or not.
+    expected: Vec<AgentId>,
+    heard: Mutex<BTreeMap<AgentId, Instant>>,
+}
+
+impl Endpoints {
+    /// `own` is this agent, `presence` the bucket, `expected` those that always count.
+    pub fn new(own: AgentId, presence: Kv, clock: Clock, expected: Vec<AgentId>) -> Self {
+        Self { own, presence, clock, expected, heard: Mutex::default() }
+    }
+
+    /// The revision that each endpoint says it serves; `None` for one that is silent.
+    async fn serving(&self, service: &Service, own: Option<u64>) -> Result<BTreeMap<AgentId, Option<u64>>, KvError> {
+        let mut told = BTreeMap::new();
+        for key in self.presence.keys().await? {
+            let Ok(agent) = key.parse::<AgentId>() else { continue };
+            if agent.role != Role::Flag || told.len() >= ENDPOINTS_MAX {
+                continue;
+            }
+            let Some(entry) = self.presence.get(&key).await? else { continue };
+            let is_fresh = self.clock.now().since(entry.at) <= PRESENCE_TTL;
+            let presence = entry.value.and_then(|bytes| from_msgpack::<Presence>("presence", &bytes).ok());
+            let revision = presence.and_then(|presence| presence.serving.get(service.as_str()).copied());
+            // An agent that serves other services says nothing of this one, and is no endpoint of it.
+            if let Some(revision) = revision.filter(|_| is_fresh) {
+                told.insert(agent, revision);
+            }
+        }
+        told.remove(&self.own);
+        told.extend(own.map(|revision| (self.own.clone(), revision)));
+        Ok(self.with_silent(told))
+    }
+
+    fn with_silent(&self, told: BTreeMap<AgentId, u64>) -> BTreeMap<AgentId, Option<u64>> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.extend(told.keys().map(|agent| (agent.clone(), Instant::now())));
+        heard.retain(|_, at| at.elapsed() < SILENT_COUNTS_FOR);
+        let all = self.expected.iter().chain(heard.keys()).chain([&self.own]);
+        all.map(|agent| (agent.clone(), told.get(agent).copied())).collect()
+    }
+}
+
+/// The document of an entry.
+pub(crate) fn decode(entry: &KvEntry) -> Result<Snapshot, DecodeError> {
+    let document = match &entry.value {
+        Some(bytes) => from_json("flag document", bytes)?,
+        None => Document::default(),
+    };
+    Ok(Snapshot { revision: entry.revision, document })
+}
+
+fn reading(flag: &Flag, served: &Served, newest: &Snapshot, serving: BTreeMap<AgentId, Option<u64>>) -> Reading {
+    let target = |(agent, revision): (AgentId, Option<u64>)| Target {
+        id: agent.to_string(),
+        value: revision.and_then(|revision| served.value_at(flag, revision, newest)),
+    };
+    let targets: Vec<Target> = serving.into_iter().map(target).collect();
+    let first = targets.first().and_then(|target| target.value.clone());
+    let value = first.filter(|value| targets.iter().all(|target| target.value.as_ref() == Some(value)));
+    Reading { value, targets }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(serving: &[(&str, Option<u64>)], expected_value: Option<&str>, expected_targets: &[Option<&str>]) {
+        let flag: Flag = serde_json::from_value(
+            json!({ "name": "new_checkout", "variants": { "on": true, "off": false }, "default": "off" }),
+        )
+        .expect("a flag");
+        let snapshot = |revision: u64, value: &str| -> Snapshot {
+            let flags = json!({ "new_checkout": { "value": value } });
+            serde_json::from_value(json!({ "revision": revision, "document": { "flags": flags } })).expect("a snapshot")
+        };
+        let served = Served::default();
+        served.replace(snapshot(5, "on"));
+        let newest = snapshot(8, "off");
+        served.replace(newest.clone());
+        let serving = serving.iter().map(|(agent, revision)| (agent.parse().expect("an agent"), *revision));
+        let reading = reading(&flag, &served, &newest, serving.collect());
+        assert_eq!(reading.value.as_ref().map(LeverValue::as_str), expected_value);
+        let values: Vec<_> =
+            reading.targets.iter().map(|target| target.value.as_ref().map(LeverValue::as_str)).collect();
+        assert_eq!(values, expected_targets);
+    }
+
+    #[test]
+    fn a_flag_is_applied_when_every_endpoint_serves_it() {
+        let (east, west) = ("east.flag.flag-1", "west.flag.flag-1");
+        check(&[(east, Some(8)), (west, Some(8))], Some("off"), &[Some("off"), Some("off")]);
+        // Late: still the older value. Silent, or older than anybody remembers: unknown.
+        check(&[(east, Some(8)), (west, Some(5))], None, &[Some("off"), Some("on")]);
+        check(&[(east, Some(8)), (west, None)], None, &[Some("off"), None]);
+        check(&[(east, None), (west, None)], None, &[None, None]);
+        check(&[(east, Some(8)), (west, Some(2))], None, &[Some("off"), None]);
+        check(&[], None, &[]);
+    }
+}
