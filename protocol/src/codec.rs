@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 /// Largest message that is decoded at all, in bytes. NATS itself stops at 1 MiB.
 pub const MESSAGE_LEN_MAX: usize = 1024 * 1024;
 
+/// Deepest nesting that is decoded. The library's own limit, 1,024, is more than a thread's stack holds.
+const DEPTH_MAX: usize = 64;
+
 /// Why bytes are not a value.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -71,7 +74,9 @@ pub fn to_json<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, E
 /// When `bytes` is too long or not a `T`.
 pub fn from_msgpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     check_len(what, bytes)?;
-    rmp_serde::from_slice(bytes).map_err(|source| DecodeError::MessagePack { what, source })
+    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+    reader.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut reader).map_err(|source| DecodeError::MessagePack { what, source })
 }
 
 /// Writes the agents' format: MessagePack with named fields, so that fields may be added.
