@@ -183,7 +183,8 @@ fn merge(want: &Config, got: Config) -> Config {
         allow_direct: want.allow_direct,
         deny_delete: want.deny_delete,
         deny_purge: want.deny_purge,
-        num_replicas: want.num_replicas,
+        // Whoever asked for more copies knows better than an agent that only checks.
+        num_replicas: want.num_replicas.max(got.num_replicas),
         ..got
     }
 }
@@ -207,7 +208,7 @@ fn difference(want: &Config, got: &Config) -> Option<(&'static str, String, Stri
         ("deny_delete", want.deny_delete.to_string(), got.deny_delete.to_string()),
         ("deny_purge", want.deny_purge.to_string(), got.deny_purge.to_string()),
         ("persist_mode async", is_async(want).to_string(), is_async(got).to_string()),
-        ("num_replicas", want.num_replicas.to_string(), got.num_replicas.to_string()),
+        ("num_replicas", got.num_replicas.max(want.num_replicas).to_string(), got.num_replicas.to_string()),
     ];
     settings.into_iter().find(|(_, want, got)| want != got)
 }

@@ -191,10 +191,10 @@ fn launch(options: &ServerOptions) -> Result<(Child, u16), StartServerError> {
     let ports_file = ports.join(format!("nats-server_{}.ports", child.pid()));
     let deadline = Instant::now() + READY_WITHIN;
     loop {
-        if let Some(port) = std::fs::read(&ports_file).ok().and_then(|bytes| port_in(&bytes)) {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Ok((child, port));
-            }
+        if let Some(port) = std::fs::read(&ports_file).ok().and_then(|bytes| port_in(&bytes))
+            && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        {
+            return Ok((child, port));
         }
         let log_text = log.display().to_string();
         if child.try_wait().map_err(io)?.is_some() {

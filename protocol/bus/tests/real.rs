@@ -1,0 +1,371 @@
+//! The bus against a real `nats-server`, killed and started again.
+//!
+//! This program is its own harness, so that it can also be the shim under which servers run.
+
+#![expect(clippy::expect_used, reason = "a test")]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwether_bus::server::{self, LocalServer, ServerOptions, StartServerError};
+use bellwether_bus::{
+    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, ProvisionError, PublishError, child,
+};
+use bellwether_protocol::subject::{Bucket, Stream};
+use futures_util::future::BoxFuture;
+
+type Test = (&'static str, fn() -> BoxFuture<'static, ()>);
+
+const TESTS: [Test; 12] = [
+    ("provisioning_is_idempotent_and_repairs", || Box::pin(provisioning_is_idempotent_and_repairs())),
+    ("a_repeated_publish_is_stored_once", || Box::pin(a_repeated_publish_is_stored_once())),
+    ("an_append_is_fenced", || Box::pin(an_append_is_fenced())),
+    ("a_reader_survives_a_killed_server", || Box::pin(a_reader_survives_a_killed_server())),
+    ("a_reader_notices_a_lost_stream", || Box::pin(a_reader_notices_a_lost_stream())),
+    ("a_watch_survives_a_killed_server", || Box::pin(a_watch_survives_a_killed_server())),
+    ("keys_are_compared_and_set", || Box::pin(keys_are_compared_and_set())),
+    ("an_old_server_is_refused", || Box::pin(an_old_server_is_refused())),
+    ("an_absent_server_is_named", || Box::pin(an_absent_server_is_named())),
+    ("wrong_credentials_are_named", || Box::pin(wrong_credentials_are_named())),
+    ("a_denied_subject_is_named", || Box::pin(a_denied_subject_is_named())),
+    ("a_server_is_supervised_and_dies_with_its_pipe", || Box::pin(a_server_is_supervised_and_dies_with_its_pipe())),
+];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|arg| arg == child::VERB).is_some() {
+        return child::shim(args);
+    }
+    let filter = args.find(|arg| !arg.to_string_lossy().starts_with('-'));
+    let filter = filter.map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| name.contains(&filter)).collect();
+    let running: Vec<_> = chosen.iter().map(|(name, test)| (*name, runtime.spawn(bounded(test())))).collect();
+    let mut failed = 0;
+    for (name, test) in running {
+        let is_ok = runtime.block_on(test).is_ok();
+        failed += usize::from(!is_ok);
+        println!("test {name} ... {}", if is_ok { "ok" } else { "FAILED" });
+    }
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn bounded(test: BoxFuture<'static, ()>) {
+    tokio::time::timeout(Duration::from_secs(60), test).await.expect("within a minute");
+}
+
+/// A server of its own for each test, and where it keeps its things.
+struct World {
+    server: Arc<LocalServer>,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = options(dir.path().to_owned(), 0);
+        let server = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled");
+        Self { server: Arc::new(server.expect("a server")), dir }
+    }
+
+    async fn bus(&self) -> Bus {
+        let bus = Bus::connect(&connect_options(self.server.url())).await.expect("connected");
+        bus.provision().await.expect("provisioned");
+        bus
+    }
+
+    /// As hard as it gets, then back with the same store.
+    async fn kill_and_restart(&self) {
+        let pid = i32::try_from(self.server.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.restart()).await.expect("not cancelled").expect("restarted");
+    }
+}
+
+fn options(dir: PathBuf, port: u16) -> ServerOptions {
+    let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
+    ServerOptions { binary, shim: std::env::current_exe().expect("our own path"), dir, port }
+}
+
+fn connect_options(url: &str) -> ConnectOptions {
+    ConnectOptions { url: url.to_owned(), prefix: Default::default(), name: "test".to_owned(), credentials: None }
+}
+
+fn subject(text: &str) -> String {
+    format!("bw.decision.{text}")
+}
+
+async fn provisioning_is_idempotent_and_repairs() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    bus.provision().await.expect("twice");
+    let client = async_nats::connect(world.server.url()).await.expect("connected");
+    let admin = async_nats::jetstream::new(client);
+    let mut config = admin.get_stream("bw-samples").await.expect("there").cached_info().config.clone();
+    config.max_bytes = 1 << 20;
+    admin.update_stream(config).await.expect("changed");
+    bus.provision().await.expect("repaired");
+    let stream = admin.get_stream("bw-samples").await.expect("there");
+    assert_eq!(stream.cached_info().config.max_bytes, 1 << 30);
+    assert!(stream.cached_info().config.persist_mode.is_some());
+    // What a server does not let anyone change is named.
+    admin.delete_stream("bw-decisions").await.expect("deleted");
+    let other = async_nats::jetstream::stream::Config {
+        name: "bw-decisions".to_owned(),
+        subjects: vec!["bw.decision.>".to_owned()],
+        storage: async_nats::jetstream::stream::StorageType::Memory,
+        ..Default::default()
+    };
+    admin.create_stream(other).await.expect("created");
+    let error = bus.provision().await.expect_err("memory is not a log");
+    let text = format!("{error}");
+    assert!(matches!(error, ProvisionError::Api { .. } | ProvisionError::Differs { .. }), "{text}");
+    assert!(text.contains("bw-decisions"), "{text}");
+}
+
+async fn a_repeated_publish_is_stored_once() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let first = bus.publish("bw.alert.page.shop".to_owned(), "one", b"{}".to_vec()).await.expect("stored");
+    let again = bus.publish("bw.alert.page.shop".to_owned(), "one", b"{}".to_vec()).await.expect("stored");
+    assert_eq!((first.seq, first.duplicate), (1, false));
+    assert_eq!((again.seq, again.duplicate), (1, true));
+    // Published while the server is away: stored when it is back, once.
+    let late = bus.clone();
+    world.kill_and_restart().await;
+    let stored = late.publish("bw.alert.page.shop".to_owned(), "two", b"{}".to_vec()).await.expect("stored");
+    assert_eq!(stored.seq, 2);
+    let error = bus.publish("bw.alert.page.shop".to_owned(), "big", vec![0; 2 << 20]).await.expect_err("too big");
+    assert!(matches!(error, PublishError::Refused { .. }), "{error}");
+}
+
+async fn an_append_is_fenced() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let append = |id: &'static str, expected: u64| bus.append(subject("shop"), expected, id, id.as_bytes().to_vec());
+    assert_eq!(append("a", 0).await.expect("first"), 1);
+    assert!(matches!(append("b", 0).await, Err(AppendError::Conflict { .. })));
+    assert_eq!(append("a", 0).await.expect("our own, again"), 1);
+    assert_eq!(append("c", 1).await.expect("second"), 2);
+    world.kill_and_restart().await;
+    assert!(matches!(append("d", 1).await, Err(AppendError::Conflict { .. })));
+    assert_eq!(append("d", 2).await.expect("third"), 3);
+    let last = bus.last(Stream::Decisions, &subject("shop")).await.expect("read").expect("there");
+    assert_eq!((last.seq, last.id.as_deref(), last.body.as_slice()), (3, Some("d"), b"d".as_slice()));
+    assert_eq!(bus.last(Stream::Decisions, &subject("other")).await.expect("read"), None);
+    assert_eq!(bus.state(Stream::Decisions).await.expect("read").last, 3);
+}
+
+async fn a_reader_survives_a_killed_server() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let mut all = bus.read(Stream::Decisions, Vec::new(), From::Start);
+    let mut one = bus.read(Stream::Decisions, vec![subject("a"), subject("b")], From::Sequence(2));
+    let publish = async |n: u64| {
+        let service = ["a", "b", "c"][usize::try_from(n % 3).expect("small")];
+        bus.publish(subject(service), &format!("m{n}"), n.to_string().into_bytes()).await.expect("stored");
+    };
+    for n in 0..300 {
+        publish(n).await;
+        if n == 100 || n == 200 {
+            world.kill_and_restart().await;
+        }
+    }
+    let mut last = bellwether_protocol::time::Timestamp::default();
+    for n in 0..300_u64 {
+        let message = all.next().await;
+        assert_eq!((message.seq, message.body), (n + 1, n.to_string().into_bytes()));
+        assert!(message.at >= last && message.id == Some(format!("m{n}")));
+        last = message.at;
+    }
+    for n in (1..300).filter(|n| n % 3 != 2) {
+        assert_eq!(one.next().await.seq, n + 1);
+    }
+    let mut new = bus.read(Stream::Decisions, Vec::new(), From::Sequence(301));
+    publish(300).await;
+    assert_eq!(new.next().await.seq, 301);
+}
+
+async fn a_reader_notices_a_lost_stream() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let mut reader = bus.read(Stream::Alerts, Vec::new(), From::Start);
+    for n in 0..3 {
+        bus.publish("bw.alert.page.shop".to_owned(), &format!("m{n}"), Vec::new()).await.expect("stored");
+        reader.next().await;
+    }
+    let admin = async_nats::jetstream::new(async_nats::connect(world.server.url()).await.expect("connected"));
+    admin.delete_stream("bw-alerts").await.expect("deleted");
+    bus.provision().await.expect("created anew");
+    bus.publish("bw.alert.page.shop".to_owned(), "again", b"again".to_vec()).await.expect("stored");
+    let message = reader.next().await;
+    assert_eq!((message.seq, message.body.as_slice()), (1, b"again".as_slice()));
+}
+
+async fn a_watch_survives_a_killed_server() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let kv = bus.kv(Bucket::Assignments);
+    kv.put("sjc.shop", b"1".to_vec()).await.expect("stored");
+    kv.put("sjc.other", b"1".to_vec()).await.expect("stored");
+    kv.put("sjc.shop", b"2".to_vec()).await.expect("stored");
+    let mut watch = kv.watch();
+    let until = async |watch: &mut bellwether_bus::KvWatch, key: &str, value: Option<&[u8]>| {
+        loop {
+            let entry = watch.next().await;
+            if entry.key == key && entry.value.as_deref() == value {
+                return;
+            }
+        }
+    };
+    until(&mut watch, "sjc.shop", Some(b"2")).await;
+    world.kill_and_restart().await;
+    kv.put("sjc.shop", b"3".to_vec()).await.expect("stored");
+    until(&mut watch, "sjc.shop", Some(b"3")).await;
+    kv.delete("sjc.shop").await.expect("deleted");
+    until(&mut watch, "sjc.shop", None).await;
+    assert_eq!(kv.keys().await.expect("read"), ["sjc.other"]);
+}
+
+async fn keys_are_compared_and_set() {
+    let world = World::new().await;
+    let bus = world.bus().await;
+    let kv = bus.kv(Bucket::Claims);
+    let first = kv.create("shop.traffic", b"a".to_vec()).await.expect("created");
+    assert!(matches!(kv.create("shop.traffic", b"b".to_vec()).await, Err(KvError::Conflict { .. })));
+    let second = kv.update("shop.traffic", b"a".to_vec(), first).await.expect("updated");
+    assert!(matches!(kv.update("shop.traffic", b"b".to_vec(), first).await, Err(KvError::Conflict { .. })));
+    let entry = kv.get("shop.traffic").await.expect("read").expect("there");
+    assert_eq!((entry.revision, entry.value.as_deref()), (second, Some(b"a".as_slice())));
+    kv.delete("shop.traffic").await.expect("deleted");
+    kv.delete("shop.traffic").await.expect("deleted already");
+    assert_eq!(kv.get("shop.traffic").await.expect("read"), None);
+    kv.create("shop.traffic", b"b".to_vec()).await.expect("created over a deletion");
+    assert!(matches!(kv.put("a key", Vec::new()).await, Err(KvError::Key(_))));
+    // Seen by any other client as an ordinary bucket.
+    let other = async_nats::jetstream::new(async_nats::connect(world.server.url()).await.expect("connected"));
+    let store = other.get_key_value("bw-claims").await.expect("a bucket");
+    assert_eq!(store.get("shop.traffic").await.expect("read").as_deref(), Some(b"b".as_slice()));
+}
+
+/// Says the little that a client needs to hear from a server of 2023.
+fn pretend_old_server() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("nats://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let info = r#"{"server_id":"X","server_name":"old","version":"2.9.10","go":"go1.19","host":"127.0.0.1","port":4222,"headers":true,"max_payload":1048576,"jetstream":true,"proto":1,"client_id":1}"#;
+        stream.write_all(format!("INFO {info}\r\n").as_bytes()).expect("written");
+        let mut seen = Vec::new();
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut buffer) {
+            seen.extend_from_slice(&buffer[..n]);
+            if seen.ends_with(b"PING\r\n") {
+                stream.write_all(b"PONG\r\n").expect("written");
+                seen.clear();
+            }
+        }
+    });
+    url
+}
+
+async fn an_old_server_is_refused() {
+    let error = Bus::connect(&connect_options(&pretend_old_server())).await.expect_err("too old");
+    let text = error.to_string();
+    assert!(matches!(error, ConnectError::TooOld { .. }), "{text}");
+    assert!(text.contains("old") && text.contains("2.9.10") && text.contains("2.12"), "{text}");
+}
+
+async fn an_absent_server_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("nats://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let error = Bus::connect(&connect_options(&url)).await.expect_err("nobody there");
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains(&url), "{error}");
+}
+
+/// A server with users, which [`LocalServer`] does not configure: its configuration, run directly.
+async fn guarded() -> (child::Child, String, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = options(dir.path().to_owned(), 0);
+    let config = dir.path().join("guarded.conf");
+    let text = format!(
+        "host: \"127.0.0.1\"\nport: -1\nports_file_dir: \"{0}\"\njetstream {{ store_dir: \"{0}/store\" }}\n\
+         authorization {{ users: [\n {{ user: admin, password: right }}\n {{ user: probe, password: right, \
+         permissions: {{ publish: [\"$JS.API.>\", \"bw.sample.>\"], subscribe: [\"_INBOX.>\"] }} }}\n] }}\n",
+        dir.path().display()
+    );
+    std::fs::write(&config, text).expect("written");
+    let spec = child::Spec {
+        shim: options.shim,
+        program: options.binary,
+        args: vec!["--config".into(), config.into()],
+        env: Default::default(),
+        output: child::Output::File(dir.path().join("log")),
+    };
+    let child = child::Child::spawn(&spec).expect("started");
+    let file = dir.path().join(format!("nats-server_{}.ports", child.pid()));
+    let url = loop {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some(found) = text.split('"').find(|part| part.starts_with("nats://") && text.ends_with('}')) {
+            break found.to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    (child, url, dir)
+}
+
+fn as_user(url: &str, user: &str, password: &str) -> ConnectOptions {
+    let credentials = Credentials::UserPassword { user: user.to_owned(), password: password.to_owned().into() };
+    ConnectOptions { credentials: Some(credentials), ..connect_options(url) }
+}
+
+async fn wrong_credentials_are_named() {
+    let (mut child, url, _dir) = guarded().await;
+    for (options, shown) in [(connect_options(&url), "none were given"), (as_user(&url, "admin", "wrong"), "`admin`")] {
+        let error = Bus::connect(&options).await.expect_err("refused");
+        let text = error.to_string();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{text}");
+        assert!(text.contains(shown) && !text.contains("wrong"), "{text}");
+    }
+    Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
+}
+
+async fn a_denied_subject_is_named() {
+    let (mut child, url, _dir) = guarded().await;
+    Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in").provision().await.expect("provisioned");
+    let probe = Bus::connect(&as_user(&url, "probe", "right")).await.expect("let in");
+    probe.publish("bw.sample.sjc.probe.one".to_owned(), "a", Vec::new()).await.expect("allowed");
+    let error = probe.publish("bw.command.shop.pause.me".to_owned(), "b", Vec::new()).await.expect_err("denied");
+    assert!(matches!(error, PublishError::Forbidden { .. }), "{error}");
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
+}
+
+async fn a_server_is_supervised_and_dies_with_its_pipe() {
+    let world = World::new().await;
+    let supervised = Arc::clone(&world.server);
+    let supervisor = tokio::spawn(async move { supervised.supervise().await });
+    let bus = world.bus().await;
+    let first = world.server.pid();
+    let pid = i32::try_from(first).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    bus.publish("bw.alert.page.shop".to_owned(), "after", Vec::new()).await.expect("stored after it came back");
+    assert_ne!(world.server.pid(), first);
+    // Its port is taken while it runs.
+    let port = world.server.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let taken = options(world.dir.path().join("second"), port);
+    let error = tokio::task::spawn_blocking(move || LocalServer::start(&taken)).await.expect("not cancelled");
+    assert!(matches!(error, Err(StartServerError::PortInUse(_))), "{error:?}");
+    let pid = world.server.pid();
+    let server = Arc::clone(&world.server);
+    tokio::task::spawn_blocking(move || server.stop()).await.expect("not cancelled").expect("stopped");
+    supervisor.await.expect("ended");
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists(), "nats-server {pid} still runs");
+}
