@@ -1,0 +1,87 @@
+//! Which agent tells. One agent runs in each region and reads every alert; the first to claim a
+//! message tells it, the others keep it only to see that it was told.
+
+use std::time::Duration;
+
+use bellwether_bus::{Kv, KvError};
+use bellwether_protocol::alert::Alert;
+use bellwether_protocol::codec;
+use bellwether_protocol::id::AgentId;
+use serde::{Deserialize, Serialize};
+
+/// How long the mesh may take to answer a claim.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the bucket holds of one message.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    /// Who tells, or told.
+    by: AgentId,
+    /// Whether every bridge of that agent is done with it.
+    done: bool,
+}
+
+/// Who tells a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Teller {
+    /// Another agent does.
+    Another,
+    /// We do.
+    Us,
+    /// The mesh did not answer.
+    Unknown,
+}
+
+/// Claims messages for one agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Claims {
+    pub(crate) kv: Kv,
+    pub(crate) agent: AgentId,
+}
+
+impl Claims {
+    /// Claims `alert`, or says who has.
+    pub(crate) async fn claim(&self, alert: &Alert) -> Teller {
+        let told = Told { by: self.agent.clone(), done: false };
+        let Ok(bytes) = codec::to_json("claim", &told) else { return Teller::Unknown };
+        match tokio::time::timeout(ANSWER_WITHIN, self.kv.create(&key(alert), bytes)).await {
+            Ok(Ok(_)) => Teller::Us,
+            Ok(Err(KvError::Conflict { .. })) => match self.holder(alert).await {
+                // Ours from before a restart, or from a try whose answer was lost.
+                Some(told) if told.by == self.agent => Teller::Us,
+                Some(_) => Teller::Another,
+                None => Teller::Unknown,
+            },
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "claim not confirmed");
+                Teller::Unknown
+            }
+            Err(_) => Teller::Unknown,
+        }
+    }
+
+    /// Says that every bridge is done with `alert`.
+    pub(crate) async fn told(&self, alert: &Alert) {
+        let told = Told { by: self.agent.clone(), done: true };
+        let Ok(bytes) = codec::to_json("claim", &told) else { return };
+        // When this fails a page may be told twice, which is better than not at all.
+        if !matches!(tokio::time::timeout(ANSWER_WITHIN, self.kv.put(&key(alert), bytes)).await, Ok(Ok(_))) {
+            tracing::warn!(incident = %alert.incident, seq = alert.seq, "told, but could not say so to the other agents");
+        }
+    }
+
+    /// Whether some agent has told `alert`.
+    pub(crate) async fn is_told(&self, alert: &Alert) -> bool {
+        self.holder(alert).await.is_some_and(|told| told.done)
+    }
+
+    async fn holder(&self, alert: &Alert) -> Option<Told> {
+        let entry = tokio::time::timeout(ANSWER_WITHIN, self.kv.get(&key(alert))).await.ok()?.ok()??;
+        codec::from_json("claim", &entry.value?).ok()
+    }
+}
+
+fn key(alert: &Alert) -> String {
+    let rollout = &alert.incident.rollout;
+    format!("{}.{}.{}.{}", rollout.service, rollout.number, alert.incident.cause, alert.seq)
+}
