@@ -1,1 +1,23 @@
-//! The shell around the judge: readers, log, relay, wake-ups, assignments, status, replay.
+//! The shell around the judge: it reads, appends, relays and wakes up. It decides nothing itself.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`core`] | all of the above as a state machine without I/O; the simulator runs this one |
+//! | [`room`] | one service: its desk, its place in the log, what waits to be folded |
+//! | [`log`] | one record: written, hashed, verified |
+//! | `inbox` | messages of people and agents, read into inputs |
+//! | `shell` | the same core on NATS |
+//! | `high_water` | a file that remembers how far the log went, should the log forget |
+//! | [`offline`] | verbs that need the judge without a mesh |
+
+mod high_water;
+mod inbox;
+mod shell;
+
+pub mod core;
+pub mod log;
+pub mod offline;
+pub mod room;
+
+pub use inbox::read as read_inbox;
+pub use shell::{CoordinatorError, Options, run};

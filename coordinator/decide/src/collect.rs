@@ -36,10 +36,10 @@ struct Report {
 
 impl Collector {
     /// Takes in one message of the samples stream. What does not belong to the rollout that is on is
-    /// rejected and counted.
-    pub fn offer(&mut self, desk: &Desk, seq: u64, tick: &Tick) {
+    /// rejected and counted; `None` is a message that could not be decoded.
+    pub fn offer(&mut self, desk: &Desk, seq: u64, tick: Option<&Tick>) {
         self.read_upto = self.read_upto.max(seq);
-        let Some(rollout) = desk.running() else { return };
+        let (Some(rollout), Some(tick)) = (desk.running(), tick) else { return };
         for sample in &tick.samples {
             if sample.rollout.service != desk.service {
                 continue;
@@ -76,24 +76,24 @@ impl Collector {
     }
 
     /// Everything that can be folded now: late slots, then closed ones in slot order. `heard` is an
-    /// instant before which every stored sample has been offered. Changes nothing: what is not
-    /// logged is offered again.
-    pub fn inputs(&self, desk: &Desk, heard: Timestamp) -> Vec<Input> {
+    /// instant before which every stored sample has been offered; at most `most` slots are taken.
+    /// Changes nothing: what is not logged is offered again.
+    pub fn inputs(&self, desk: &Desk, heard: Timestamp, most: usize) -> Vec<Input> {
         let Some(rollout) = desk.running() else { return Vec::new() };
         let mut inputs = Vec::new();
         let mut read = self.read_upto.max(desk.read);
         for (seq, slots) in self.late.range(desk.read.saturating_add(1)..) {
-            if inputs.len() >= CLOSED_MAX {
+            if inputs.len() >= most {
                 break;
             }
             inputs.extend(slots.iter().cloned().map(Input::Late));
-            read = if inputs.len() >= CLOSED_MAX { *seq } else { read };
+            read = if inputs.len() >= most { *seq } else { read };
         }
         let mut closed = Vec::new();
         for (series, state) in &rollout.evidence.series {
             let reporters = reporters(desk, rollout, &series.region);
             let mut slot = state.next;
-            while closed.len() < CLOSED_MAX {
+            while closed.len() < most {
                 let open = self.open.get(&(slot, series.clone()));
                 let end = slot + rollout.plan.slot;
                 let all_in = !reporters.is_empty()
@@ -146,10 +146,13 @@ impl Collector {
         Some(next + rollout.plan.slot + rollout.plan.grace)
     }
 
-    /// The lowest samples sequence that a restart must read again.
-    pub fn lowest_needed(&self) -> u64 {
-        let open = self.open.values().flat_map(BTreeMap::values).map(|report| report.seq);
-        open.chain(self.late.keys().copied()).min().unwrap_or(self.read_upto.saturating_add(1))
+    /// The lowest samples sequence that a restart from `desk` must read again.
+    pub fn lowest_needed(&self, desk: &Desk) -> u64 {
+        let next = |series: &Series| desk.running().and_then(|r| r.evidence.series.get(series)).map(|state| state.next);
+        let open = self.open.iter().filter(|((slot, series), _)| next(series).is_some_and(|next| *slot >= next));
+        let open = open.flat_map(|(_, reports)| reports.values()).map(|report| report.seq);
+        let late = self.late.keys().copied().filter(|seq| *seq > desk.read);
+        open.chain(late).min().unwrap_or(self.read_upto.saturating_add(1))
     }
 
     /// How many samples did not belong to what was asked.

@@ -13,12 +13,9 @@ use crate::state::{COMMANDS_REMEMBERED, Desk, Exclusion, LeverState, Phase, Roll
 use crate::step::Out;
 use crate::take_back;
 
-/// Folds one command: does it or refuses it. One that was read before changes nothing.
+/// Folds one command: does it or refuses it. One with an id that was seen before changes nothing.
 pub(crate) fn fold(desk: &mut Desk, command: &Command, out: &mut Out) {
-    if command.seq <= desk.inbox {
-        return;
-    }
-    desk.inbox = command.seq;
+    desk.inbox = desk.inbox.max(command.seq);
     if desk.commands.contains(&command.id) {
         return;
     }

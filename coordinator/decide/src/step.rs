@@ -50,15 +50,23 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
     let mut desk = desk.clone();
     let before = desk.rollout.as_ref().map(project::looks);
     let mut out = Out::new(now, desk.ordinal.next());
+    // Results and commands share one inbox, and are not folded in its order: what counts as read
+    // is what was read before this step.
+    let inbox = desk.inbox;
     let mut asked = Vec::new();
     for input in inputs {
         match input {
             Input::Closed(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold(frame, slot)),
-            Input::Command(command) => asked.push(command),
+            Input::Command(command) if command.seq > inbox => asked.push(command),
+            Input::Command(_) => {}
             Input::Late(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold_late(frame, slot)),
             Input::Presence(seen) => fold_presence(&mut desk, seen),
             Input::Read { seq } => desk.read = desk.read.max(*seq),
-            Input::Result { seq, result } => fold_result(&mut desk, *seq, result, &mut out),
+            Input::Result { seq, result } if *seq > inbox => {
+                desk.inbox = desk.inbox.max(*seq);
+                fold_result(&mut desk, result, &mut out);
+            }
+            Input::Result { .. } => {}
         }
     }
     for command in asked {
@@ -166,11 +174,7 @@ fn note_readings(desk: &Desk, rollout: &mut Rollout) {
     }
 }
 
-fn fold_result(desk: &mut Desk, seq: u64, result: &ActionResult, out: &mut Out) {
-    if seq <= desk.inbox {
-        return;
-    }
-    desk.inbox = seq;
+fn fold_result(desk: &mut Desk, result: &ActionResult, out: &mut Out) {
     let Some(rollout) = &mut desk.rollout else { return };
     let Some(lever) = rollout.levers.get_mut(&result.lever) else { return };
     // An answer to an action that was superseded changes nothing.

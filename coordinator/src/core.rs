@@ -1,0 +1,353 @@
+//! The coordinator as a state machine without I/O: events in, effects out, time as an argument.
+//!
+//! There is one way into a desk: a record read back from the log. An append that was acknowledged
+//! changes nothing here until it is read. Nothing leaves before the append.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bellwether_decide::project;
+use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Proof, Severity};
+use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::id::{AgentId, CoordinatorId, IncidentId, Ordinal, Role, RolloutId, Service};
+use bellwether_protocol::presence::{PRESENCE_EVERY, PRESENCE_TTL, Presence};
+use bellwether_protocol::record::{Hash, Input, Record};
+use bellwether_protocol::sample::Tick;
+use bellwether_protocol::status::Status;
+use bellwether_protocol::time::{Span, Timestamp};
+
+use crate::room::{Context, Room, Verdict};
+
+/// How long each rank waits for the one before it.
+pub const RANK_STEP: Span = Span::from_secs(2);
+/// Records younger than this are relayed again after a restart: repeats are recognised by their ids.
+const RELAY_AGAIN: Span = Span::from_secs(3_000);
+/// Most services of one mesh: a bound against names made up by whoever may publish commands.
+const SERVICES_MAX: usize = 1_000;
+/// How often people see a status that no record stands behind yet.
+const STATUS_EVERY: Span = Span::from_secs(1);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// An append was not acknowledged, or refused because someone else was faster.
+    AppendFailed {
+        /// Whose log.
+        service: Service,
+        /// Which record.
+        ordinal: Ordinal,
+        /// Whether someone else was faster.
+        conflict: bool,
+    },
+    /// All records, commands, results and presences that were stored before the start have been read.
+    CaughtUp,
+    /// Everything stored in the samples stream before this instant has been read.
+    Heard(Timestamp),
+    /// A command or a result was read.
+    Inbox {
+        /// For which service.
+        service: Service,
+        /// Its inbox sequence.
+        seq: u64,
+        /// What it is.
+        input: Box<Input>,
+    },
+    /// A process said that it is there, at an instant of NATS.
+    Present(Timestamp, Box<Presence>),
+    /// A record was read from the log.
+    Record {
+        /// Whose log.
+        service: Service,
+        /// Its stream sequence.
+        seq: u64,
+        /// What is stored.
+        body: Vec<u8>,
+    },
+    /// Samples were read.
+    Sample {
+        /// Their stream sequence.
+        seq: u64,
+        /// The samples; `None` when they could not be decoded.
+        tick: Option<Box<Tick>>,
+    },
+    /// Time has passed.
+    Wake,
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append a record. Report a failure; a success is read back.
+    Append {
+        /// Whose log.
+        service: Service,
+        /// Which record.
+        ordinal: Ordinal,
+        /// The stream sequence that must be the subject's last.
+        expected: u64,
+        /// What to store.
+        body: Vec<u8>,
+    },
+    /// Write the assignments, each unless a newer revision stands there.
+    Assign(Vec<Assignment>),
+    /// Publish an alert that no record stands behind: this service's log cannot be trusted.
+    Page(Box<Alert>),
+    /// Publish a record's actions, alerts and outcomes, under their derived ids.
+    Relay(Box<Record>),
+    /// Remember how far a log went.
+    Remember(Service, Ordinal, Hash),
+    /// Write the status.
+    Show(Box<Status>),
+}
+
+/// One coordinator.
+#[derive(Debug)]
+pub struct Core {
+    id: CoordinatorId,
+    rooms: BTreeMap<Service, Room>,
+    live: BTreeMap<AgentId, Presence>,
+    live_at: BTreeMap<AgentId, Timestamp>,
+    remembered: BTreeMap<Service, (Ordinal, Hash)>,
+    relays: VecDeque<(Timestamp, Box<Record>)>,
+    heard: Timestamp,
+    caught_up: bool,
+    /// No decision before this instant: after time was lost, agents are given time to be heard.
+    resume_at: Timestamp,
+    was_adrift: bool,
+    shown_at: BTreeMap<Service, Timestamp>,
+    wake_at: Option<Timestamp>,
+}
+
+impl Core {
+    /// A coordinator that knows nothing yet but how far each log once went.
+    pub fn new(id: CoordinatorId, remembered: BTreeMap<Service, (Ordinal, Hash)>) -> Self {
+        Self {
+            id,
+            rooms: BTreeMap::new(),
+            live: BTreeMap::new(),
+            live_at: BTreeMap::new(),
+            remembered,
+            relays: VecDeque::new(),
+            heard: Timestamp::default(),
+            caught_up: false,
+            resume_at: Timestamp::default(),
+            was_adrift: false,
+            shown_at: BTreeMap::new(),
+            wake_at: None,
+        }
+    }
+
+    /// Takes in one event at `now`. With `adrift` nothing vouches for `now`, and nothing is decided.
+    pub fn handle(&mut self, event: Event, now: Timestamp, adrift: bool) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.take(event, now, &mut effects);
+        if adrift {
+            self.was_adrift = true;
+        } else if std::mem::take(&mut self.was_adrift) {
+            self.resume_at = now + PRESENCE_EVERY + Span::from_secs(1);
+        }
+        self.wake_at = None;
+        self.expire(now);
+        self.relay(now, &mut effects);
+        if self.caught_up && !adrift && now >= self.resume_at {
+            self.look(now, &mut effects);
+        } else if self.caught_up && !adrift {
+            self.wake(self.resume_at);
+        }
+        effects
+    }
+
+    /// When to send [`Event::Wake`], if nothing comes in before.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        self.wake_at
+    }
+
+    /// Whether a rollout is on somewhere, so that the samples stream must be heard.
+    pub fn is_watching(&self) -> bool {
+        self.rooms.values().any(Room::is_running)
+    }
+
+    /// One service's room.
+    pub fn room(&self, service: &Service) -> Option<&Room> {
+        self.rooms.get(service)
+    }
+
+    /// Where the readers must begin after the log was read: samples, and inbox.
+    pub fn positions(&self) -> (Option<u64>, u64) {
+        let samples = self.rooms.values().filter(|room| room.is_running()).map(|room| room.samples_from).min();
+        (samples, self.rooms.values().map(|room| room.desk.inbox).min().unwrap_or(0))
+    }
+
+    fn take(&mut self, event: Event, now: Timestamp, effects: &mut Vec<Effect>) {
+        match event {
+            Event::AppendFailed { service, ordinal, conflict } => {
+                if let Some(room) = self.rooms.get_mut(&service) {
+                    room.append_failed(ordinal, conflict, now);
+                }
+            }
+            Event::CaughtUp => self.catch_up(now, effects),
+            Event::Heard(at) => self.heard = self.heard.max(at),
+            Event::Inbox { service, seq, input } => {
+                if let Some(room) = self.room_mut(&service) {
+                    room.offer(seq, *input);
+                }
+            }
+            Event::Present(at, presence) => {
+                self.live_at.insert(presence.agent.clone(), at);
+                self.live.insert(presence.agent.clone(), *presence);
+            }
+            Event::Record { service, seq, body } => self.fold(&service, seq, &body, now, effects),
+            Event::Sample { seq, tick } => {
+                for room in self.rooms.values_mut() {
+                    room.collector.offer(&room.desk, seq, tick.as_deref());
+                }
+            }
+            Event::Wake => {}
+        }
+    }
+
+    fn room_mut(&mut self, service: &Service) -> Option<&mut Room> {
+        if !self.rooms.contains_key(service) {
+            if self.rooms.len() >= SERVICES_MAX {
+                tracing::warn!(%service, "more than {SERVICES_MAX} services; this one is ignored");
+                return None;
+            }
+            self.rooms.insert(service.clone(), Room::new(service.clone()));
+        }
+        self.rooms.get_mut(service)
+    }
+
+    fn fold(&mut self, service: &Service, seq: u64, body: &[u8], now: Timestamp, effects: &mut Vec<Effect>) {
+        let caught_up = self.caught_up;
+        let delay = self.delay();
+        let (id, remembered) = (self.id.clone(), self.remembered.get(service).copied());
+        let Some(room) = self.room_mut(service) else { return };
+        if room.stopped.is_some() {
+            return;
+        }
+        let record = match room.fold(seq, body) {
+            Ok(record) => record,
+            Err(error) => return stop(room, error.to_string(), now, effects),
+        };
+        if remembered.is_some_and(|(ordinal, hash)| ordinal == record.ordinal && hash != room.hash) {
+            let why = format!("record {} is not the one that this coordinator saw before", record.ordinal);
+            return stop(room, why, now, effects);
+        }
+        effects.push(Effect::Remember(service.clone(), record.ordinal, room.hash));
+        if record.now + RELAY_AGAIN < now {
+            return;
+        }
+        // The writer relays at once; the others only in case that it died in between.
+        let due = if record.coordinator == id || !caught_up { now } else { now + delay.max(RANK_STEP) };
+        self.relays.push_back((due, Box::new(record)));
+    }
+
+    fn catch_up(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.caught_up = true;
+        for (service, (ordinal, _)) in self.remembered.clone() {
+            let Some(room) = self.room_mut(&service) else { continue };
+            if room.desk.ordinal < ordinal && room.stopped.is_none() {
+                let why = format!("the log ends at record {}, but it once held {ordinal}", room.desk.ordinal);
+                stop(room, why, now, effects);
+            }
+        }
+        for room in self.rooms.values() {
+            project(room, now, effects);
+        }
+    }
+
+    fn relay(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        // Until all was read, an assignment may be older than the newest record.
+        if !self.caught_up {
+            return;
+        }
+        let mut waiting = VecDeque::new();
+        while let Some((due, record)) = self.relays.pop_front() {
+            if now < due {
+                self.wake(due);
+                waiting.push_back((due, record));
+                continue;
+            }
+            if let Some(room) = self.rooms.get(&record.service) {
+                effects.push(Effect::Relay(record));
+                project(room, now, effects);
+            }
+        }
+        self.relays = waiting;
+    }
+
+    fn look(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let delay = self.delay();
+        let mut wakes = Vec::new();
+        for (service, room) in &mut self.rooms {
+            let ctx = Context { coordinator: &self.id, now, heard: self.heard, delay, live: &self.live };
+            match room.look(&ctx) {
+                Verdict::Append(record, body) => {
+                    let (ordinal, expected) = (record.ordinal, room.log_seq);
+                    effects.push(Effect::Append { service: service.clone(), ordinal, expected, body });
+                }
+                Verdict::Wait(at, trial) => {
+                    wakes.extend(at);
+                    let shown = self.shown_at.get(service).copied().unwrap_or_default();
+                    if let Some(desk) = trial.filter(|_| delay == Span::ZERO && now >= shown + STATUS_EVERY) {
+                        effects.extend(project::status(&desk, now).map(|status| Effect::Show(Box::new(status))));
+                        self.shown_at.insert(service.clone(), now);
+                    }
+                }
+            }
+        }
+        wakes.into_iter().for_each(|at| self.wake(at));
+    }
+
+    /// A standby waits by its place in the order of coordinators that are here. A wrong place only
+    /// causes a race, which the fence settles.
+    fn delay(&self) -> Span {
+        let before =
+            self.live.keys().filter(|agent| agent.role == Role::Coordinator && agent.name.as_str() < self.id.as_str());
+        RANK_STEP.times(u64::try_from(before.count()).unwrap_or(0))
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        self.live_at.retain(|_, at| now.since(*at) <= PRESENCE_TTL);
+        self.live.retain(|agent, _| self.live_at.contains_key(agent));
+        if let Some(oldest) = self.live_at.values().min() {
+            let at = *oldest + PRESENCE_TTL + Span::from_ms(1);
+            self.wake(at);
+        }
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |own| own.min(at)));
+    }
+}
+
+fn project(room: &Room, now: Timestamp, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Assign(project::assignments(&room.desk)));
+    effects.extend(project::status(&room.desk, now).map(|status| Effect::Show(Box::new(status))));
+}
+
+/// Nothing more is decided for this service: what was decided before cannot be trusted to be whole.
+fn stop(room: &mut Room, why: String, now: Timestamp, effects: &mut Vec<Effect>) {
+    tracing::error!(service = %room.desk.service, why, "stopped deciding for this service");
+    room.stopped = Some(why.clone());
+    let Ok(cause) = "log".parse() else { return };
+    let id = room.desk.rollout.as_ref().map(|rollout| (rollout.id.clone(), rollout.release.clone()));
+    let nothing = || Some((RolloutId { service: room.desk.service.clone(), number: 0 }, "unknown".parse().ok()?));
+    let Some((rollout, release)) = id.or_else(nothing) else { return };
+    effects.push(Effect::Page(Box::new(Alert {
+        kind: IncidentKind::Opened,
+        incident: IncidentId { rollout: rollout.clone(), cause },
+        seq: 1,
+        severity: Severity::Page,
+        state: "stopped".to_owned(),
+        service: rollout.service,
+        release,
+        stage: None,
+        regions: Vec::new(),
+        headline: format!("no decisions are made for {}: {why}. Levers stay as they are", room.desk.service),
+        numbers: None,
+        record: room.desk.ordinal,
+        proof: Proof::default(),
+        next: vec![NextStep { why: "see the difference".to_owned(), run: "bellwether rollout replay".to_owned() }],
+        at: now,
+    })));
+}

@@ -1,0 +1,197 @@
+//! One service: its desk, its place in the log, and what waits to be folded.
+
+use std::collections::BTreeMap;
+
+use bellwether_decide::collect::{CLOSED_MAX, Collector};
+use bellwether_decide::{Desk, Step, step};
+use bellwether_protocol::codec;
+use bellwether_protocol::id::{AgentId, CoordinatorId, Ordinal, Service};
+use bellwether_protocol::record::{AgentHere, AgentSeen, Agents, Hash, Input, RECORD_LEN_MAX, Record};
+use bellwether_protocol::time::{Span, Timestamp};
+
+use crate::log::{self, RecordError};
+
+/// How long inputs that change nothing may wait to be logged.
+const BATCH_FOR: Span = Span::from_secs(60);
+/// A failed append is tried again after this long.
+const RETRY_AFTER: Span = Span::from_secs(1);
+
+/// One service.
+#[derive(Debug)]
+pub struct Room {
+    /// What is known, folded from the log.
+    pub desk: Desk,
+    /// Hash of the last record.
+    pub hash: Hash,
+    /// Stream sequence of the last record, 0 before the first: the fence of the next append.
+    pub log_seq: u64,
+    /// `now` of the last record.
+    pub decided_at: Timestamp,
+    /// From where the samples must be read again after a restart.
+    pub samples_from: u64,
+    /// Why no decision is made for this service, if so.
+    pub stopped: Option<String>,
+    pub(crate) collector: Collector,
+    inbox: BTreeMap<u64, Input>,
+    appending: Option<Ordinal>,
+    retry_at: Option<Timestamp>,
+    batch_since: Option<Timestamp>,
+    due_since: Option<Timestamp>,
+}
+
+/// What a look at a room led to.
+pub(crate) enum Verdict {
+    /// Nothing to do before this instant, if any. The trial shows what people would see now.
+    Wait(Option<Timestamp>, Option<Box<Desk>>),
+    /// Append this record.
+    Append(Box<Record>, Vec<u8>),
+}
+
+impl Room {
+    pub(crate) fn new(service: Service) -> Self {
+        Self {
+            desk: Desk::new(service),
+            hash: Hash::default(),
+            log_seq: 0,
+            decided_at: Timestamp::default(),
+            samples_from: 0,
+            stopped: None,
+            collector: Collector::default(),
+            inbox: BTreeMap::new(),
+            appending: None,
+            retry_at: None,
+            batch_since: None,
+            due_since: None,
+        }
+    }
+
+    /// Takes in a command or a result. What the log already holds is dropped.
+    pub(crate) fn offer(&mut self, seq: u64, input: Input) {
+        if seq > self.desk.inbox {
+            self.inbox.insert(seq, input);
+        }
+    }
+
+    /// Folds a record that was read from the log, whoever wrote it.
+    pub(crate) fn fold(&mut self, seq: u64, body: &[u8]) -> Result<Record, RecordError> {
+        let (record, desk) = log::verify(&self.desk, self.hash, body)?;
+        self.desk = desk;
+        self.hash = self.hash.chain(body);
+        self.log_seq = seq;
+        self.decided_at = record.now;
+        self.samples_from = record.positions.samples;
+        self.inbox = self.inbox.split_off(&self.desk.inbox.saturating_add(1));
+        self.collector.prune(&self.desk);
+        self.appending = None;
+        self.retry_at = None;
+        self.batch_since = None;
+        self.due_since = None;
+        Ok(record)
+    }
+
+    /// An append did not make it: someone else was faster, or nothing is known.
+    pub(crate) fn append_failed(&mut self, ordinal: Ordinal, conflict: bool, now: Timestamp) {
+        if self.appending == Some(ordinal) {
+            self.appending = None;
+            // After a conflict the other record is already on its way to our reader.
+            self.retry_at = Some(if conflict { now + Span::from_ms(200) } else { now + RETRY_AFTER });
+        }
+    }
+
+    /// Whether a rollout is on, so that slots must be closed.
+    pub(crate) fn is_running(&self) -> bool {
+        self.desk.running().is_some()
+    }
+
+    /// Tries what would be decided now, and whether that must be written down now.
+    pub(crate) fn look(&mut self, ctx: &Context<'_>) -> Verdict {
+        let is_idle = !self.is_running() && self.inbox.is_empty();
+        if self.stopped.is_some() || self.appending.is_some() || is_idle {
+            return Verdict::Wait(None, None);
+        }
+        if let Some(retry_at) = self.retry_at.filter(|at| ctx.now < *at) {
+            return Verdict::Wait(Some(retry_at), None);
+        }
+        let now = ctx.now.max(self.decided_at);
+        let (inputs, step) = self.trial(ctx, now, CLOSED_MAX);
+        let next = [step.wake_at, self.collector.next_close(&self.desk)].into_iter().flatten().min();
+        if step.is_quiet() {
+            self.due_since = None;
+            if inputs.is_empty() {
+                return Verdict::Wait(next, None);
+            }
+            let flush_at = *self.batch_since.get_or_insert(now) + BATCH_FOR;
+            if now < flush_at && inputs.len() < CLOSED_MAX {
+                let next = next.map_or(flush_at, |next| next.min(flush_at));
+                return Verdict::Wait(Some(next), Some(Box::new(step.desk)));
+            }
+        }
+        // A standby waits its turn: the first in rank has then long appended, or is gone.
+        let turn = *self.due_since.get_or_insert(now) + ctx.delay;
+        if now < turn {
+            return Verdict::Wait(Some(turn), Some(Box::new(step.desk)));
+        }
+        self.write(ctx, now, inputs, step)
+    }
+
+    fn write(&mut self, ctx: &Context<'_>, now: Timestamp, inputs: Vec<Input>, step: Step) -> Verdict {
+        let (mut inputs, mut step) = (inputs, step);
+        let mut most = CLOSED_MAX;
+        loop {
+            let samples = self.collector.lowest_needed(&step.desk);
+            let record = log::record(&self.desk, self.hash, ctx.coordinator, inputs, samples, now, &step);
+            match codec::to_json("record", &record) {
+                Ok(body) if body.len() <= RECORD_LEN_MAX || most == 1 => {
+                    self.appending = Some(record.ordinal);
+                    return Verdict::Append(Box::new(record), body);
+                }
+                // A long backfill splits: fewer slots now, the rest in the next record.
+                Ok(_) => {
+                    most = (most / 2).max(1);
+                    (inputs, step) = self.trial(ctx, now, most);
+                }
+                Err(error) => {
+                    self.stopped = Some(format!("a record could not be written: {error}"));
+                    return Verdict::Wait(None, None);
+                }
+            }
+        }
+    }
+
+    fn trial(&self, ctx: &Context<'_>, now: Timestamp, most: usize) -> (Vec<Input>, Step) {
+        let mut inputs: Vec<Input> = changes(&self.desk.agents, &ctx.agents_for(&self.desk.service)).collect();
+        inputs.extend(self.collector.inputs(&self.desk, ctx.heard, most));
+        inputs.extend(self.inbox.values().cloned());
+        let step = step(&self.desk, &inputs, now);
+        (inputs, step)
+    }
+}
+
+/// What a room needs to know of the world to decide.
+pub(crate) struct Context<'a> {
+    pub(crate) coordinator: &'a CoordinatorId,
+    pub(crate) now: Timestamp,
+    /// Everything stored in the samples stream before this instant has been offered.
+    pub(crate) heard: Timestamp,
+    /// How long this coordinator leaves the others to act first.
+    pub(crate) delay: Span,
+    pub(crate) live: &'a BTreeMap<AgentId, bellwether_protocol::presence::Presence>,
+}
+
+impl Context<'_> {
+    fn agents_for(&self, service: &Service) -> Agents {
+        let here = |presence: &bellwether_protocol::presence::Presence| AgentHere {
+            watching: presence.watching.get(service).cloned(),
+            levers: presence.levers.get(service).cloned().unwrap_or_default(),
+        };
+        self.live.iter().map(|(agent, presence)| (agent.clone(), here(presence))).collect()
+    }
+}
+
+/// What changed between the agents that the log knows and those that are here.
+fn changes<'a>(known: &'a Agents, here: &'a Agents) -> impl Iterator<Item = Input> + 'a {
+    let gone = known.keys().filter(|agent| !here.contains_key(agent)).map(|agent| (agent, None));
+    let changed =
+        here.iter().filter(|(agent, now)| known.get(agent) != Some(now)).map(|(agent, now)| (agent, Some(now)));
+    gone.chain(changed).map(|(agent, here)| Input::Presence(AgentSeen { agent: agent.clone(), here: here.cloned() }))
+}

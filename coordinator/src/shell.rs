@@ -1,0 +1,442 @@
+//! The coordinator on NATS: readers feed the core, effects go out. Dull on purpose.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bellwether_bus::{AppendError, Bus, Clock, ConnectError, ConnectOptions, From, Kv, KvError, Message, Reader};
+use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::codec;
+use bellwether_protocol::id::{AgentId, CoordinatorId, IdError, Role};
+use bellwether_protocol::presence::{PRESENCE_EVERY, Presence};
+use bellwether_protocol::reason::Reason;
+use bellwether_protocol::record::Record;
+use bellwether_protocol::sample::Tick;
+use bellwether_protocol::status::Status;
+use bellwether_protocol::subject::{Bucket, Stream, assignment_key};
+use tokio::sync::mpsc;
+
+use crate::core::{Core, Effect, Event};
+use crate::high_water::HighWater;
+use crate::inbox;
+
+/// How a coordinator runs.
+#[derive(Debug)]
+pub struct Options {
+    /// Which mesh.
+    pub connect: ConnectOptions,
+    /// Its name among coordinators; without one, the name that its directory remembers.
+    pub id: Option<CoordinatorId>,
+    /// Where it keeps its high-water marks.
+    pub dir: PathBuf,
+}
+
+/// Why a coordinator could not begin, or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// Its name is not usable.
+    #[error("the coordinator's id is not usable")]
+    Id(#[from] IdError),
+    /// No connection.
+    #[error("cannot join the mesh")]
+    Connect(#[from] ConnectError),
+    /// The streams are not as they must be.
+    #[error("the mesh is not set up as it must be")]
+    Provision(#[from] bellwether_bus::ProvisionError),
+    /// Its directory is not usable.
+    #[error("cannot use directory `{}`", dir.display())]
+    Dir {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The log could not be read.
+    #[error("cannot read what was decided before")]
+    Read(#[from] bellwether_bus::ReadError),
+    /// Presences could not be read.
+    #[error("cannot read who is there")]
+    Presence(#[from] KvError),
+}
+
+/// Coordinates until the returned future is dropped.
+///
+/// # Errors
+/// When it cannot begin. Once it runs, lost connections are waited for.
+pub async fn run(options: Options) -> Result<(), CoordinatorError> {
+    let wrong_dir = |source| CoordinatorError::Dir { dir: options.dir.clone(), source };
+    let high_water = HighWater::load(&options.dir).map_err(wrong_dir)?;
+    let id = identity(&options)?;
+    let bus = Bus::connect(&options.connect).await?;
+    bus.provision().await?;
+    let clock = Clock::new();
+    let agent = AgentId { region: "hub".parse()?, role: Role::Coordinator, name: id.as_str().parse()? };
+    let core = Core::new(id, high_water.marks());
+    let (relays, records) = mpsc::channel(RECORDS_WAITING);
+    tokio::spawn(relay_on(bus.clone(), records));
+    let (projections, projected) = mpsc::channel(RECORDS_WAITING);
+    tokio::spawn(project_on(bus.clone(), projected));
+    let mut shell = Shell { core, bus, clock, agent, high_water, relays, projections };
+    shell.beat().await;
+    tokio::spawn(beat_on(shell.bus.clone(), shell.clock.clone(), shell.agent.clone()));
+    let (events, received) = mpsc::channel(EVENTS_WAITING);
+    shell.catch_up(&events).await?;
+    shell.serve(received, events).await
+}
+
+/// Events that wait for the core; more than that slows the readers down, and loses nothing.
+const EVENTS_WAITING: usize = 1_024;
+/// Records that wait to be relayed or shown.
+const RECORDS_WAITING: usize = 256;
+/// How often a marker is put into the samples stream while a rollout is on.
+const MARKER_EVERY: Duration = Duration::from_millis(500);
+/// The longest sleep: a lost wake-up costs no more than this.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
+
+struct Shell {
+    core: Core,
+    bus: Bus,
+    clock: Clock,
+    agent: AgentId,
+    high_water: HighWater,
+    relays: mpsc::Sender<Box<Record>>,
+    projections: mpsc::Sender<Projection>,
+}
+
+/// What is written for agents and people to read; never what was decided.
+enum Projection {
+    Assignments(Vec<Assignment>),
+    Status(Box<Status>),
+}
+
+impl Shell {
+    /// Reads all that was stored before now: first the log, then what came in behind it.
+    async fn catch_up(&mut self, events: &mpsc::Sender<Event>) -> Result<(), CoordinatorError> {
+        let decisions = self.bus.state(Stream::Decisions).await?;
+        let mut log = self.bus.read(Stream::Decisions, Vec::new(), From::Start);
+        let mut last = if decisions.first > decisions.last { decisions.last } else { 0 };
+        while last < decisions.last {
+            let message = log.next().await;
+            last = message.seq;
+            self.handle_record(message, events).await;
+        }
+        let (samples_from, inbox_from) = self.core.positions();
+        let inbox_state = self.bus.state(Stream::Inbox).await?;
+        let mut inbox = self.bus.read(Stream::Inbox, Vec::new(), From::Sequence(inbox_from.saturating_add(1)));
+        let mut last = if inbox_state.first > inbox_state.last { inbox_state.last } else { inbox_from };
+        while last < inbox_state.last {
+            let message = inbox.next().await;
+            last = message.seq;
+            if let Some(event) = self.inbox_event(message) {
+                self.handle(event, events).await;
+            }
+        }
+        let presence = self.bus.kv(Bucket::Presence);
+        for key in presence.keys().await? {
+            if let Some(event) = presence.get(&key).await?.and_then(presence_event) {
+                self.handle(event, events).await;
+            }
+        }
+        self.handle(Event::CaughtUp, events).await;
+        let from = samples_from.map_or(From::New, From::Sequence);
+        let samples = self.bus.read(Stream::Samples, Vec::new(), from);
+        tokio::spawn(pump_log(log, self.bus.clone(), events.clone()));
+        tokio::spawn(pump_inbox(inbox, self.bus.clone(), events.clone()));
+        tokio::spawn(pump_samples(samples, self.bus.clone(), self.agent.clone(), events.clone()));
+        tokio::spawn(pump_presence(presence, events.clone()));
+        Ok(())
+    }
+
+    async fn serve(
+        &mut self,
+        mut received: mpsc::Receiver<Event>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<(), CoordinatorError> {
+        let mut marker = tokio::time::interval(MARKER_EVERY);
+        marker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let sleep = self.core.wake_at().map_or(SLEEP_MAX, |at| at.since(self.clock.now()).to_std().min(SLEEP_MAX));
+            tokio::select! {
+                Some(event) = received.recv() => self.handle(event, &events).await,
+                () = tokio::time::sleep(sleep) => self.handle(Event::Wake, &events).await,
+                _ = marker.tick(), if self.core.is_watching() => self.mark(),
+            }
+        }
+    }
+
+    /// Puts a marker behind every sample stored so far; reading it back proves that those were read.
+    fn mark(&self) {
+        let tick =
+            Tick { agent: self.agent.clone(), seq: 0, clock_adrift: self.clock.is_adrift(), samples: Vec::new() };
+        let subject = self.bus.prefix().sample(&self.agent);
+        let id = format!("mark-{}-{}", self.agent.name, self.clock.now().as_ms());
+        let bus = self.bus.clone();
+        if let Ok(body) = codec::to_msgpack("tick", &tick) {
+            tokio::spawn(async move { bus.publish(subject, &id, body).await });
+        }
+    }
+
+    fn inbox_event(&self, message: Message) -> Option<Event> {
+        inbox_event(&self.bus, message)
+    }
+
+    async fn handle_record(&mut self, message: Message, events: &mpsc::Sender<Event>) {
+        if let Some(event) = record_event(&self.bus, message) {
+            self.handle(event, events).await;
+        }
+    }
+
+    async fn handle(&mut self, event: Event, events: &mpsc::Sender<Event>) {
+        let effects = self.core.handle(event, self.clock.now(), self.clock.is_adrift());
+        for effect in effects {
+            self.carry_out(effect, events).await;
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect, events: &mpsc::Sender<Event>) {
+        match effect {
+            Effect::Append { service, ordinal, expected, body } => {
+                let (bus, events) = (self.bus.clone(), events.clone());
+                tokio::spawn(async move {
+                    let subject = bus.prefix().decision(&service);
+                    let id = format!("{service}-{ordinal}-{}", bellwether_protocol::record::Hash::of(&body).short());
+                    if let Err(error) = bus.append(subject, expected, &id, body).await {
+                        let conflict = matches!(error, AppendError::Conflict { .. });
+                        if !conflict {
+                            tracing::warn!(%service, error = &error as &dyn std::error::Error, "could not append");
+                        }
+                        // The receiver ends only with the whole program.
+                        let _ = events.send(Event::AppendFailed { service, ordinal, conflict }).await;
+                    }
+                });
+            }
+            // Both workers end only with the whole program; a full queue slows the core down.
+            Effect::Assign(assignments) => drop(self.projections.send(Projection::Assignments(assignments)).await),
+            Effect::Page(alert) => {
+                let subject = self.bus.prefix().alert(alert.severity, &alert.service);
+                let id = format!("alert-{}-{}-stopped", alert.incident, alert.record);
+                let bus = self.bus.clone();
+                tokio::spawn(async move { publish_json(&bus, subject, id, "alert", &*alert).await });
+            }
+            Effect::Relay(record) => drop(self.relays.send(record).await),
+            Effect::Remember(service, ordinal, hash) => {
+                if let Err(error) = self.high_water.remember(service, ordinal, hash) {
+                    tracing::warn!(%error, "could not write the high-water file");
+                }
+            }
+            // A status is replaced within a second: one that finds the queue full is not missed.
+            Effect::Show(status) => drop(self.projections.try_send(Projection::Status(status))),
+        }
+    }
+
+    async fn beat(&self) {
+        beat(&self.bus, &self.clock, &self.agent).await;
+    }
+}
+
+/// Relays records one after the other, so that people and agents hear of them in order.
+async fn relay_on(bus: Bus, mut records: mpsc::Receiver<Box<Record>>) {
+    while let Some(record) = records.recv().await {
+        relay(&bus, &record).await;
+    }
+}
+
+async fn project_on(bus: Bus, mut projected: mpsc::Receiver<Projection>) {
+    while let Some(projection) = projected.recv().await {
+        match projection {
+            Projection::Assignments(assignments) => assign(&bus, assignments).await,
+            Projection::Status(status) => show(&bus, &status).await,
+        }
+    }
+}
+
+/// Publishes what a record says, under derived ids: a repeat is recognised.
+async fn relay(bus: &Bus, record: &Record) {
+    if record.reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. })) {
+        bellwether_bus::fault::point("between append and relay").await;
+    }
+    for reason in &record.reasons {
+        let reason = serde_json::to_string(reason).unwrap_or_default();
+        tracing::info!(service = %record.service, record = record.ordinal.0, reason, "decided");
+    }
+    for action in &record.actions {
+        let subject = bus.prefix().action(&action.service, &action.lever);
+        publish_json(bus, subject, format!("action-{}", action.id), "action", action).await;
+    }
+    for alert in &record.alerts {
+        let subject = bus.prefix().alert(alert.severity, &alert.service);
+        publish_json(bus, subject, format!("alert-{}-{}", alert.incident, alert.seq), "alert", alert).await;
+    }
+    for outcome in &record.outcomes {
+        let subject = bus.prefix().outcome(&record.service, &outcome.command);
+        publish_json(bus, subject, format!("outcome-{}-{}", record.service, outcome.command), "outcome", outcome).await;
+    }
+}
+
+async fn publish_json<T: serde::Serialize>(bus: &Bus, subject: String, id: String, what: &'static str, value: &T) {
+    let Ok(body) = codec::to_json(what, value) else { return };
+    if let Err(error) = bus.publish(subject, &id, body).await {
+        // Whoever starts next relays it again: the log still holds it.
+        tracing::error!(%id, error = &error as &dyn std::error::Error, "could not relay");
+    }
+}
+
+/// Writes each assignment, unless a newer one stands there. Two coordinators may race: the fence
+/// of the bucket and the revision settle it.
+async fn assign(bus: &Bus, assignments: Vec<Assignment>) {
+    let kv = bus.kv(Bucket::Assignments);
+    for assignment in assignments {
+        let key = assignment_key(&assignment.region, &assignment.rollout.service);
+        let Ok(body) = codec::to_msgpack("assignment", &assignment) else { continue };
+        for _ in 0..ASSIGN_TRIES {
+            let stored = match kv.get(&key).await {
+                Ok(stored) => stored,
+                Err(_) => continue,
+            };
+            let (revision, value) = stored.map_or((0, None), |entry| (entry.revision, entry.value));
+            let newer = value.and_then(|value| codec::from_msgpack::<Assignment>("assignment", &value).ok());
+            let is_old = |own: &Assignment| {
+                (own.rollout.number, own.revision) >= (assignment.rollout.number, assignment.revision)
+            };
+            if newer.as_ref().is_some_and(is_old) {
+                break;
+            }
+            let written = match revision {
+                0 => kv.create(&key, body.clone()).await,
+                _ => kv.update(&key, body.clone(), revision).await,
+            };
+            if written.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+/// Tries at an assignment: each lost one means that another coordinator wrote.
+const ASSIGN_TRIES: u32 = 5;
+
+async fn show(bus: &Bus, status: &Status) {
+    let kv = bus.kv(Bucket::Status);
+    if let Ok(body) = codec::to_json("status", status)
+        && let Err(error) = kv.put(status.rollout.service.as_str(), body).await
+    {
+        tracing::debug!(error = &error as &dyn std::error::Error, "could not write the status");
+    }
+}
+
+async fn beat_on(bus: Bus, clock: Clock, agent: AgentId) {
+    loop {
+        tokio::time::sleep(PRESENCE_EVERY.to_std()).await;
+        beat(&bus, &clock, &agent).await;
+    }
+}
+
+/// Writes our own presence and anchors the clock on the stamp that NATS gave it.
+async fn beat(bus: &Bus, clock: &Clock, agent: &AgentId) {
+    let presence = Presence {
+        agent: agent.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        at: clock.now(),
+        clock_offset_ms: clock.offset_ms(),
+        spooled: 0,
+        watching: BTreeMap::new(),
+        levers: BTreeMap::new(),
+        serving: BTreeMap::new(),
+    };
+    let kv = bus.kv(Bucket::Presence);
+    let (key, sent_at) = (agent.to_string(), Instant::now());
+    let Ok(body) = codec::to_msgpack("presence", &presence) else { return };
+    let revision = match kv.put(&key, body).await {
+        Ok(revision) => revision,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not write presence");
+            return;
+        }
+    };
+    if let Ok(Some(entry)) = kv.get(&key).await
+        && entry.revision == revision
+    {
+        clock.anchor(entry.at, sent_at, Instant::now());
+    }
+}
+
+async fn pump_log(mut log: Reader, bus: Bus, events: mpsc::Sender<Event>) {
+    loop {
+        if let Some(event) = record_event(&bus, log.next().await)
+            && events.send(event).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn pump_inbox(mut inbox: Reader, bus: Bus, events: mpsc::Sender<Event>) {
+    loop {
+        if let Some(event) = inbox_event(&bus, inbox.next().await)
+            && events.send(event).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn pump_samples(mut samples: Reader, bus: Bus, own: AgentId, events: mpsc::Sender<Event>) {
+    loop {
+        let message = samples.next().await;
+        let sender = bus.prefix().read_sample(&message.subject);
+        let event = if sender.as_ref() == Some(&own) {
+            Event::Heard(message.at)
+        } else {
+            // The subject is what permissions pin: a body that names another agent is not believed.
+            let tick = codec::from_msgpack::<Tick>("tick", &message.body).ok();
+            let tick = tick.filter(|tick| Some(&tick.agent) == sender.as_ref() && tick.is_sound());
+            Event::Sample { seq: message.seq, tick: tick.map(Box::new) }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pump_presence(presence: Kv, events: mpsc::Sender<Event>) {
+    let mut watch = presence.watch();
+    loop {
+        if let Some(event) = presence_event(watch.next().await)
+            && events.send(event).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn record_event(bus: &Bus, message: Message) -> Option<Event> {
+    let service = bus.prefix().read_decision(&message.subject)?;
+    Some(Event::Record { service, seq: message.seq, body: message.body })
+}
+
+fn inbox_event(bus: &Bus, message: Message) -> Option<Event> {
+    let Message { subject, seq, at, id, body } = message;
+    let (service, input) = inbox::read(bus.prefix(), &subject, seq, at, id.as_deref(), &body)?;
+    Some(Event::Inbox { service, seq, input: Box::new(input) })
+}
+
+fn presence_event(entry: bellwether_bus::KvEntry) -> Option<Event> {
+    let presence: Presence = codec::from_msgpack("presence", &entry.value?).ok()?;
+    (presence.agent.to_string() == entry.key).then(|| Event::Present(entry.at, Box::new(presence)))
+}
+
+/// The name given, or one that the directory remembers from the first time.
+fn identity(options: &Options) -> Result<CoordinatorId, CoordinatorError> {
+    if let Some(id) = &options.id {
+        return Ok(id.clone());
+    }
+    let path = options.dir.join("id");
+    let wrong_dir = |source| CoordinatorError::Dir { dir: options.dir.clone(), source };
+    if path.exists() {
+        return Ok(std::fs::read_to_string(&path).map_err(wrong_dir)?.trim().parse()?);
+    }
+    let id: CoordinatorId = format!("coordinator-{}", std::process::id()).parse()?;
+    std::fs::write(&path, id.as_str()).map_err(wrong_dir)?;
+    Ok(id)
+}
