@@ -1,0 +1,447 @@
+//! Looks to samples: one per slot and watch, with one portion per release that was seen to answer.
+//!
+//! A look belongs to the slot in which it *started*. A slot is handed over at its end, or when the look
+//! that runs across its end is over, at the latest after that look's timeout. A slot without looks is
+//! handed over too: nothing seen is told, so that silence means a gap.
+//!
+//! This module never reads a clock and never waits; every instant is an argument.
+
+use std::collections::BTreeMap;
+
+use bellwether_protocol::id::{Class, Release, Revision, RolloutId, SliName};
+use bellwether_protocol::sample::{Cohort, Control, EVIDENCE_MAX, Evidence, Level, PORTIONS_MAX, Portion, Sample};
+use bellwether_protocol::time::{Span, Timestamp, slot_start};
+
+use crate::observation::Observation;
+
+/// How long after its timeout a look may still report, for a machine that is busy.
+const REPORT_LAG_MAX: Span = Span::from_ms(500);
+/// Longest time between two looks at the control target.
+const CONTROL_EVERY_MAX: Span = Span::from_secs(5);
+/// Shortest time between two looks at the control target.
+const CONTROL_EVERY_MIN: Span = Span::from_ms(100);
+/// Most slots of one watch that wait for their looks. A look's timeout is bounded, so only a clock that jumps needs more.
+const OPEN_MAX: usize = 100;
+
+/// What is looked at repeatedly: one SLI of one cohort under one assignment.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    /// For which rollout.
+    pub(crate) rollout: RolloutId,
+    /// Under which assignment.
+    pub(crate) revision: Revision,
+    /// The SLI.
+    pub(crate) sli: SliName,
+    /// The cohort.
+    pub(crate) cohort: Cohort,
+    /// Width of a slot.
+    pub(crate) slot: Span,
+    /// Longest look.
+    pub(crate) timeout: Span,
+    /// Upper edges of latency buckets, ascending, in milliseconds.
+    pub(crate) edges_ms: Vec<u64>,
+}
+
+/// Names one watch for as long as it lasts; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WatchId(u64);
+
+/// One look that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Ticket {
+    watch: WatchId,
+    slot: Timestamp,
+}
+
+/// All open slots of all watches.
+#[derive(Debug, Default)]
+pub(crate) struct Aggregate {
+    watches: BTreeMap<WatchId, Open>,
+    next: u64,
+    control: Option<ControlLook>,
+}
+
+/// The control target's last look.
+#[derive(Debug, Clone, Copy)]
+struct ControlLook {
+    timeout: Span,
+    running_since: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Open {
+    watch: Watch,
+    slots: BTreeMap<Timestamp, Slot>,
+    handed_over: Option<Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    running_since: Option<Timestamp>,
+    was_control_well: Option<bool>,
+    portions: BTreeMap<Option<Release>, Portion>,
+    evidence: Vec<Evidence>,
+}
+
+impl Aggregate {
+    /// With a control target whose looks take at most `control_timeout`, if there is one.
+    pub(crate) fn new(control_timeout: Option<Span>) -> Self {
+        let control = control_timeout.map(|timeout| ControlLook { timeout, running_since: None });
+        Self { control, ..Self::default() }
+    }
+
+    /// Begins to collect.
+    pub(crate) fn add(&mut self, watch: Watch, now: Timestamp) -> WatchId {
+        let id = WatchId(self.next);
+        self.next += 1;
+        let mut open = Open { watch, slots: BTreeMap::new(), handed_over: None };
+        open.touch(now);
+        self.watches.insert(id, open);
+        id
+    }
+
+    /// The same watch, under a later assignment. Its open slots go on.
+    pub(crate) fn renew(&mut self, id: WatchId, revision: Revision) {
+        if let Some(open) = self.watches.get_mut(&id) {
+            open.watch.revision = revision;
+        }
+    }
+
+    /// Ends a watch. Its open slots are dropped: they were of an assignment that no longer holds.
+    pub(crate) fn remove(&mut self, id: WatchId) {
+        self.watches.remove(&id);
+    }
+
+    /// A look begins. `None` when it must not: the watch has ended, or its slot was already handed over.
+    pub(crate) fn begin(&mut self, id: WatchId, now: Timestamp) -> Option<Ticket> {
+        let open = self.watches.get_mut(&id)?;
+        let start = open.touch(now)?;
+        open.slots.get_mut(&start)?.running_since = Some(now);
+        Some(Ticket { watch: id, slot: start })
+    }
+
+    /// A look is over. What comes after its slot was handed over is dropped.
+    pub(crate) fn end(&mut self, ticket: Ticket, seen: Observation, now: Timestamp) {
+        let Some(open) = self.watches.get_mut(&ticket.watch) else { return };
+        if let Some(slot) = open.slots.get_mut(&ticket.slot) {
+            slot.running_since = None;
+            slot.count(&open.watch.edges_ms, seen, now);
+        }
+    }
+
+    /// How often the control target must be looked at, so that every slot holds at least one look.
+    pub(crate) fn control_every(&self) -> Span {
+        let half = |open: &Open| Span::from_ms(open.watch.slot.as_ms() / 2);
+        let shortest = self.watches.values().map(half).min().unwrap_or(CONTROL_EVERY_MAX);
+        shortest.clamp(CONTROL_EVERY_MIN, CONTROL_EVERY_MAX)
+    }
+
+    /// A look at the control target begins.
+    pub(crate) fn control_begins(&mut self, now: Timestamp) {
+        self.watches.values_mut().for_each(|open| _ = open.touch(now));
+        if let Some(control) = &mut self.control {
+            control.running_since = Some(now);
+        }
+    }
+
+    /// The look at the control target is over. One that failed makes its whole slot sick.
+    pub(crate) fn control_ends(&mut self, is_well: bool) {
+        let Some(since) = self.control.as_mut().and_then(|control| control.running_since.take()) else { return };
+        for open in self.watches.values_mut() {
+            if let Some(slot) = open.slots.get_mut(&slot_start(since, open.watch.slot)) {
+                slot.was_control_well = Some(slot.was_control_well.unwrap_or(true) && is_well);
+            }
+        }
+    }
+
+    /// Hands over every slot that is over, and opens the ones of `now`.
+    pub(crate) fn close(&mut self, now: Timestamp) -> Vec<Sample> {
+        let control = self.control;
+        self.watches.values_mut().flat_map(|open| open.close(control, now)).collect()
+    }
+}
+
+impl ControlLook {
+    fn holds_back(self, start: Timestamp, width: Span, now: Timestamp) -> bool {
+        let Some(since) = self.running_since else { return false };
+        slot_start(since, width) == start && now < since + self.timeout + REPORT_LAG_MAX
+    }
+}
+
+impl Open {
+    /// Opens the slot of `now`, unless it was already handed over: a clock that was set back must not
+    /// make a second sample of one slot.
+    fn touch(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let start = slot_start(now, self.watch.slot);
+        if self.handed_over.is_some_and(|last| start <= last) {
+            return None;
+        }
+        if !self.slots.contains_key(&start) && self.slots.len() >= OPEN_MAX {
+            self.slots.pop_first();
+        }
+        self.slots.entry(start).or_default();
+        Some(start)
+    }
+
+    fn close(&mut self, control: Option<ControlLook>, now: Timestamp) -> Vec<Sample> {
+        self.touch(now);
+        let watch = &self.watch;
+        let is_over = |start: Timestamp, slot: &Slot| {
+            let late = |since: Timestamp| now >= since + watch.timeout + REPORT_LAG_MAX;
+            start + watch.slot <= now
+                && slot.running_since.is_none_or(late)
+                && !control.is_some_and(|control| control.holds_back(start, watch.slot, now))
+        };
+        let over: Vec<Timestamp> =
+            self.slots.iter().filter(|(start, slot)| is_over(**start, slot)).map(|(start, _)| *start).collect();
+        self.handed_over = self.handed_over.max(over.last().copied());
+        let slots = over.into_iter().filter_map(|start| Some((start, self.slots.remove(&start)?)));
+        slots.map(|(start, slot)| slot.sample(watch, start, control.is_some())).collect()
+    }
+}
+
+impl Slot {
+    fn count(&mut self, edges_ms: &[u64], seen: Observation, now: Timestamp) {
+        let class = known(seen.class);
+        if let (Some(text), true) = (seen.evidence, self.evidence.len() < EVIDENCE_MAX) {
+            self.evidence.push(Evidence { at: now, class: class.clone(), text });
+        }
+        // The last portion is kept for answers without a release; one release too many goes there as well.
+        let named = self.portions.keys().flatten().count();
+        let is_room = self.portions.contains_key(&seen.release) || named < PORTIONS_MAX - 1;
+        let release = seen.release.filter(|_| is_room);
+        let portion = self.portions.entry(release.clone()).or_insert_with(|| Portion { release, ..Portion::default() });
+        let count = portion.classes.entry(class).or_default();
+        *count = count.saturating_add(1);
+        if let Some(latency) = seen.latency {
+            portion.latency.record(edges_ms, latency);
+        }
+        for (name, value) in seen.numbers {
+            let level = Level::one(value);
+            portion.numbers.entry(name).and_modify(|own| own.merge(&level)).or_insert(level);
+        }
+    }
+
+    fn sample(self, watch: &Watch, start: Timestamp, has_control: bool) -> Sample {
+        let control = match (has_control, self.was_control_well) {
+            (false, _) => Control::Absent,
+            (true, Some(true)) => Control::Well,
+            // Not shown to be well is not well.
+            (true, Some(false) | None) => Control::Sick,
+        };
+        Sample {
+            rollout: watch.rollout.clone(),
+            revision: watch.revision,
+            sli: watch.sli.clone(),
+            cohort: watch.cohort,
+            slot: start,
+            portions: self.portions.into_values().collect(),
+            control,
+            evidence: self.evidence,
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the words in `class` are tokens; a test below reads them all")]
+fn known(class: &'static str) -> Class {
+    class.parse().expect("a known class")
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_protocol::sample::class;
+
+    use super::*;
+
+    const SLOT: u64 = 30_000;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_ms(i64::try_from(ms).unwrap())
+    }
+
+    fn watch() -> Watch {
+        Watch {
+            rollout: "shop/1".parse().unwrap(),
+            revision: Revision(7),
+            sli: "errors".parse().unwrap(),
+            cohort: Cohort::Canary,
+            slot: Span::from_ms(SLOT),
+            timeout: Span::from_secs(10),
+            edges_ms: vec![10, 100],
+        }
+    }
+
+    fn seen(class: &'static str, release: Option<&str>) -> Observation {
+        Observation {
+            class,
+            latency: (class == class::OK).then_some(Span::from_ms(42)),
+            release: release.map(|text| text.parse().unwrap()),
+            numbers: BTreeMap::new(),
+            evidence: (class != class::OK).then(|| "because".to_owned()),
+        }
+    }
+
+    fn start(control: Option<Span>) -> (Aggregate, WatchId) {
+        let mut aggregate = Aggregate::new(control);
+        let id = aggregate.add(watch(), at(0));
+        (aggregate, id)
+    }
+
+    fn look(aggregate: &mut Aggregate, id: WatchId, ms: u64, seen: Observation) {
+        let ticket = aggregate.begin(id, at(ms)).expect("an open slot");
+        aggregate.end(ticket, seen, at(ms + 5));
+    }
+
+    /// (slot, n) of each sample.
+    fn handed(samples: &[Sample]) -> Vec<(i64, u64)> {
+        samples.iter().map(|s| (s.slot.as_ms(), s.portions.iter().map(Portion::n).sum())).collect()
+    }
+
+    #[test]
+    fn every_known_class_is_a_token() {
+        for name in class::ALL {
+            assert_eq!(known(name).as_str(), name);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_handed_over_once_at_its_end() {
+        let (mut aggregate, id) = start(None);
+        look(&mut aggregate, id, 1_000, seen(class::OK, Some("v1")));
+        look(&mut aggregate, id, 29_990, seen(class::HTTP_5XX, Some("v1")));
+        assert!(aggregate.close(at(SLOT - 1)).is_empty());
+        let samples = aggregate.close(at(SLOT));
+        assert_eq!(handed(&samples), [(0, 2)]);
+        assert_eq!((samples[0].revision, samples[0].control), (Revision(7), Control::Absent));
+        assert_eq!(samples[0].portions[0].latency.0, BTreeMap::from([(100, 1)]));
+        assert_eq!(samples[0].evidence.len(), 1);
+        assert!(aggregate.close(at(SLOT + 1)).is_empty());
+        assert_eq!(handed(&aggregate.close(at(2 * SLOT))), [(30_000, 0)], "an empty slot is told too");
+    }
+
+    #[test]
+    fn a_look_belongs_to_the_slot_in_which_it_started() {
+        let (mut aggregate, id) = start(None);
+        let ticket = aggregate.begin(id, at(SLOT - 1)).expect("a look");
+        assert!(aggregate.close(at(SLOT)).is_empty(), "the slot waits for its look");
+        aggregate.end(ticket, seen(class::TIMEOUT, None), at(SLOT + 9_000));
+        assert_eq!(handed(&aggregate.close(at(SLOT + 9_001))), [(0, 1)]);
+    }
+
+    #[test]
+    fn a_look_that_never_reports_holds_a_slot_only_for_its_timeout() {
+        let (mut aggregate, id) = start(None);
+        let ticket = aggregate.begin(id, at(SLOT - 1)).expect("a look");
+        let end = SLOT - 1 + 10_000 + REPORT_LAG_MAX.as_ms();
+        assert!(aggregate.close(at(end - 1)).is_empty());
+        assert_eq!(handed(&aggregate.close(at(end))), [(0, 0)]);
+        aggregate.end(ticket, seen(class::OK, None), at(end + 1));
+        assert_eq!(handed(&aggregate.close(at(2 * SLOT))), [(30_000, 0)], "what comes late is in no slot");
+    }
+
+    #[test]
+    fn time_in_which_nobody_watched_is_a_gap() {
+        let (mut aggregate, _) = start(None);
+        assert_eq!(handed(&aggregate.close(at(5 * SLOT))), [(0, 0)]);
+        assert_eq!(handed(&aggregate.close(at(6 * SLOT))), [(150_000, 0)]);
+    }
+
+    #[test]
+    fn a_clock_set_back_makes_no_second_sample() {
+        let (mut aggregate, id) = start(None);
+        assert_eq!(handed(&aggregate.close(at(SLOT))), [(0, 0)]);
+        assert_eq!(aggregate.begin(id, at(SLOT - 1)), None);
+        assert!(aggregate.close(at(0)).is_empty());
+    }
+
+    #[test]
+    fn releases_are_kept_apart_and_bounded() {
+        let (mut aggregate, id) = start(None);
+        for n in 0..20 {
+            look(&mut aggregate, id, 100 * n, seen(class::OK, Some(&format!("v{n}"))));
+        }
+        look(&mut aggregate, id, 5_000, seen(class::CONNECT, None));
+        let samples = aggregate.close(at(SLOT));
+        assert_eq!(samples[0].portions.len(), PORTIONS_MAX);
+        assert_eq!(handed(&samples), [(0, 21)]);
+        let unnamed: Vec<u64> = samples[0].portions.iter().filter(|p| p.release.is_none()).map(Portion::n).collect();
+        assert_eq!(unnamed, [14]);
+    }
+
+    #[test]
+    fn evidence_is_the_first_failures() {
+        let (mut aggregate, id) = start(None);
+        for n in 0..9 {
+            look(&mut aggregate, id, 100 * n, seen(class::RESET, None));
+        }
+        let samples = aggregate.close(at(SLOT));
+        let times: Vec<i64> = samples[0].evidence.iter().map(|e| e.at.as_ms()).collect();
+        assert_eq!(times, [5, 105, 205]);
+    }
+
+    #[test]
+    fn numbers_keep_their_extremes_and_the_last() {
+        let (mut aggregate, id) = start(None);
+        for (n, value) in [5.0, 1.0, 3.0].into_iter().enumerate() {
+            let numbers = BTreeMap::from([("memory".parse().unwrap(), value)]);
+            look(&mut aggregate, id, n as u64, Observation { numbers, ..seen(class::OK, None) });
+        }
+        let samples = aggregate.close(at(SLOT));
+        let level = samples[0].portions[0].numbers.values().next().copied();
+        assert_eq!(level, Some(Level { n: 3, min: 1.0, max: 5.0, last: 3.0 }));
+    }
+
+    #[test]
+    fn slots_of_an_ended_watch_are_dropped_and_of_a_renewed_one_go_on() {
+        let (mut aggregate, id) = start(None);
+        look(&mut aggregate, id, 1_000, seen(class::OK, None));
+        aggregate.renew(id, Revision(8));
+        let other = aggregate.add(watch(), at(2_000));
+        let ticket = aggregate.begin(other, at(3_000)).expect("a look");
+        aggregate.remove(other);
+        aggregate.end(ticket, seen(class::OK, None), at(3_001));
+        assert_eq!(aggregate.begin(other, at(3_002)), None);
+        let samples = aggregate.close(at(SLOT));
+        assert_eq!(handed(&samples), [(0, 1)]);
+        assert_eq!(samples[0].revision, Revision(8));
+    }
+
+    fn control_of(looks: &[(u64, bool)]) -> Control {
+        let (mut aggregate, _) = start(Some(Span::from_secs(2)));
+        for (ms, is_well) in looks {
+            aggregate.control_begins(at(*ms));
+            aggregate.control_ends(*is_well);
+        }
+        aggregate.close(at(SLOT))[0].control
+    }
+
+    #[test]
+    fn control_is_well_only_when_every_look_of_the_slot_was() {
+        assert_eq!(control_of(&[]), Control::Sick);
+        assert_eq!(control_of(&[(1, true), (5_000, true)]), Control::Well);
+        assert_eq!(control_of(&[(1, true), (5_000, false), (10_000, true)]), Control::Sick);
+    }
+
+    #[test]
+    fn a_slot_waits_for_the_control_look_that_started_in_it() {
+        let (mut aggregate, _) = start(Some(Span::from_secs(2)));
+        aggregate.control_begins(at(SLOT - 1));
+        assert!(aggregate.close(at(SLOT)).is_empty());
+        aggregate.control_ends(true);
+        assert_eq!(aggregate.close(at(SLOT + 1))[0].control, Control::Well);
+        aggregate.control_begins(at(2 * SLOT - 1));
+        assert!(aggregate.close(at(2 * SLOT)).is_empty());
+        assert_eq!(aggregate.close(at(2 * SLOT + 2_500))[0].control, Control::Sick, "but not for ever");
+    }
+
+    #[test]
+    fn the_control_target_is_looked_at_twice_a_slot_at_least() {
+        let mut aggregate = Aggregate::new(Some(Span::from_secs(1)));
+        assert_eq!(aggregate.control_every(), Span::from_secs(5));
+        aggregate.add(Watch { slot: Span::from_secs(2), ..watch() }, at(0));
+        assert_eq!(aggregate.control_every(), Span::from_secs(1));
+        aggregate.add(Watch { slot: Span::from_ms(10), ..watch() }, at(0));
+        assert_eq!(aggregate.control_every(), Span::from_ms(100));
+    }
+}

@@ -1,0 +1,108 @@
+//! The agent's own file. What may be looked at is said here, never in a plan.
+//!
+//! ```yaml
+//! agent: { region: sjc, name: probe-1, state_dir: /var/lib/bellwether, nats: { url: "nats://127.0.0.1:4222" } }
+//! probe:
+//!   allow: ["shop.example.com", "10.0.0.0/8", "127.0.0.1:8080"]   # nothing else is looked at
+//!   control: http://127.0.0.1:8222/healthz    # tells a sick agent from a sick service
+//!   ca: file:/etc/bellwether/ca.pem           # trusted besides the public ones
+//!   every_min: 1s                             # no plan may look more often; 100ms
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bellwether_protocol::time::Span;
+use bellwether_runtime::AgentConfig;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::allow::Allow;
+use crate::target::{Origin, Target};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// What every agent has.
+    pub(crate) agent: AgentConfig,
+    /// What a probe agent has.
+    pub(crate) probe: ProbeConfig,
+}
+
+/// What a probe agent has.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProbeConfig {
+    /// What may be looked at.
+    pub(crate) allow: Allow,
+    /// A target that answers whenever this agent's own network does.
+    #[serde(default)]
+    control: Option<String>,
+    /// Certificates that are trusted besides the public ones.
+    #[serde(default, deserialize_with = "file")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Looks more often than this are refused.
+    #[serde(default = "every_min")]
+    pub(crate) every_min: Span,
+}
+
+/// Longest look at the control target.
+const CONTROL_TIMEOUT: Span = Span::from_secs(2);
+
+impl ProbeConfig {
+    /// The control target, if there is one.
+    pub(crate) fn control(&self) -> Result<Option<Target>, String> {
+        let Some(url) = &self.control else { return Ok(None) };
+        let (origin, base) = Origin::parse(url)?;
+        let headers = crate::target::headers(&BTreeMap::new())?;
+        Ok(Some(Target { origin, base, headers, fingerprint: None, timeout: CONTROL_TIMEOUT }))
+    }
+}
+
+fn every_min() -> Span {
+    Span::from_ms(100)
+}
+
+fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let path = text.strip_prefix("file:").filter(|path| !path.is_empty());
+    path.map(|path| Some(path.into())).ok_or_else(|| de::Error::custom("certificates are written `file:PATH`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        "agent:\n  region: sjc\n  name: probe-1\n  state_dir: /var/lib/bw\n  nats: { url: nats://127.0.0.1:4222 }\n";
+
+    fn read(probe: &str) -> Result<Config, String> {
+        bellwether_runtime::parse_config("probe.yaml", &format!("{GOOD}probe: {probe}\n")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_good_file_is_read() {
+        let config =
+            read("{ allow: ['127.0.0.1:80'], control: 'http://127.0.0.1/up', ca: 'file:/a', every_min: 2s }").unwrap();
+        assert_eq!(config.probe.every_min, Span::from_secs(2));
+        assert_eq!(config.probe.ca, Some("/a".into()));
+        let control = config.probe.control().unwrap().expect("a control target");
+        assert_eq!((control.origin.authority().as_str(), control.base.as_str()), ("127.0.0.1", "/up"));
+        assert!(read("{ allow: [] }").unwrap().probe.control().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_without_sense_is_refused() {
+        for (probe, word) in [
+            ("{ }", "allow"),
+            ("{ allow: ['http://a'] }", "http://a"),
+            ("{ allow: [], ca: /a }", "file:PATH"),
+            ("{ allow: [], every: 1s }", "every"),
+            ("{ allow: [], every_min: 5 }", "unit"),
+        ] {
+            let error = read(probe).expect_err(probe);
+            assert!(error.starts_with("probe.yaml:6:") && error.contains(word), "{error}");
+        }
+        assert!(read("{ allow: [], control: 'ftp://a' }").unwrap().probe.control().is_err());
+    }
+}

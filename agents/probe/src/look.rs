@@ -1,0 +1,170 @@
+//! One look, again and again: on its own phase of its interval, and never two at a time.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bellwether_protocol::sample::Sample;
+use bellwether_protocol::time::{Span, Timestamp};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::Probe;
+use crate::aggregate::{Aggregate, Ticket, WatchId};
+use crate::dial::Dialer;
+use crate::http::Http;
+use crate::observation::Observation;
+use crate::target::Target;
+
+/// Tells the time that slots are made of.
+pub(crate) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where looks report. The clock is read under the same lock under which slots are closed, so that no
+/// look can begin in a slot that is just being handed over.
+pub(crate) struct Post {
+    aggregate: Mutex<Aggregate>,
+    now: Now,
+}
+
+impl Post {
+    /// A post without any watch.
+    pub(crate) fn new(aggregate: Aggregate, now: Now) -> Self {
+        Self { aggregate: Mutex::new(aggregate), now }
+    }
+
+    /// Hands over the slots that are over.
+    pub(crate) fn close(&self) -> Vec<Sample> {
+        self.with(Aggregate::close)
+    }
+
+    /// Does something with the aggregate, at one instant.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Aggregate, Timestamp) -> T) -> T {
+        let mut aggregate: MutexGuard<'_, Aggregate> = self.aggregate.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.now)();
+        change(&mut aggregate, now)
+    }
+
+    fn begin(&self, watch: WatchId) -> Option<Ticket> {
+        self.with(|aggregate, now| aggregate.begin(watch, now))
+    }
+
+    fn end(&self, ticket: Ticket, seen: Observation) {
+        self.with(|aggregate, now| aggregate.end(ticket, seen, now));
+    }
+
+    fn now(&self) -> Timestamp {
+        self.with(|_, now| now)
+    }
+}
+
+/// Everything one look needs.
+pub(crate) struct Look {
+    /// Under which name it reports.
+    pub(crate) watch: WatchId,
+    /// What is done.
+    pub(crate) probe: Probe,
+    /// To whom.
+    pub(crate) target: Target,
+    /// How often.
+    pub(crate) every: Span,
+    /// Where in its interval; spread, so that looks do not all fall on the same instant.
+    pub(crate) phase: Span,
+}
+
+impl Look {
+    /// Looks for ever. The interval is kept by a timer that nobody can set back; the clock only names slots.
+    pub(crate) async fn repeat(self, dialer: Arc<Dialer>, post: Arc<Post>) {
+        let every = self.every.to_std().max(Duration::from_millis(1));
+        let mut due = Instant::now() + until(post.now(), self.every, self.phase).to_std();
+        loop {
+            sleep_until(due).await;
+            if let Some(ticket) = post.begin(self.watch) {
+                let seen = self.probe.look(&self.target, &dialer).await;
+                tracing::debug!(class = seen.class, host = self.target.origin.host, "looked");
+                post.end(ticket, seen);
+            }
+            let (next, missed) = following(due, every, Instant::now());
+            if missed > 0 {
+                // The looks that were not made are missing from `n`; they are counted nowhere as good or bad.
+                tracing::warn!(missed, host = self.target.origin.host, "looks missed: the last one took too long");
+            }
+            due = next;
+        }
+    }
+}
+
+/// Looks at the control target for ever.
+pub(crate) async fn watch_control(target: Target, dialer: Dialer, post: Arc<Post>) {
+    let probe = Http::plain();
+    loop {
+        post.with(Aggregate::control_begins);
+        let seen = probe.look(&target, &dialer).await;
+        let every = post.with(|aggregate, _| {
+            aggregate.control_ends(seen.is_answer());
+            aggregate.control_every()
+        });
+        if !seen.is_answer() {
+            tracing::warn!(class = seen.class, host = target.origin.host, "the control target did not answer");
+        }
+        sleep(every.to_std()).await;
+    }
+}
+
+/// Where in its interval a look lies: the same after each restart, and different for each agent and look.
+pub(crate) fn phase(name: impl Hash, every: Span) -> Span {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    Span::from_ms(hasher.finish() % every.as_ms().max(1))
+}
+
+/// How long until the next instant that lies `phase` into a whole number of intervals.
+fn until(now: Timestamp, every: Span, phase: Span) -> Span {
+    let every = every.as_ms().max(1);
+    let into = u64::try_from(now.as_ms()).unwrap_or(0) % every;
+    Span::from_ms((phase.as_ms() % every + every - into) % every)
+}
+
+/// The first due instant after `now`, and how many were missed before it.
+fn following(due: Instant, every: Duration, now: Instant) -> (Instant, u32) {
+    let past = now.saturating_duration_since(due).as_nanos() / every.as_nanos().max(1);
+    let missed = u32::try_from(past).unwrap_or(u32::MAX);
+    (due + every.saturating_mul(missed.saturating_add(1)), missed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_lie_on_their_phase() {
+        let check = |now: i64, expected: u64| {
+            let wait = until(Timestamp::from_ms(now), Span::from_ms(1_000), Span::from_ms(300));
+            assert_eq!(wait.as_ms(), expected, "at {now}");
+        };
+        check(10_000, 300);
+        check(10_300, 0);
+        check(10_301, 999);
+        check(10_999, 301);
+    }
+
+    #[test]
+    fn phases_are_spread_and_stable() {
+        let every = Span::from_secs(30);
+        let phases: std::collections::BTreeSet<Span> = (0..100).map(|n| phase(("agent", n), every)).collect();
+        assert!(phases.len() > 90 && phases.iter().all(|p| *p < every));
+        assert_eq!(phase("a", every), phase("a", every));
+    }
+
+    #[test]
+    fn a_slow_look_misses_some_and_keeps_its_grid() {
+        let start = Instant::now();
+        let every = Duration::from_secs(1);
+        let check = |took_ms: u64, next_s: u64, missed: u32| {
+            let now = start + Duration::from_millis(took_ms);
+            assert_eq!(following(start, every, now), (start + Duration::from_secs(next_s), missed), "{took_ms}");
+        };
+        check(5, 1, 0);
+        check(999, 1, 0);
+        check(1_001, 2, 1);
+        check(3_500, 4, 3);
+    }
+}
