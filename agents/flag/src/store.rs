@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwether_bus::{Clock, Kv, KvEntry, KvError};
+use bellwether_bus::{Clock, Kv, KvEntry, KvError, PublishError};
 use bellwether_protocol::codec::{DecodeError, from_json, from_msgpack, to_json};
 use bellwether_protocol::id::{ActionId, AgentId, LeverValue, Release, Role, Service};
 use bellwether_protocol::presence::{PRESENCE_TTL, Presence, Target};
@@ -60,6 +60,9 @@ impl Store {
             match written {
                 Ok(revision) => return Ok(format!("stored as revision {revision}")),
                 Err(KvError::Conflict { .. }) => {}
+                Err(KvError::Write(e @ (PublishError::Forbidden { .. } | PublishError::Refused { .. }))) => {
+                    return Err(DriverError::Refused(chain(&e)));
+                }
                 Err(e) => return Err(DriverError::Unknown(chain(&e))),
             }
         }
@@ -150,16 +153,24 @@ impl Endpoints {
         }
         told.remove(&self.own);
         told.extend(own.map(|revision| (self.own.clone(), revision)));
-        Ok(self.with_silent(told))
-    }
-
-    fn with_silent(&self, told: BTreeMap<AgentId, u64>) -> BTreeMap<AgentId, Option<u64>> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.extend(told.keys().map(|agent| (agent.clone(), Instant::now())));
-        heard.retain(|_, at| at.elapsed() < SILENT_COUNTS_FOR);
-        let all = self.expected.iter().chain(heard.keys()).chain([&self.own]);
-        all.map(|agent| (agent.clone(), told.get(agent).copied())).collect()
+        let mut all = with_silent(&mut heard, told, Instant::now());
+        for agent in self.expected.iter().chain([&self.own]) {
+            all.entry(agent.clone()).or_insert(None);
+        }
+        Ok(all)
     }
+}
+
+/// Adds those that were heard lately and say nothing now.
+fn with_silent(
+    heard: &mut BTreeMap<AgentId, Instant>,
+    told: BTreeMap<AgentId, u64>,
+    now: Instant,
+) -> BTreeMap<AgentId, Option<u64>> {
+    heard.extend(told.keys().map(|agent| (agent.clone(), now)));
+    heard.retain(|_, at| now.saturating_duration_since(*at) < SILENT_COUNTS_FOR);
+    heard.keys().map(|agent| (agent.clone(), told.get(agent).copied())).collect()
 }
 
 /// The document of an entry.
@@ -224,5 +235,25 @@ mod tests {
         check(&[(east, None), (west, None)], None, &[None, None]);
         check(&[(east, Some(8)), (west, Some(2))], None, &[Some("off"), None]);
         check(&[], None, &[]);
+    }
+
+    #[test]
+    fn a_silent_endpoint_counts_for_an_hour() {
+        let now = Instant::now();
+        let agents = |text: &[&str]| -> BTreeMap<AgentId, u64> {
+            text.iter().map(|agent| (agent.parse().expect("an agent"), 8)).collect()
+        };
+        let mut heard = BTreeMap::new();
+        let mut check = |told: &[&str], after: Duration, expected: &[(&str, Option<u64>)]| {
+            let all = with_silent(&mut heard, agents(told), now + after);
+            let all: Vec<_> = all.iter().map(|(agent, revision)| (agent.to_string(), *revision)).collect();
+            let expected: Vec<_> = expected.iter().map(|(agent, revision)| ((*agent).to_owned(), *revision)).collect();
+            assert_eq!(all, expected);
+        };
+        let (east, west) = ("east.flag.flag-1", "west.flag.flag-1");
+        check(&[east, west], Duration::ZERO, &[(east, Some(8)), (west, Some(8))]);
+        check(&[east], Duration::from_secs(60), &[(east, Some(8)), (west, None)]);
+        check(&[east, west], Duration::from_secs(120), &[(east, Some(8)), (west, Some(8))]);
+        check(&[east], Duration::from_secs(3_800), &[(east, Some(8))]);
     }
 }
