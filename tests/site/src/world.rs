@@ -61,7 +61,7 @@ pub(crate) enum SetError {
     /// Scripted.
     #[error("the platform is busy")]
     Busy,
-    /// Scripted.
+    /// Scripted, or there is nothing behind this lever.
     #[error("the platform refuses to set {0:?}")]
     Refused(SiteLever),
     /// Neither a share nor a release.
@@ -300,6 +300,9 @@ impl World {
             Misbehaviour::Hang | Misbehaviour::None => usize::MAX,
         };
         let wrong = || SetError::Value(to.chars().take(128).collect());
+        if self.targets(lever).next().is_none() {
+            return Err(SetError::Refused(lever));
+        }
         let at = now + self.lag;
         for (_, environment) in self.targets(lever).take(reach) {
             environment.settle(now);
