@@ -1,0 +1,235 @@
+//! Which slots are closed, whose word counts in them, and that the order of arrival does not matter.
+
+use std::collections::BTreeMap;
+
+use bellwether_decide::collect::{CLOSED_MAX, Collector};
+use bellwether_decide::{Desk, step};
+use bellwether_protocol::command::{Ask, Command, Start};
+use bellwether_protocol::id::{AgentId, Revision};
+use bellwether_protocol::plan::{
+    Criterion, Fingerprint, LeverUse, Objective, OnFail, Plan, Set, SetTo, Sli, Stage, TakeBack, TakeBackLevel,
+};
+use bellwether_protocol::presence::{LeverReading, Target, Watching};
+use bellwether_protocol::ratio::Ratio;
+use bellwether_protocol::record::{AgentHere, AgentSeen, ClosedSlot, Input};
+use bellwether_protocol::sample::{Cohort, Control, Portion, Sample, Tick};
+use bellwether_protocol::time::{Span, Timestamp};
+use proptest::prelude::*;
+
+const SLOT: Span = Span::from_secs(30);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_ms(1_800_000_000_000 + seconds * 1_000)
+}
+
+fn plan() -> Plan {
+    let set = |to| Set { lever: "release".parse().unwrap(), to };
+    Plan {
+        service: "shop".parse().unwrap(),
+        slot: SLOT,
+        grace: Span::from_secs(10),
+        quorum: 1,
+        regions: [("east".parse().unwrap(), "http://127.0.0.1:1".to_owned())].into(),
+        canary: BTreeMap::new(),
+        baseline: None,
+        fingerprint: Some(Fingerprint::Header("x-release".to_owned())),
+        levers: [("release".parse().unwrap(), LeverUse { holds_release: true, off: None })].into(),
+        slis: vec![Sli {
+            name: "checkout".parse().unwrap(),
+            every: Span::from_secs(1),
+            timeout: Span::from_secs(1),
+            kind: "http".to_owned(),
+            settings: serde_json::json!({}),
+        }],
+        criteria: vec![Criterion {
+            name: "error_rate".parse().unwrap(),
+            sli: "checkout".parse().unwrap(),
+            objective: Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(5_000_000), target: None },
+            hard: true,
+            window: None,
+            hold_for: Span::ZERO,
+            min_events: 1,
+            on_fail: OnFail::Rollback,
+        }],
+        stages: vec![Stage {
+            name: "canary".parse().unwrap(),
+            regions: vec!["east".parse().unwrap()],
+            cohorts: vec![Cohort::Canary],
+            enter: vec![set(SetTo::Release)],
+            enter_within: Span::from_secs(60),
+            settle: Span::ZERO,
+            soak: Span::from_secs(300),
+            criteria: vec!["error_rate".parse().unwrap()],
+            approval: false,
+        }],
+        take_back: TakeBack {
+            levels: vec![TakeBackLevel {
+                set: vec![set(SetTo::Previous)],
+                apply_within: Span::from_secs(60),
+                automatic: false,
+            }],
+            green: 3,
+            within: 10,
+        },
+    }
+}
+
+fn probe(name: &str) -> AgentId {
+    format!("east.probe.{name}").parse().unwrap()
+}
+
+fn seen(agent: AgentId, here: AgentHere) -> Input {
+    Input::Presence(AgentSeen { agent, here: Some(here) })
+}
+
+/// A desk with a rollout that is preparing, watched by the named probes.
+fn desk(probes: &[&str]) -> Desk {
+    let value = Some("v41".parse().unwrap());
+    let reading = LeverReading {
+        lever: "release".parse().unwrap(),
+        value: value.clone(),
+        targets: vec![Target { id: "east".to_owned(), value }],
+        history: Vec::new(),
+    };
+    let lever_agent = AgentHere { watching: None, levers: vec![reading] };
+    let mut inputs = vec![seen("east.rollback.roll-1".parse().unwrap(), lever_agent)];
+    inputs.extend(probes.iter().map(|name| seen(probe(name), AgentHere::default())));
+    let start = Start { release: "v42".parse().unwrap(), text: String::new(), overrides: Vec::new(), plan: plan() };
+    inputs.push(Input::Command(Command {
+        id: "start-1".parse().unwrap(),
+        seq: 1,
+        service: "shop".parse().unwrap(),
+        principal: "release-manager".parse().unwrap(),
+        at: at(0),
+        not_after: at(300),
+        rollout: None,
+        reason: None,
+        ask: Ask::Start(Box::new(start)),
+    }));
+    let started = step(&Desk::new("shop".parse().unwrap()), &inputs, at(1)).desk;
+    assert!(started.running().is_some(), "the rollout did not start: {started:?}");
+    let watching = Some(Watching { revision: Revision(1), refused: None });
+    let taken_up: Vec<Input> = probes
+        .iter()
+        .map(|name| seen(probe(name), AgentHere { watching: watching.clone(), levers: Vec::new() }))
+        .collect();
+    step(&started, &taken_up, at(2)).desk
+}
+
+fn tick(desk: &Desk, agent: &str, slot: Timestamp, classes: &[(&str, u64)], control: Control) -> Tick {
+    let rollout = desk.running().expect("a rollout is on");
+    let classes = classes.iter().map(|(class, count)| (class.parse().unwrap(), *count)).collect();
+    let portion = Portion { release: Some("v42".parse().unwrap()), classes, ..Portion::default() };
+    Tick {
+        agent: probe(agent),
+        seq: 1,
+        clock_adrift: false,
+        samples: vec![Sample {
+            rollout: rollout.id.clone(),
+            revision: Revision(1),
+            sli: "checkout".parse().unwrap(),
+            cohort: Cohort::Canary,
+            slot,
+            portions: vec![portion],
+            control,
+            evidence: Vec::new(),
+        }],
+    }
+}
+
+fn closed(inputs: Vec<Input>) -> Vec<ClosedSlot> {
+    let slots = inputs.into_iter().filter_map(|input| match input {
+        Input::Closed(slot) => Some(slot),
+        _ => None,
+    });
+    slots.collect()
+}
+
+fn n(slot: &ClosedSlot) -> u64 {
+    slot.portions.iter().map(Portion::n).sum()
+}
+
+#[test]
+fn a_slot_closes_when_all_are_in_or_when_grace_is_over() {
+    let desk = desk(&["probe-1", "probe-2"]);
+    let mut collector = Collector::default();
+    let first = at(30);
+    collector.offer(&desk, 1, Some(&tick(&desk, "probe-1", first, &[("ok", 5)], Control::Well)));
+    assert_eq!(closed(collector.inputs(&desk, at(61), CLOSED_MAX)), Vec::new());
+    let by_grace = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
+    assert_eq!((by_grace.len(), by_grace[0].reporters, n(&by_grace[0])), (1, 1, 5));
+    collector.offer(&desk, 2, Some(&tick(&desk, "probe-2", first, &[("ok", 7)], Control::Well)));
+    let all_in = closed(collector.inputs(&desk, at(0), CLOSED_MAX));
+    assert_eq!((all_in.len(), all_in[0].reporters, n(&all_in[0])), (1, 2, 12));
+}
+
+#[test]
+fn a_failure_before_any_response_counts_only_from_a_prober_that_is_well() {
+    let desk = desk(&["probe-1", "probe-2"]);
+    let check = |first: Control, second: Option<Control>, expected: (u32, u32)| {
+        let mut collector = Collector::default();
+        collector.offer(&desk, 1, Some(&tick(&desk, "probe-1", at(30), &[("resolve", 5)], first)));
+        if let Some(control) = second {
+            collector.offer(&desk, 2, Some(&tick(&desk, "probe-2", at(30), &[("resolve", 5)], control)));
+        }
+        let slots = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
+        assert_eq!((slots[0].reporters, slots[0].unwell), expected, "{first:?} beside {second:?}");
+    };
+    check(Control::Well, None, (1, 0));
+    check(Control::Sick, None, (0, 1));
+    check(Control::Absent, None, (0, 1));
+    check(Control::Absent, Some(Control::Absent), (2, 0));
+    check(Control::Absent, Some(Control::Sick), (0, 2));
+    check(Control::Sick, Some(Control::Well), (1, 1));
+}
+
+#[test]
+fn what_is_logged_is_forgotten_and_what_comes_after_is_late() {
+    let desk = desk(&["probe-1"]);
+    let mut collector = Collector::default();
+    collector.offer(&desk, 1, Some(&tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well)));
+    let inputs = collector.inputs(&desk, at(0), CLOSED_MAX);
+    let next = step(&desk, &inputs, at(62)).desk;
+    collector.prune(&next);
+    assert_eq!(collector.inputs(&next, at(62), CLOSED_MAX), Vec::new());
+    assert_eq!(collector.lowest_needed(&next), 2);
+    // Read again after a restart: the log says that it was read. A message behind that is late.
+    let again = tick(&next, "probe-1", at(30), &[("http_5xx", 5)], Control::Well);
+    collector.offer(&next, 1, Some(&again));
+    assert_eq!(collector.inputs(&next, at(62), CLOSED_MAX), Vec::new());
+    collector.offer(&next, 2, Some(&again));
+    assert!(matches!(collector.inputs(&next, at(62), CLOSED_MAX)[..], [Input::Read { seq: 2 }, Input::Late(_)]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Permutations and duplicates before closing change nothing.
+    #[test]
+    fn order_and_repetition_do_not_matter(
+        counts in prop::collection::vec((0_u64..50, 0_u64..5), 1..12),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        let desk = desk(&["probe-1", "probe-2"]);
+        let ticks: Vec<Tick> = counts
+            .iter()
+            .enumerate()
+            .map(|(i, (ok, bad))| {
+                let slot = at(30 * (1 + i64::try_from(i / 2).unwrap()));
+                tick(&desk, if i % 2 == 0 { "probe-1" } else { "probe-2" }, slot, &[("ok", *ok), ("http_5xx", *bad)], Control::Well)
+            })
+            .collect();
+        let fold = |sequence: &[usize]| {
+            let mut collector = Collector::default();
+            for index in sequence {
+                collector.offer(&desk, 1, Some(&ticks[*index]));
+            }
+            let inputs = collector.inputs(&desk, at(10_000), 20);
+            step(&desk, &inputs, at(10_000))
+        };
+        let straight: Vec<usize> = (0..ticks.len()).collect();
+        let mut shuffled: Vec<usize> = order.iter().map(|index| index.index(ticks.len())).collect();
+        shuffled.extend(straight.iter().rev());
+        prop_assert_eq!(fold(&straight), fold(&shuffled));
+    }
+}
