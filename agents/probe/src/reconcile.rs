@@ -168,3 +168,140 @@ impl Looks {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+    use bellwether_protocol::id::Revision;
+    use bellwether_protocol::sample::{Portion, Sample};
+    use bellwether_protocol::time::Timestamp;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::aggregate::Aggregate;
+
+    fn system_now() -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        Timestamp::from_ms(i64::try_from(since.as_millis()).expect("this millennium"))
+    }
+
+    fn looks() -> (Looks, Arc<Post>) {
+        let post = Arc::new(Post::new(Aggregate::new(None), Arc::new(system_now)));
+        let allow = serde_json::from_value(json!(["127.0.0.1"])).expect("a list");
+        let dialer = Dialer::new(allow, bellwether_runtime::tls());
+        (Looks::new("sjc.probe.probe-1".to_owned(), dialer, Span::from_ms(20), Arc::clone(&post)), post)
+    }
+
+    async fn site() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn look(url: &str) -> assignment::Look {
+        assignment::Look {
+            sli: "errors".parse().unwrap(),
+            cohort: Cohort::Canary,
+            url: url.to_owned(),
+            kind: "http".to_owned(),
+            settings: json!({"path": "/"}),
+            every: Span::from_ms(50),
+            timeout: Span::from_secs(2),
+            headers: BTreeMap::new(),
+            fingerprint: None,
+            edges_ms: vec![10, 100],
+        }
+    }
+
+    fn assigned(revision: u64, looks: Vec<assignment::Look>) -> BTreeMap<Service, Assignment> {
+        let assignment = Assignment {
+            rollout: "shop/1".parse().unwrap(),
+            revision: Revision(revision),
+            region: "sjc".parse().unwrap(),
+            slot: Span::from_ms(200),
+            looks,
+        };
+        [("shop".parse().unwrap(), assignment)].into()
+    }
+
+    fn ids(looks: &Looks) -> Vec<WatchId> {
+        looks.running.values().map(|running| running.watch).collect()
+    }
+
+    async fn sample_that(post: &Post, is_it: impl Fn(&Sample) -> bool) -> Sample {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < Duration::from_secs(8) {
+            for sample in post.close() {
+                if is_it(&sample) {
+                    return sample;
+                }
+                last = Some(sample);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no such sample; the last one was {last:?}");
+    }
+
+    #[tokio::test]
+    async fn looks_follow_their_assignment() {
+        let (mut looks, post) = looks();
+        let url = site().await;
+        let watching = looks.reconcile(&assigned(1, vec![look(&url)]));
+        assert!(watching.values().all(|w| w.revision == Revision(1) && w.refused.is_none()));
+        let sample = sample_that(&post, |sample| sample.portions.iter().map(Portion::n).sum::<u64>() >= 2).await;
+        assert_eq!((sample.sli.as_str(), sample.revision), ("errors", Revision(1)));
+        assert!(sample.portions[0].classes.keys().all(|class| class.as_str() == "ok"), "{sample:?}");
+
+        let first = ids(&looks);
+        let other = assignment::Look { cohort: Cohort::Baseline, ..look(&url) };
+        looks.reconcile(&assigned(2, vec![look(&url), other]));
+        assert!(ids(&looks).ends_with(&first), "an unchanged look goes on");
+        sample_that(&post, |sample| sample.revision == Revision(2) && sample.cohort == Cohort::Canary).await;
+        sample_that(&post, |sample| sample.revision == Revision(2) && sample.cohort == Cohort::Baseline).await;
+
+        looks.reconcile(&assigned(3, vec![assignment::Look { every: Span::from_ms(60), ..look(&url) }]));
+        assert!(ids(&looks).len() == 1 && ids(&looks) != first, "a changed look begins anew");
+
+        assert!(looks.reconcile(&BTreeMap::new()).is_empty());
+        assert!(ids(&looks).is_empty() && post.close().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_assignment_is_refused_whole_with_the_reason() {
+        let (mut looks, _) = looks();
+        let good = look("http://127.0.0.1:1");
+        let check = |looks: &mut Looks, bad: assignment::Look, reason: &str| {
+            let other = assignment::Look { sli: "other".parse().unwrap(), ..good.clone() };
+            let watching = looks.reconcile(&assigned(5, vec![other, bad]));
+            let refused = watching.values().next().and_then(|w| w.refused.clone()).expect(reason);
+            assert!(refused.contains(reason), "`{reason}` is not in `{refused}`");
+            assert!(ids(looks).is_empty());
+        };
+        looks.reconcile(&assigned(4, vec![good.clone()]));
+        let kind = "gopher".to_owned();
+        check(&mut looks, assignment::Look { kind, ..good.clone() }, "no probe of kind `gopher`");
+        let settings = json!({"path": "/", "expect": ["status is 200"]});
+        check(&mut looks, assignment::Look { settings, ..good.clone() }, "/expect/0 column 8: `is` is not a test");
+        check(&mut looks, look("http://10.0.0.1"), "10.0.0.1 is not in this agent's `probe.allow`");
+        check(&mut looks, look("http://example.com"), "`example.com` is not in this agent's `probe.allow`");
+        check(&mut looks, look("http://169.254.169.254"), "never looked at");
+        check(&mut looks, assignment::Look { every: Span::from_ms(5), ..good.clone() }, "more often than");
+        check(&mut looks, assignment::Look { edges_ms: vec![5, 5], ..good.clone() }, "must ascend");
+        check(&mut looks, assignment::Look { timeout: Span::from_secs(600), ..good.clone() }, "timeout 10m");
+        check(&mut looks, assignment::Look { sli: "other".parse().unwrap(), ..good.clone() }, "named twice");
+        let many: Vec<assignment::Look> = (0..=LOOKS_MAX)
+            .map(|n| assignment::Look { sli: format!("s{n}").parse().unwrap(), ..good.clone() })
+            .collect();
+        let watching = looks.reconcile(&assigned(6, many));
+        assert!(watching.values().all(|w| w.refused.as_deref().is_some_and(|why| why.contains("more than 200 looks"))));
+    }
+}
