@@ -66,7 +66,8 @@ pub enum ProbeError {
 }
 
 /// How often slots are looked over; a sample leaves at most this long after its slot is over.
-const CLOSE_EVERY: Duration = Duration::from_millis(200);
+/// Shorter than the narrowest slot, so that no slot passes unseen.
+const CLOSE_EVERY: Duration = Duration::from_millis(50);
 /// How long the agent waits for its clock before it looks anyway, with samples that say so.
 const ANCHOR_WAIT_MAX: Duration = Duration::from_secs(5);
 

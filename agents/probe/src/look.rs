@@ -75,6 +75,7 @@ impl Look {
     pub(crate) async fn repeat(self, dialer: Arc<Dialer>, post: Arc<Post>) {
         let every = self.every.to_std().max(Duration::from_millis(1));
         let mut due = Instant::now() + until(post.now(), self.every, self.phase).to_std();
+        let mut was_late = false;
         loop {
             sleep_until(due).await;
             if let Some(ticket) = post.begin(self.watch) {
@@ -83,10 +84,12 @@ impl Look {
                 post.end(ticket, seen);
             }
             let (next, missed) = following(due, every, Instant::now());
-            if missed > 0 {
-                // The looks that were not made are missing from `n`; they are counted nowhere as good or bad.
+            // The looks that were not made are missing from `n`; they are counted nowhere as good or bad.
+            // A target that hangs makes every look late: one line when it begins is enough.
+            if missed > 0 && !was_late {
                 tracing::warn!(missed, host = self.target.origin.host, "looks missed: the last one took too long");
             }
+            was_late = missed > 0;
             due = next;
         }
     }
@@ -95,6 +98,7 @@ impl Look {
 /// Looks at the control target for ever.
 pub(crate) async fn watch_control(target: Target, dialer: Dialer, post: Arc<Post>) {
     let probe = Http::plain();
+    let mut was_well = true;
     loop {
         post.with(Aggregate::control_begins);
         let seen = probe.look(&target, &dialer).await;
@@ -102,9 +106,14 @@ pub(crate) async fn watch_control(target: Target, dialer: Dialer, post: Arc<Post
             aggregate.control_ends(seen.is_answer());
             aggregate.control_every()
         });
-        if !seen.is_answer() {
-            tracing::warn!(class = seen.class, host = target.origin.host, "the control target did not answer");
+        match (was_well, seen.is_answer()) {
+            (true, false) => {
+                tracing::warn!(class = seen.class, host = target.origin.host, "no answer from the control target")
+            }
+            (false, true) => tracing::info!(host = target.origin.host, "the control target answers again"),
+            (true, true) | (false, false) => {}
         }
+        was_well = seen.is_answer();
         sleep(every.to_std()).await;
     }
 }

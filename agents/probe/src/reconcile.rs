@@ -19,7 +19,7 @@ use crate::target::Target;
 /// Most looks of one agent. It bounds connections and bodies in memory.
 const LOOKS_MAX: usize = 200;
 /// Narrowest slot: narrower ones would be more messages than evidence.
-const SLOT_MIN: Span = Span::from_ms(100);
+const SLOT_MIN: Span = Span::from_ms(200);
 /// Most latency buckets of one look.
 const EDGES_MAX: usize = 64;
 
