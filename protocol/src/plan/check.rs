@@ -22,6 +22,10 @@ const EVERY_MIN: Span = Span::from_ms(10);
 /// Most agents of a region that can be asked to agree.
 const QUORUM_MAX: u64 = 64;
 
+/// Most items of a list, and entries of a map, that are looked at: every criterion meets every stage.
+/// `read` refuses what is longer.
+const ITEMS_MAX: usize = 256;
+
 /// Everything that can be said without knowing the mesh.
 pub(super) fn check(root: &Node) -> Vec<Finding> {
     let mut check = Check {
@@ -355,12 +359,12 @@ fn shown(looks: u64) -> Ratio {
     Ratio::from_ppb((bound * 1e5).round() as u32 * 10_000)
 }
 
-fn items(list: Option<&Node>) -> std::slice::Iter<'_, Node> {
-    list.map_or(&[][..], Node::items).iter()
+fn items(list: Option<&Node>) -> impl Iterator<Item = &Node> {
+    list.map_or(&[][..], Node::items).iter().take(ITEMS_MAX)
 }
 
 fn keys(map: Option<&Node>) -> Vec<&str> {
-    map.map_or(&[][..], Node::entries).iter().map(|(key, _)| key.text.as_str()).collect()
+    map.map_or(&[][..], Node::entries).iter().take(ITEMS_MAX).map(|(key, _)| key.text.as_str()).collect()
 }
 
 fn names(list: Option<&Node>) -> Vec<&str> {
@@ -378,5 +382,5 @@ fn value<T: FromStr>(node: &Node, key: &str) -> Option<T> {
 /// Whether `stage` uses `criterion`; without `criteria` it uses all.
 fn criteria_of(stage: &Node, all: &[&str], criterion: &Node) -> bool {
     let Some(name) = text(criterion, "name") else { return false };
-    stage.get("criteria").map_or(all.contains(&name), |list| list.items().iter().any(|own| own.text() == Some(name)))
+    stage.get("criteria").map_or(all.contains(&name), |list| items(Some(list)).any(|own| own.text() == Some(name)))
 }

@@ -22,7 +22,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 use serde::Serialize;
 
 use super::node::{Broken, Key, Mark, Node};
@@ -181,14 +181,19 @@ fn render_one(finding: &Finding, source: &str) -> String {
     let title = level.primary_title(normalize_untrusted_str(&finding.message)).id(finding.code);
     let help = finding.help.as_deref().map(normalize_untrusted_str);
     let mut group = Group::with_title(title);
-    match (finding.line, line_of(source, &finding.bytes)) {
+    let number = finding.line.map(|line| usize::try_from(line).unwrap_or(usize::MAX));
+    match (number, line_of(source, &finding.bytes)) {
         (Some(number), Some((line, bytes))) => {
-            let number = usize::try_from(number).unwrap_or(usize::MAX);
             let mark = AnnotationKind::Primary.span(bytes).label(help);
             group =
                 group.element(Snippet::source(line).line_start(number).path(finding.file.as_str()).annotation(mark));
         }
-        _ => group = group.elements(help.map(|help| Level::NOTE.no_name().message(help))),
+        (Some(number), None) => {
+            let column = finding.column.and_then(|column| usize::try_from(column).ok()).unwrap_or(1);
+            group = group.element(Origin::path(finding.file.as_str()).line(number).char_column(column));
+            group = group.elements(help.map(|help| Level::NOTE.no_name().message(help)));
+        }
+        (None, _) => group = group.elements(help.map(|help| Level::NOTE.no_name().message(help))),
     }
     let notes = finding.notes.iter().map(|note| Level::NOTE.no_name().message(normalize_untrusted_str(note)));
     Renderer::plain().render(&[group.elements(notes)])
@@ -316,5 +321,16 @@ error[P04]: unknown lever `trafic`
 1 error in 1 file. Nothing was contacted or changed.
 ";
         assert_eq!(render(&[finding], &[("shop.yaml", text)]), expected);
+    }
+
+    #[test]
+    fn a_finding_on_a_long_line_shows_its_place() {
+        let text = format!("{}x", " ".repeat(500));
+        let mark = Mark { line: 1, column: 501, bytes: 500..501 };
+        let finding =
+            Finding { file: "f".into(), ..Finding::new("P02", "not a duration").at(&mark).help("write `1h`") };
+        let shown = render(&[finding], &[("f", &text)]);
+        assert!(shown.starts_with("error[P02]: not a duration\n--> f:1:501\n"), "{shown}");
+        assert!(shown.contains("= write `1h`\n"), "{shown}");
     }
 }
