@@ -48,6 +48,15 @@ impl Heartbeat {
         change(&mut self.lock());
     }
 
+    pub(crate) fn now(&self) -> bellwether_protocol::time::Timestamp {
+        self.clock.now()
+    }
+
+    /// Tries once; [`Heartbeat::run`] goes on and tells what is wrong.
+    pub(crate) async fn first(&self) {
+        let _ = tokio::time::timeout(PRESENCE_EVERY.to_std(), self.beat()).await;
+    }
+
     pub(crate) async fn run(self: Arc<Self>) {
         let mut was_heard = true;
         loop {

@@ -82,6 +82,8 @@ impl Runtime {
         let clock = Clock::new();
         let mut tasks = tokio::task::JoinSet::new();
         let heartbeat = Arc::new(Heartbeat::new(agent.clone(), bus.clone(), clock.clone()));
+        // The first heartbeat anchors the clock; without it the first samples would count as adrift.
+        heartbeat.first().await;
         tasks.spawn(Arc::clone(&heartbeat).run());
         let (assigned, assignments) = watch::channel(BTreeMap::new());
         tasks.spawn(assignments::follow(bus.clone(), agent.region.clone(), assigned));

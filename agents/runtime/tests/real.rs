@@ -1,0 +1,347 @@
+//! Agents on a real `nats-server`, killed and started again.
+//!
+//! This program is its own harness, so that it can also be the shim under which servers run.
+
+#![expect(clippy::expect_used, reason = "a test")]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bellwether_bus::server::{self, LocalServer, ServerOptions};
+use bellwether_bus::{Bus, ConnectOptions, From, Reader, child};
+use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
+use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::codec::{from_json, from_msgpack, to_json, to_msgpack};
+use bellwether_protocol::id::{ActionId, AgentId, LeverValue, Ordinal, Release, Revision, Role};
+use bellwether_protocol::presence::{Presence, Target};
+use bellwether_protocol::sample::{Cohort, Control, Sample, Tick};
+use bellwether_protocol::subject::{Bucket, Stream};
+use bellwether_protocol::time::{Span, Timestamp};
+use bellwether_runtime::{AgentConfig, Driver, DriverError, Lever, Reading, Runtime, parse_config};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
+
+type Test = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+
+const TESTS: [Test; 4] = [
+    ("an_agent_is_present_and_takes_assignments", || Box::pin(an_agent_is_present_and_takes_assignments())),
+    ("samples_reach_the_stream_in_order_once_it_is_back", || {
+        Box::pin(samples_reach_the_stream_in_order_once_it_is_back())
+    }),
+    ("samples_are_sent_again_when_the_stream_lost_them", || {
+        Box::pin(samples_are_sent_again_when_the_stream_lost_them())
+    }),
+    ("one_agent_acts_and_the_other_takes_over", || Box::pin(one_agent_acts_and_the_other_takes_over())),
+];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|arg| arg == child::VERB).is_some() {
+        return child::shim(args);
+    }
+    let filter = args.find(|arg| !arg.to_string_lossy().starts_with('-'));
+    let filter = filter.map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| name.contains(&filter)).collect();
+    let local = tokio::task::LocalSet::new();
+    let running: Vec<_> = chosen.iter().map(|(name, test)| (*name, local.spawn_local(bounded(test())))).collect();
+    let mut failed = 0;
+    for (name, test) in running {
+        let is_ok = local.block_on(&runtime, test).is_ok();
+        failed += usize::from(!is_ok);
+        println!("test {name} ... {}", if is_ok { "ok" } else { "FAILED" });
+    }
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn bounded(test: LocalBoxFuture<'static, ()>) {
+    tokio::time::timeout(Duration::from_secs(90), test).await.expect("within its time");
+}
+
+struct World {
+    server: Arc<LocalServer>,
+    dir: tempfile::TempDir,
+    bus: Bus,
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
+        let shim = std::env::current_exe().expect("our own path");
+        let options = ServerOptions { binary, shim, dir: dir.path().join("nats"), port: 0 };
+        let server = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled");
+        let server = Arc::new(server.expect("a server"));
+        let options = ConnectOptions {
+            url: server.url().to_owned(),
+            prefix: Default::default(),
+            name: "test".to_owned(),
+            credentials: None,
+        };
+        let bus = Bus::connect(&options).await.expect("connected");
+        bus.provision().await.expect("provisioned");
+        Self { server, dir, bus }
+    }
+
+    fn config(&self, name: &str) -> AgentConfig {
+        let dir = self.dir.path().join(name);
+        config(self.server.url(), name, &dir)
+    }
+
+    async fn agent(&self, role: Role, name: &str) -> Runtime {
+        Runtime::start(role, &self.config(name)).await.expect("an agent")
+    }
+
+    fn kill(&self) {
+        let pid = i32::try_from(self.server.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    }
+
+    async fn restart(&self) {
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.restart()).await.expect("not cancelled").expect("restarted");
+    }
+
+    async fn presence(&self, agent: &AgentId) -> Option<Presence> {
+        let entry = self.bus.kv(Bucket::Presence).get(&agent.to_string()).await.expect("read")?;
+        Some(from_msgpack("presence", &entry.value.expect("a value")).expect("a presence"))
+    }
+}
+
+fn config(url: &str, name: &str, dir: &Path) -> AgentConfig {
+    let text = format!("region: sjc\nname: {name}\nstate_dir: {}\nnats: {{ url: \"{url}\" }}\n", dir.display());
+    parse_config("agent.yaml", &text).expect("a configuration")
+}
+
+/// Waits until `look` finds something.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn assignment(revision: u64) -> Vec<u8> {
+    let assignment = Assignment {
+        rollout: "shop/1".parse().expect("a rollout"),
+        revision: Revision(revision),
+        region: "sjc".parse().expect("a region"),
+        slot: Span::from_secs(30),
+        looks: Vec::new(),
+    };
+    to_msgpack("assignment", &assignment).expect("encoded")
+}
+
+async fn an_agent_is_present_and_takes_assignments() {
+    let world = World::new().await;
+    let agent = world.agent(Role::Probe, "one").await;
+    assert!(!agent.clock.is_adrift());
+    assert!(agent.clock.offset_ms().abs() < 5_000);
+    let presence = until("a presence", async || world.presence(&agent.agent).await).await;
+    assert_eq!((presence.agent, presence.watching.len()), (agent.agent.clone(), 0));
+    let assignments = world.bus.kv(Bucket::Assignments);
+    assignments.put("sjc.shop", assignment(3)).await.expect("stored");
+    assignments.put("fra.shop", assignment(9)).await.expect("stored");
+    let mut watch = agent.assignments();
+    let found = watch.wait_for(|all| !all.is_empty()).await.expect("assigned").clone();
+    assert_eq!(found.values().map(|found| found.revision).collect::<Vec<_>>(), [Revision(3)]);
+    assignments.put("sjc.shop", b"broken".to_vec()).await.expect("stored");
+    assignments.put("sjc.shop", assignment(2)).await.expect("stored");
+    assignments.put("sjc.shop", assignment(4)).await.expect("stored");
+    let newest = |all: &std::collections::BTreeMap<_, Assignment>| all.values().all(|one| one.revision == Revision(4));
+    watch.wait_for(newest).await.expect("assigned");
+    agent.presence(|presence| {
+        presence.serving.insert("shop".to_owned(), 7);
+    });
+    let is_told = async || world.presence(&agent.agent).await.filter(|presence| presence.serving.contains_key("shop"));
+    until("the change", is_told).await;
+    let second = Runtime::start(Role::Probe, &world.config("one")).await;
+    assert!(second.is_err(), "two processes with one state directory");
+}
+
+fn sample(n: i64) -> Sample {
+    Sample {
+        rollout: "shop/1".parse().expect("a rollout"),
+        revision: Revision(1),
+        sli: "home".parse().expect("an sli"),
+        cohort: Cohort::Canary,
+        slot: Timestamp::from_ms(n),
+        portions: Vec::new(),
+        control: Control::Absent,
+        evidence: Vec::new(),
+    }
+}
+
+async fn ticks(reader: &mut Reader, count: i64) -> Vec<Tick> {
+    let mut found = Vec::new();
+    for _ in 0..count {
+        found.push(from_msgpack("tick", &reader.next().await.body).expect("a tick"));
+    }
+    found
+}
+
+async fn samples_reach_the_stream_in_order_once_it_is_back() {
+    let world = World::new().await;
+    let agent = world.agent(Role::Probe, "one").await;
+    let sender = agent.sender();
+    for n in 0..50 {
+        sender.send(vec![sample(n)]);
+        match n {
+            20 => world.kill(),
+            40 => world.restart().await,
+            _ => {}
+        }
+    }
+    // What the process did not send before it died is sent by the next one.
+    drop(sender);
+    drop(agent);
+    let again = until("the lock", async || Runtime::start(Role::Probe, &world.config("one")).await.ok()).await;
+    again.sender().send(vec![sample(50)]);
+    let mut reader = world.bus.read(Stream::Samples, Vec::new(), From::Start);
+    let found = ticks(&mut reader, 51).await;
+    let slots: Vec<i64> = found.iter().map(|tick| tick.samples[0].slot.as_ms()).collect();
+    assert_eq!(slots, (0..51).collect::<Vec<_>>());
+    assert!(found.is_sorted_by(|a, b| a.seq < b.seq));
+    // One call that is too much for one message becomes several.
+    again.sender().send((0..2_500).map(sample).collect());
+    let mut count = 0;
+    while count < 2_500 {
+        let tick = ticks(&mut reader, 1).await.remove(0);
+        assert!(tick.is_sound());
+        count += tick.samples.len();
+    }
+    let is_empty = async || world.presence(&again.agent).await.filter(|presence| presence.spooled == 0);
+    until("an empty spool", is_empty).await;
+}
+
+async fn samples_are_sent_again_when_the_stream_lost_them() {
+    let world = World::new().await;
+    let agent = world.agent(Role::Probe, "one").await;
+    let mut reader = world.bus.read(Stream::Samples, Vec::new(), From::Start);
+    for n in 0..3 {
+        agent.sender().send(vec![sample(n)]);
+    }
+    ticks(&mut reader, 3).await;
+    // Power is lost before anything reached the disk: the whole store is gone.
+    world.kill();
+    let nats = world.dir.path().join("nats/store");
+    until("the end of the server", async || std::fs::remove_dir_all(&nats).ok()).await;
+    world.restart().await;
+    until("a new stream", async || world.bus.provision().await.ok()).await;
+    agent.sender().send(vec![sample(3)]);
+    let mut reader = world.bus.read(Stream::Samples, Vec::new(), From::Start);
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 4 {
+        seen.insert(ticks(&mut reader, 1).await.remove(0).samples[0].slot.as_ms());
+    }
+}
+
+/// A platform in memory, shared by two agents as a real one would be.
+#[derive(Default)]
+struct Platform {
+    value: Mutex<String>,
+    sets: Mutex<Vec<String>>,
+}
+
+impl Driver for Platform {
+    fn set<'a>(&'a self, to: &'a LeverValue, action: &'a ActionId) -> BoxFuture<'a, Result<String, DriverError>> {
+        async move {
+            to.to_string().clone_into(&mut self.value.lock().expect("not poisoned"));
+            self.sets.lock().expect("not poisoned").push(action.to_string());
+            Ok("ok".to_owned())
+        }
+        .boxed()
+    }
+
+    fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
+        async {
+            let value = self.value.lock().expect("not poisoned").parse::<LeverValue>().ok();
+            Ok(Reading { value: value.clone(), targets: vec![Target { id: "all".to_owned(), value }] })
+        }
+        .boxed()
+    }
+
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
+        async { Ok(vec!["v40".parse::<Release>().expect("a release")]) }.boxed()
+    }
+}
+
+fn action(generation: u64, to: &str, deadline: Timestamp) -> Action {
+    Action {
+        id: format!("shop/1/{generation}/0").parse().expect("an action"),
+        service: "shop".parse().expect("a service"),
+        lever: "release".parse().expect("a lever"),
+        to: to.parse().expect("a value"),
+        generation: Ordinal(generation),
+        deadline,
+    }
+}
+
+async fn one_agent_acts_and_the_other_takes_over() {
+    let world = World::new().await;
+    let platform = Arc::new(Platform::default());
+    "v40".clone_into(&mut platform.value.lock().expect("not poisoned"));
+    let serve = async |name: &str| {
+        let agent = world.agent(Role::Rollback, name).await;
+        let driver: Arc<dyn Driver> = platform.clone();
+        let lever =
+            Lever { service: "shop".parse().expect("a service"), name: "release".parse().expect("a lever"), driver };
+        let id = agent.agent.clone();
+        (id, tokio::spawn(async move { agent.serve_levers(vec![lever]).await }))
+    };
+    let deadline = Timestamp::from_ms(now_ms() + 60_000);
+    let order = async |action: Action| {
+        let subject = world.bus.prefix().action(&action.service, &action.lever);
+        let body = to_json("action", &action).expect("encoded");
+        world.bus.publish(subject, &action.id.to_string(), body).await.expect("stored");
+    };
+    let mut inbox = world.bus.read(Stream::Inbox, Vec::new(), From::Start);
+    let mut result = async || from_json::<ActionResult>("result", &inbox.next().await.body).expect("a result");
+    // Published before any agent lives: done all the same.
+    order(action(5, "v41", deadline)).await;
+    let (first, first_task) = serve("one").await;
+    let answer = result().await;
+    assert_eq!((answer.outcome, &answer.agent), (ActionOutcome::Done, &first), "{answer:?}");
+    let is_read = async || {
+        let presence = world.presence(&first).await?;
+        let reading = presence.levers.values().flatten().next()?.clone();
+        (reading.value.as_ref().map(ToString::to_string) == Some("v41".to_owned()) && !reading.history.is_empty())
+            .then_some(reading)
+    };
+    until("the reading", is_read).await;
+    // A second one stands by, over a killed server too.
+    let (second, second_task) = serve("two").await;
+    world.kill();
+    world.restart().await;
+    order(action(4, "v39", deadline)).await;
+    assert_eq!(result().await.outcome, ActionOutcome::Refused);
+    first_task.abort();
+    let _ = first_task.await;
+    // Nobody acts until the claim runs out; then the other one looks first, and does what is left.
+    order(action(6, "v42", deadline)).await;
+    let answer = result().await;
+    assert_eq!((answer.outcome, &answer.agent), (ActionOutcome::Done, &second), "{answer:?}");
+    assert_eq!(*platform.sets.lock().expect("not poisoned"), ["shop/1/5/0", "shop/1/6/0"]);
+    second_task.abort();
+    let _ = second_task.await;
+    // It comes back, is told everything again, and does nothing twice.
+    let (_, task) = serve("two").await;
+    order(action(7, "v42", deadline)).await;
+    let answer = result().await;
+    // The repeated answer to generation 6 has the id of the first, and so was stored once.
+    assert_eq!((answer.outcome, answer.action.generation), (ActionOutcome::Done, Ordinal(7)), "{answer:?}");
+    assert_eq!(platform.sets.lock().expect("not poisoned").len(), 2);
+    task.abort();
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("in range")
+}
