@@ -1,1 +1,41 @@
-//! The operator's verbs: start, watch, command, demo, up.
+//! The operator's verbs: start, watch, command, list, up, demo.
+//!
+//! This crate asks and shows. It never decides: what a command led to is read from what the
+//! coordinators wrote. Results go to standard output, everything else to standard error.
+//!
+//! | module | what |
+//! |---|---|
+//! | `args` | flags that every verb shares |
+//! | `error` | what went wrong, what to try, with which exit code |
+//! | `ask` | a command, from the publish to its outcome |
+//! | `command`, `rollout`, `replay`, `agents`, `plan` | the verbs |
+//! | `follow` | one rollout until it ends: events above, the live block below |
+//! | `screen`, `keys` | the terminal |
+//! | `render` | facts to text, pure |
+//! | `children`, `up`, `demo` | processes on this machine |
+
+mod agents;
+mod args;
+mod ask;
+mod children;
+mod command;
+mod demo;
+mod error;
+mod follow;
+mod keys;
+mod plan;
+mod render;
+mod replay;
+mod rollout;
+mod screen;
+mod up;
+
+pub use agents::{AgentsVerb, agents};
+pub use args::Mesh;
+pub use command::{CommandVerb, command};
+pub use demo::{DemoArgs, demo};
+pub use error::{VerbError, exit};
+pub use plan::{PlanVerb, plan};
+pub use replay::{ReplayArgs, show_replayed, stored_records};
+pub use rollout::{RolloutVerb, rollout};
+pub use up::{UpArgs, up};

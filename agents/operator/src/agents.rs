@@ -1,0 +1,44 @@
+//! `bellwether agents list`: who is there, and where their levers stand.
+
+use bellwether_protocol::codec;
+use bellwether_protocol::presence::Presence;
+use bellwether_protocol::subject::Bucket;
+
+use crate::args::{Mesh, now};
+use crate::error::{VerbError, exit};
+use crate::render::table;
+
+/// Look at the agents
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum AgentsVerb {
+    /// Who is there, heard within the last 15 s
+    List,
+}
+
+/// Most agents that are listed.
+const AGENTS_MAX: usize = 1_000;
+
+/// Lists agents.
+///
+/// # Errors
+/// When the mesh cannot be read.
+pub async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbError> {
+    let AgentsVerb::List = verb;
+    let bus = mesh.connect().await?;
+    let bucket = bus.kv(Bucket::Presence);
+    let mut here: Vec<Presence> = Vec::new();
+    for key in bucket.keys().await?.into_iter().take(AGENTS_MAX) {
+        // An agent may go between the two questions.
+        if let Some(bytes) = bucket.get(&key).await?.and_then(|entry| entry.value) {
+            here.push(codec::from_msgpack("presence", &bytes)?);
+        }
+    }
+    here.sort_by(|a, b| a.agent.cmp(&b.agent));
+    if mesh.json {
+        let text = codec::to_json("agents", &here)?;
+        println!("{}", String::from_utf8_lossy(&text));
+    } else {
+        table::agents(&here, now()).iter().for_each(|line| println!("{}", line.plain()));
+    }
+    Ok(exit::DONE)
+}

@@ -1,0 +1,104 @@
+//! Flags that every verb shares: where the mesh is, and how to speak.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use bellwether_bus::{Bus, ConnectOptions, Credentials};
+use bellwether_protocol::id::Principal;
+use bellwether_protocol::subject::Prefix;
+use bellwether_protocol::time::Timestamp;
+
+use crate::error::VerbError;
+use crate::render::Look;
+
+/// Where the mesh is, and how to speak.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Mesh {
+    /// Where NATS is; several addresses separated by commas
+    #[arg(long, global = true, env = "BELLWETHER_NATS", default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    pub nats: String,
+    /// A NATS credentials file
+    #[arg(long, global = true, env = "BELLWETHER_CREDENTIALS", value_name = "FILE")]
+    pub credentials: Option<PathBuf>,
+    /// The first token of every subject
+    #[arg(long, global = true, env = "BELLWETHER_PREFIX", default_value = "bw")]
+    pub prefix: Prefix,
+    /// Print JSON: one object, or one per event
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No colours (so does NO_COLOR)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+impl Mesh {
+    /// How to connect to it.
+    pub fn options(&self) -> ConnectOptions {
+        ConnectOptions {
+            url: self.nats.clone(),
+            prefix: self.prefix.clone(),
+            name: "bellwether operator".to_owned(),
+            credentials: self.credentials.clone().map(Credentials::CredsFile),
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Bus, VerbError> {
+        Ok(Bus::connect(&self.options()).await?)
+    }
+
+    /// What the reader of standard output can be shown.
+    pub(crate) fn look(&self) -> Look {
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let is_dumb = set("TERM").is_some_and(|term| term == "dumb");
+        let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG"));
+        // Without a locale nothing is known; whoever has set one without UTF-8 has said no.
+        let is_ascii = locale.is_some_and(|name| !name.to_ascii_lowercase().replace('-', "").contains("utf8"));
+        Look {
+            colour: std::io::stdout().is_terminal() && !is_dumb && !self.no_color && set("NO_COLOR").is_none(),
+            ascii: is_ascii,
+        }
+    }
+}
+
+/// Who asks. On a mesh without credentials this is a claim.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Asker {
+    /// Who asks; default: the name of this user
+    #[arg(long = "as", env = "BELLWETHER_PRINCIPAL", value_name = "NAME")]
+    name: Option<Principal>,
+}
+
+impl Asker {
+    pub(crate) fn principal(&self) -> Result<Principal, VerbError> {
+        match &self.name {
+            Some(name) => Ok(name.clone()),
+            None => Ok(as_token(&std::env::var("USER").unwrap_or_default()).parse()?),
+        }
+    }
+}
+
+fn as_token(user: &str) -> String {
+    let fits = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' };
+    let token: String = user.chars().take(64).map(fits).collect();
+    if token.is_empty() { "operator".to_owned() } else { token }
+}
+
+/// The time, as this machine has it.
+pub(crate) fn now() -> Timestamp {
+    bellwether_bus::Clock::new().now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_user_name_becomes_a_principal() {
+        for (user, expected) in
+            [("ann", "ann"), ("", "operator"), ("DOMAIN\\Ann Lee", "DOMAIN-Ann-Lee"), ("a.b", "a-b")]
+        {
+            assert_eq!(as_token(user), expected);
+            assert!(as_token(user).parse::<Principal>().is_ok());
+        }
+    }
+}

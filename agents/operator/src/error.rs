@@ -1,0 +1,161 @@
+//! What went wrong, what to try next, and with which exit code the program ends.
+
+use std::io;
+use std::path::PathBuf;
+
+use bellwether_bus::server::{InstallError, StartServerError};
+use bellwether_bus::{ConnectError, KvError, ProvisionError, PublishError, ReadError};
+use bellwether_protocol::codec::{DecodeError, EncodeError};
+use bellwether_protocol::id::{IdError, RolloutId, Service};
+
+/// Exit codes, as CI reads them.
+pub mod exit {
+    /// Completed, or done.
+    pub const DONE: u8 = 0;
+    /// Failed and taken back.
+    pub const TAKEN_BACK: u8 = 1;
+    /// Fix the plan, the flags or the setup.
+    pub const USAGE: u8 = 2;
+    /// Held or undecided: ask a person.
+    pub const HELD: u8 = 3;
+    /// Could not tell. Never a pass.
+    pub const UNKNOWN: u8 = 4;
+    /// Failed and not taken back.
+    pub const NOT_TAKEN_BACK: u8 = 5;
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VerbError {
+    /// Several rollouts, and none was named.
+    #[error("there are rollouts of {} services: name one", .0.len())]
+    Ambiguous(Vec<Service>),
+    /// NATS cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Something on the mesh cannot be understood.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The demo did not go as it should.
+    #[error("{0}")]
+    Demo(String),
+    /// Something of ours cannot be written down.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A file cannot be used.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// Read, write or make.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A name is not one.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// There is no nats-server to start.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// A bucket cannot be used.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// There is no such rollout.
+    #[error("there is no rollout {0}")]
+    NoRollout(RolloutId),
+    /// There is no rollout at all.
+    #[error("no rollouts yet")]
+    NoRollouts,
+    /// Another rollout of the service came after the one that was asked for.
+    #[error("the current rollout of {} is {current}; of {asked} only the log is left", current.service)]
+    Past {
+        /// The one that was asked for.
+        asked: RolloutId,
+        /// The one whose status is kept.
+        current: RolloutId,
+    },
+    /// The plan has errors, which were shown.
+    #[error("the plan is refused")]
+    PlanRefused,
+    /// The streams are not as they must be.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+    /// It is not known to be stored.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A stream cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The local server does not start.
+    #[error(transparent)]
+    Server(#[from] StartServerError),
+    /// A child process does not start.
+    #[error("cannot start {name}")]
+    Spawn {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The terminal, or this machine, does not play along.
+    #[error("cannot use this terminal or process")]
+    System(#[source] io::Error),
+    /// An instant is none of the forms.
+    #[error("`{0}` is no instant: write `14:00Z`, `2026-05-05T14:00:00Z`, or `2h` from now")]
+    Until(String),
+}
+
+impl VerbError {
+    /// What to try next, when the message does not say it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Ambiguous(services) => services.first().map(|one| format!("bellwether rollout status {one}")),
+            Self::NoRollout(_) => Some("bellwether rollout list".to_owned()),
+            Self::NoRollouts => Some("bellwether rollout start PLAN --release RELEASE".to_owned()),
+            Self::Past { asked, .. } => Some(format!("bellwether rollout watch {asked} --plain")),
+            Self::PlanRefused => Some("bellwether plan check PLAN".to_owned()),
+            Self::Install(_) => Some("--nats-server PATH".to_owned()),
+            Self::Kv(_) | Self::Read(_) => Some("is a coordinator running? it makes the streams".to_owned()),
+            Self::Publish(_) => {
+                Some("the command may be stored: bellwether rollout list shows what came of it".to_owned())
+            }
+            Self::Connect(_)
+            | Self::Decode(_)
+            | Self::Demo(_)
+            | Self::Encode(_)
+            | Self::File { .. }
+            | Self::Id(_)
+            | Self::Provision(_)
+            | Self::Server(_)
+            | Self::Spawn { .. }
+            | Self::System(_)
+            | Self::Until(_) => None,
+        }
+    }
+
+    /// The exit code of a program that ends with this.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Decode(_) | Self::Demo(_) | Self::Kv(_) | Self::Publish(_) | Self::Read(_) | Self::System(_) => {
+                exit::UNKNOWN
+            }
+            Self::Ambiguous(_)
+            | Self::Connect(_)
+            | Self::Encode(_)
+            | Self::File { .. }
+            | Self::Id(_)
+            | Self::Install(_)
+            | Self::NoRollout(_)
+            | Self::NoRollouts
+            | Self::Past { .. }
+            | Self::PlanRefused
+            | Self::Provision(_)
+            | Self::Server(_)
+            | Self::Spawn { .. }
+            | Self::Until(_) => exit::USAGE,
+        }
+    }
+}

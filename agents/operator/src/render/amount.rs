@@ -1,0 +1,65 @@
+//! Spans and counts as people read them: two units, thousands apart.
+
+use bellwether_protocol::time::Span;
+
+/// A span in at most two units: `310ms`, `19s`, `1m56s`, `2h05m`, `4h`, `3d02h`.
+pub(crate) fn span(span: Span) -> String {
+    let ms = span.as_ms();
+    let (minutes, hours) = (ms / 60_000, ms / 3_600_000);
+    let two = |big: u64, unit: &str, small: u64, smaller: &str| match small {
+        0 => format!("{big}{unit}"),
+        _ => format!("{big}{unit}{small:02}{smaller}"),
+    };
+    match ms {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{ms}ms"),
+        1_000..60_000 => format!("{}s", ms / 1_000),
+        60_000..3_600_000 => two(minutes, "m", ms / 1_000 % 60, "s"),
+        3_600_000..259_200_000 => two(hours, "h", minutes % 60, "m"),
+        _ => two(hours / 24, "d", hours % 24, "h"),
+    }
+}
+
+/// A count with its thousands apart: `30,180`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_at_most_two_units() {
+        let cases = [
+            (0, "0s"),
+            (310, "310ms"),
+            (19_400, "19s"),
+            (116_000, "1m56s"),
+            (120_000, "2m"),
+            (7_500_000, "2h05m"),
+            (14_400_000, "4h"),
+            (88_200_000, "24h30m"),
+            (266_400_000, "3d02h"),
+        ];
+        for (ms, expected) in cases {
+            assert_eq!(span(Span::from_ms(ms)), expected);
+        }
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        let cases = [(0, "0"), (120, "120"), (1_080, "1,080"), (30_180, "30,180"), (1_000_000, "1,000,000")];
+        for (n, expected) in cases {
+            assert_eq!(count(n), expected);
+        }
+    }
+}

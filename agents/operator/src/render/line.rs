@@ -1,0 +1,321 @@
+//! One decision as event lines: short ones for people, `key=value` ones for pipes.
+//!
+//! An event is a fact in the past tense; what is still to come is "due". Text from agents is cut.
+
+use bellwether_protocol::id::{LeverName, LeverValue, Ordinal, RolloutId};
+use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement, Lack, Reason, Verdict};
+use bellwether_protocol::record::Record;
+use bellwether_protocol::time::Timestamp;
+
+use super::{Line, Look, Style, count, face, span};
+
+/// One event, in both of its forms, with the reason as the log holds it.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) at: Timestamp,
+    pub(crate) record: Ordinal,
+    pub(crate) reason: Reason,
+    short: Line,
+    long: String,
+}
+
+/// Longest text of an agent or a person that an event line repeats, in characters.
+const DETAIL_LEN_MAX: usize = 160;
+
+impl Event {
+    /// `HH:MM:SSZ text`, for the terminal.
+    pub(crate) fn short(&self) -> Line {
+        let mut line = Line::of(format!("{} ", self.at.clock()));
+        line.0.extend(self.short.0.iter().cloned());
+        line
+    }
+
+    /// One whole line of fixed shape, for pipes and CI.
+    pub(crate) fn long(&self, rollout: &RolloutId) -> String {
+        Line::of(format!("{} {rollout} {}", self.at.seconds(), self.long)).plain()
+    }
+
+    /// One JSON object.
+    pub(crate) fn json(&self, rollout: &RolloutId) -> serde_json::Value {
+        serde_json::json!({
+            "at": self.at,
+            "rollout": rollout,
+            "record": self.record,
+            "event": self.reason,
+        })
+    }
+}
+
+/// The events of one record, in the order of its reasons.
+pub(crate) fn events(record: &Record, look: Look) -> Vec<Event> {
+    let of = |reason: &Reason| Event {
+        at: record.now,
+        record: record.ordinal,
+        reason: reason.clone(),
+        short: short(reason, look),
+        long: long(reason),
+    };
+    record.reasons.iter().map(of).collect()
+}
+
+/// The last two lines of a rollout that was waited for.
+pub(crate) fn final_lines(rollout: &RolloutId, release: &str, ending: Ending, summary: &str) -> [String; 2] {
+    let (word, meaning) = match ending {
+        Ending::Aborted => ("ABORTED", "ended by a person and taken back"),
+        Ending::Completed => ("COMPLETED", "completed"),
+        Ending::NotStarted => ("NOT STARTED", "not started, nothing was moved"),
+        Ending::NotTakenBack => ("NOT TAKEN BACK", "failed and NOT taken back"),
+        Ending::RolledBack => ("ROLLED BACK", "failed and taken back"),
+    };
+    [
+        Line::of(format!("{word} {} {release}: {summary}", rollout.service)).plain(),
+        format!("next: bellwether rollout status {rollout}    exit {}: {meaning}", ending.exit_code()),
+    ]
+}
+
+/// Why it does not go on, in words.
+pub(crate) fn hold_words(hold: &Hold) -> String {
+    match hold {
+        Hold::Approval => "waiting for approval".to_owned(),
+        Hold::BaselineAsRed { criterion } => {
+            format!("{criterion} fails on the baseline as on the canary: the release is not the cause")
+        }
+        Hold::Lever { lever } => format!("lever {lever} does not stand where it was put, or cannot be read"),
+        Hold::NoData { region, since } => format!("no data from {region} since {}", since.clock()),
+        Hold::NotRecovered => "every lever is back and it is still not green: the cause is elsewhere".to_owned(),
+        Hold::Paused => "paused".to_owned(),
+        Hold::SoftRed { criterion } => format!("{criterion} is over its limit (soft)"),
+        Hold::TooFewEvents { criterion } => format!("too few events for {criterion}"),
+    }
+}
+
+fn settings(set: &[(LeverName, LeverValue)], between: &str, joint: &str) -> String {
+    let one = |(lever, to): &(LeverName, LeverValue)| format!("{lever}{between}{to}");
+    set.iter().map(one).collect::<Vec<_>>().join(joint)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(DETAIL_LEN_MAX).collect()
+}
+
+fn place(judgement: &Judgement) -> String {
+    let region = judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
+    format!("{region} ({})", judgement.cohort)
+}
+
+fn judged(judgement: &Judgement, look: Look) -> Line {
+    let (_, word, style) = face(judgement, look);
+    let kind = if judgement.hard { "hard" } else { "soft" };
+    let numbers = &judgement.numbers;
+    let line = Line::of(format!("{}: ", judgement.criterion)).styled(style, word);
+    let line = line.then(format!(" ({kind}){}", place(judgement)));
+    if numbers.n == 0 {
+        return line.then(format!(", limit {}", numbers.limit));
+    }
+    let (bad, n) = (count(numbers.bad), count(numbers.n));
+    line.then(format!(", {} ({bad} of {n}), limit {}", numbers.value, numbers.limit))
+}
+
+fn cause_words(cause: &Cause) -> String {
+    match cause {
+        Cause::Command { verb, principal } => format!("{verb} by {principal}"),
+        Cause::Criterion { judgement } => {
+            let Judgement { criterion, numbers, .. } = judgement;
+            format!("{criterion} {} > {}{}", numbers.value, numbers.limit, place(judgement))
+        }
+        Cause::Lever { lever, outcome } => format!("lever {lever} answered {outcome}"),
+    }
+}
+
+fn short(reason: &Reason, look: Look) -> Line {
+    let text = match reason {
+        Reason::Answered { lever, outcome, done, targets, detail, .. } => {
+            let said = if detail.is_empty() { String::new() } else { format!(": {}", cut(detail)) };
+            format!("lever {lever}: {outcome}, {done} of {targets} read back{said}")
+        }
+        Reason::Applied { after, seen } => {
+            format!("applied: every lever read back, probes see {seen}; {} after it was asked", span(*after))
+        }
+        Reason::Asked { lever, to, due, .. } => format!("asked: {lever} {to}, due {}", due.clock()),
+        Reason::CommandDone { verb, principal, reason, .. } => {
+            let why = reason.as_ref().map(|why| format!(": {}", cut(why))).unwrap_or_default();
+            format!("{verb} by {principal}: done{why}")
+        }
+        Reason::CommandRefused { verb, principal, why, .. } => {
+            let line = Line::of(format!("{verb} by {principal}: "));
+            return line.styled(Style::Warn, "refused").then(format!(": {}", cut(why)));
+        }
+        Reason::Ended { ending, summary } => {
+            let style = if *ending == Ending::NotTakenBack { Style::Fail } else { Style::Plain };
+            return Line::of("ended: ").styled(style, cut(summary));
+        }
+        Reason::Excluded { what, until, why } => {
+            format!("{what} left out until {}: {}", until.clock(), cut(why))
+        }
+        Reason::Held { hold } => {
+            return Line::default().styled(Style::Warn, "holding").then(": ").then(hold_words(hold));
+        }
+        Reason::LevelGaveWay { level, why } => {
+            let text = format!("level {level} did not work");
+            return Line::default().styled(Style::Fail, text).then(format!(": {}", cut(why)));
+        }
+        Reason::Looking { stage, from } => format!("{stage}: looking, slots count from {}", from.clock()),
+        Reason::Recovered { green, after } => format!("recovered: {green} green slots, {} after applied", span(*after)),
+        Reason::Released { hold } => format!("over: {}", hold_words(hold)),
+        Reason::StageEntered { stage, entry } => format!("{stage}: entered (entry {entry})"),
+        Reason::StagePassed { stage, soaked } => format!("{stage}: passed after {} green", span(*soaked)),
+        Reason::Started { release, previous, principal, plan_hash } => {
+            let from = previous.as_ref().map_or_else(|| "nothing known".to_owned(), ToString::to_string);
+            format!("started: {from} -> {release}, by {principal}, plan {plan_hash}")
+        }
+        Reason::TakingBack { cause, level, levels, set, due } => {
+            let line = Line::default().styled(Style::Fail, "taking back");
+            let set = settings(set, " ", ", ");
+            let (due, why) = (due.clock(), cause_words(cause));
+            return line.then(format!(", level {level} of {levels}: {set}; due {due}; {why}"));
+        }
+        Reason::VerdictChanged { judgement } => return judged(judgement, look),
+    };
+    Line::of(text)
+}
+
+fn verdict_token(judgement: &Judgement) -> &'static str {
+    match judgement.verdict {
+        Verdict::Fail => "fail",
+        Verdict::Inconclusive(Lack::NoData) => "no_data",
+        Verdict::Inconclusive(Lack::NotProven) => "not_proven",
+        Verdict::Pass if judgement.over_target => "warn",
+        Verdict::Pass => "pass",
+    }
+}
+
+fn hold_token(hold: &Hold) -> String {
+    match hold {
+        Hold::Approval => "approval".to_owned(),
+        Hold::BaselineAsRed { criterion } => format!("baseline_as_red criterion={criterion}"),
+        Hold::Lever { lever } => format!("lever lever={lever}"),
+        Hold::NoData { region, since } => format!("no_data region={region} since={}", since.seconds()),
+        Hold::NotRecovered => "not_recovered".to_owned(),
+        Hold::Paused => "paused".to_owned(),
+        Hold::SoftRed { criterion } => format!("soft_red criterion={criterion}"),
+        Hold::TooFewEvents { criterion } => format!("too_few_events criterion={criterion}"),
+    }
+}
+
+fn judged_long(judgement: &Judgement) -> String {
+    let Judgement { criterion, cohort, numbers, .. } = judgement;
+    let region = judgement.region.as_ref().map(|region| format!(" region={region}")).unwrap_or_default();
+    let seen = match numbers.n {
+        0 => String::new(),
+        n => format!(" {} {}/{n}", numbers.value, numbers.bad),
+    };
+    format!("verdict {criterion} {}{seen} limit={}{region} cohort={cohort}", verdict_token(judgement), numbers.limit)
+}
+
+fn long(reason: &Reason) -> String {
+    match reason {
+        Reason::Answered { lever, outcome, done, targets, .. } => {
+            format!("result {lever} {outcome} targets={done}/{targets}")
+        }
+        Reason::Applied { after, seen } => format!("proof applied after={after} seen={seen}"),
+        Reason::Asked { lever, to, due, .. } => format!("action {lever}={to} asked due={}", due.clock()),
+        Reason::CommandDone { command, verb, principal, .. } => {
+            format!("command {verb} done by={principal} id={command}")
+        }
+        Reason::CommandRefused { command, verb, principal, why } => {
+            format!("command {verb} refused by={principal} id={command} why={:?}", cut(why))
+        }
+        Reason::Ended { ending, .. } => format!("ended exit={}", ending.exit_code()),
+        Reason::Excluded { what, until, why } => {
+            format!("excluded {what} until={} why={:?}", until.seconds(), cut(why))
+        }
+        Reason::Held { hold } => format!("held {}", hold_token(hold)),
+        Reason::LevelGaveWay { level, why } => format!("take-back level={level} gave_way why={:?}", cut(why)),
+        Reason::Looking { stage, from } => format!("stage {stage} looking from={}", from.seconds()),
+        Reason::Recovered { green, after } => format!("proof recovered green={green} after={after}"),
+        Reason::Released { hold } => format!("released {}", hold_token(hold)),
+        Reason::StageEntered { stage, entry } => format!("stage {stage} entered entry={entry}"),
+        Reason::StagePassed { stage, soaked } => format!("stage {stage} passed soaked={soaked}"),
+        Reason::Started { release, previous, principal, plan_hash } => {
+            let from = previous.as_ref().map(|previous| format!(" previous={previous}")).unwrap_or_default();
+            format!("started release={release}{from} by={principal} plan={plan_hash}")
+        }
+        Reason::TakingBack { cause, level, levels, set, due } => {
+            let (set, due) = (settings(set, "=", " "), due.clock());
+            format!("take-back level={level}/{levels} {set} due={due} why={:?}", cause_words(cause))
+        }
+        Reason::VerdictChanged { judgement } => judged_long(judgement),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::watch::tests::{at, judgement};
+
+    fn check(reason: &Reason, expected_short: &str, expected_long: &str) {
+        let look = Look { colour: false, ascii: false };
+        assert_eq!(short(reason, look).plain(), expected_short);
+        assert_eq!(long(reason), expected_long);
+    }
+
+    fn lever(name: &str, to: &str) -> (LeverName, LeverValue) {
+        (name.parse().unwrap(), to.parse().unwrap())
+    }
+
+    #[test]
+    fn verdicts_name_number_limit_and_count() {
+        check(
+            &Reason::VerdictChanged { judgement: judgement("error_rate", Verdict::Fail, 7, 120) },
+            "error_rate: FAIL (hard) in sjc (canary), 5.8% (7 of 120), limit 0.5%",
+            "verdict error_rate fail 5.8% 7/120 limit=0.5% region=sjc cohort=canary",
+        );
+        check(
+            &Reason::VerdictChanged { judgement: judgement("tti", Verdict::Inconclusive(Lack::NoData), 0, 0) },
+            "tti: no data (hard) in sjc (canary), limit 0.5%",
+            "verdict tti no_data limit=0.5% region=sjc cohort=canary",
+        );
+    }
+
+    #[test]
+    fn a_take_back_is_told_as_asked_applied_recovered() {
+        let cause = Cause::Criterion { judgement: judgement("error_rate", Verdict::Fail, 7, 120) };
+        let set = vec![lever("traffic", "0%"), lever("release", "v41")];
+        check(
+            &Reason::TakingBack { cause, level: 1, levels: 3, set, due: at("13:53:10") },
+            "taking back, level 1 of 3: traffic 0%, release v41; due 13:53:10Z; error_rate 5.8% > 0.5% in sjc (canary)",
+            "take-back level=1/3 traffic=0% release=v41 due=13:53:10Z why=\"error_rate 5.8% > 0.5% in sjc (canary)\"",
+        );
+        check(
+            &Reason::Applied { after: "19s".parse().unwrap(), seen: "v41".parse().unwrap() },
+            "applied: every lever read back, probes see v41; 19s after it was asked",
+            "proof applied after=19s seen=v41",
+        );
+        check(
+            &Reason::Recovered { green: 3, after: "2m".parse().unwrap() },
+            "recovered: 3 green slots, 2m after applied",
+            "proof recovered green=3 after=2m",
+        );
+    }
+
+    #[test]
+    fn the_last_lines_begin_with_the_state_and_end_with_the_exit_code() {
+        let rollout: RolloutId = "estimator/42".parse().unwrap();
+        let lines = final_lines(&rollout, "v42", Ending::RolledBack, "error_rate 5.8% > 0.5% in sjc");
+        assert_eq!(lines[0], "ROLLED BACK estimator v42: error_rate 5.8% > 0.5% in sjc");
+        assert_eq!(lines[1], "next: bellwether rollout status estimator/42    exit 1: failed and taken back");
+    }
+
+    #[test]
+    fn a_long_refusal_is_cut_and_stays_on_one_line() {
+        let why = format!("a\nb{}", "x".repeat(1_000));
+        let reason = Reason::CommandRefused {
+            command: "c1".parse().unwrap(),
+            verb: bellwether_protocol::command::Verb::Approve,
+            principal: "ann".parse().unwrap(),
+            why,
+        };
+        assert!(!long(&reason).contains('\n'));
+        assert!(short(&reason, Look { colour: false, ascii: false }).plain().chars().count() < 220);
+    }
+}

@@ -1,0 +1,108 @@
+//! Lists: agents, rollouts. The last line says what there is in all.
+
+use bellwether_protocol::presence::Presence;
+use bellwether_protocol::status::{StageMark, Status};
+use bellwether_protocol::time::Timestamp;
+
+use super::watch::state_words;
+use super::{Line, span};
+
+/// Who is there.
+pub(crate) fn agents(here: &[Presence], now: Timestamp) -> Vec<Line> {
+    let head = ["AGENT", "ROLE", "VERSION", "SEEN", "CLOCK", "SPOOL", "LEVERS READ BACK"];
+    let rows = here.iter().map(|one| {
+        [
+            format!("{}/{}", one.agent.region, one.agent.name),
+            one.agent.role.to_string(),
+            one.version.clone(),
+            span(now.since(one.at)),
+            format!("{:+}ms", one.clock_offset_ms),
+            one.spooled.to_string(),
+            levers(one),
+        ]
+    });
+    let mut lines = columns(&head.map(str::to_owned), rows.collect());
+    lines.push(match here.len() {
+        0 => Line::of("no agents. do: bellwether agent ROLE --config FILE"),
+        1 => Line::of("1 agent"),
+        n => Line::of(format!("{n} agents")),
+    });
+    lines
+}
+
+fn levers(presence: &Presence) -> String {
+    let readings = presence.levers.values().flatten();
+    let one = readings.map(|reading| match &reading.value {
+        Some(value) => format!("{} {value}", reading.lever),
+        None => format!("{} ?", reading.lever),
+    });
+    let all = one.collect::<Vec<_>>().join(", ");
+    if all.is_empty() { "-".to_owned() } else { all }
+}
+
+/// The latest rollout of each service.
+pub(crate) fn rollouts(rollouts: &[Status], now: Timestamp) -> Vec<Line> {
+    let head = ["ROLLOUT", "RELEASE", "STAGE", "STATE", "DECIDED", "NEEDS YOU"];
+    let rows = rollouts.iter().map(|status| {
+        let stage = status.stages.iter().rfind(|stage| !matches!(stage.mark, StageMark::Later | StageMark::Skipped));
+        [
+            status.rollout.to_string(),
+            status.release.to_string(),
+            stage.map_or_else(|| "-".to_owned(), |stage| stage.name.to_string()),
+            state_words(status).1,
+            format!("{} ago", span(now.since(status.decided_at))),
+            status.needs_you.as_ref().map_or_else(|| "nothing".to_owned(), |needs| needs.what.clone()),
+        ]
+    });
+    columns(&head.map(str::to_owned), rows.collect())
+}
+
+fn columns<const N: usize>(head: &[String; N], rows: Vec<[String; N]>) -> Vec<Line> {
+    let all = || std::iter::once(head).chain(&rows);
+    let widths: Vec<usize> = (0..N)
+        .map(|column| all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
+    let line = |row: &[String; N]| {
+        row.iter().zip(&widths).fold(Line::default(), |line, (cell, width)| line.then(format!("{cell:width$}  ")))
+    };
+    all().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bellwether_protocol::presence::LeverReading;
+
+    use super::*;
+
+    #[test]
+    fn agents_show_what_they_read_back() {
+        let reading = |lever: &str, value: Option<&str>| LeverReading {
+            lever: lever.parse().unwrap(),
+            value: value.map(|value| value.parse().unwrap()),
+            targets: Vec::new(),
+            history: Vec::new(),
+        };
+        let here = Presence {
+            agent: "sjc.rollback.roll-1".parse().unwrap(),
+            version: "0.1.0".into(),
+            at: "2026-05-05T13:51:10Z".parse().unwrap(),
+            clock_offset_ms: 2,
+            spooled: 0,
+            watching: BTreeMap::new(),
+            levers: BTreeMap::from([(
+                "estimator".parse().unwrap(),
+                vec![reading("traffic", Some("0%")), reading("release", None)],
+            )]),
+            serving: BTreeMap::new(),
+        };
+        let lines = agents(&[here], "2026-05-05T13:51:12Z".parse().unwrap());
+        let text = lines.iter().map(Line::plain).collect::<Vec<_>>().join("\n");
+        let expected = "\
+AGENT       ROLE      VERSION  SEEN  CLOCK  SPOOL  LEVERS READ BACK
+sjc/roll-1  rollback  0.1.0    2s    +2ms   0      traffic 0%, release ?
+1 agent";
+        assert_eq!(text, expected);
+    }
+}

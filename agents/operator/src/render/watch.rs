@@ -1,0 +1,313 @@
+//! The live block: one rollout on one screen. First line: state, and `needs you:`. Last line: an
+//! exact command.
+//!
+//! A short terminal loses agents first, then green criteria (`5 more ok`); never the headline, a
+//! red row or the command. What the status does not hold is left out rather than guessed.
+
+use bellwether_protocol::reason::{Ending, Judgement, Lack, Verdict};
+use bellwether_protocol::sample::Cohort;
+use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
+use bellwether_protocol::time::Timestamp;
+
+use super::{Line, Look, Style, count, face, hold_words, span};
+
+/// One drawing of the block: what, when, and how much room there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) status: &'a Status,
+    pub(crate) now: Timestamp,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) look: Look,
+    /// Whether keys are read, so that they are worth naming.
+    pub(crate) keys: bool,
+}
+
+/// What goes first when there is no room: the largest. `Keep` never goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Keep,
+    Why,
+    Stages,
+    Levers,
+    Regions,
+    Evidence,
+    Green,
+    Agents,
+    Blank,
+}
+
+/// Most pieces of evidence shown: the first ones tell the story.
+const EVIDENCE_SHOWN: usize = 2;
+
+/// Draws the block, at most `height` lines of it where that is possible.
+pub(crate) fn draw(frame: &Frame) -> Vec<Line> {
+    let mut rows = Vec::new();
+    rows.extend(headline(frame).into_iter().map(|line| (Rank::Keep, line)));
+    rows.extend(stages(frame).into_iter().map(|line| (Rank::Stages, line)));
+    rows.extend(leaves(frame).map(|line| (Rank::Stages, line)));
+    rows.extend(why(frame).into_iter().map(|line| (Rank::Why, line)));
+    for part in [levers(frame), criteria(frame), evidence(frame), regions(frame)] {
+        if !part.is_empty() {
+            rows.push((Rank::Blank, Line::default()));
+            rows.extend(part);
+        }
+    }
+    rows.push((Rank::Agents, agents(frame)));
+    rows.push((Rank::Keep, command(frame)));
+    fit(rows, frame.height)
+}
+
+fn fit(mut rows: Vec<(Rank, Line)>, height: usize) -> Vec<Line> {
+    while rows.len() > height {
+        let Some(worst) = rows.iter().map(|(rank, _)| *rank).max().filter(|rank| *rank != Rank::Keep) else { break };
+        let first = rows.iter().position(|(rank, _)| *rank == worst);
+        let before = rows.len();
+        rows.retain(|(rank, _)| *rank != worst);
+        if let (Rank::Green, Some(at)) = (worst, first) {
+            rows.insert(at, (Rank::Why, Line::of(format!("      {} more ok", before - rows.len()))));
+        }
+    }
+    rows.into_iter().map(|(_, line)| line).collect()
+}
+
+fn headline(frame: &Frame) -> Vec<Line> {
+    let Status { rollout, release, previous, take_back, ending, .. } = frame.status;
+    let back = take_back.is_some() && *ending != Some(Ending::Completed);
+    let arrow = if back { "<-" } else { "->" };
+    let from = previous.as_ref().map(|previous| format!("{previous} {arrow} ")).unwrap_or_default();
+    let (style, state) = state_words(frame.status);
+    let stage = frame.status.stages.iter().find(|stage| stage.mark == StageMark::Now);
+    let stage = stage.map(|stage| format!("{}   ", stage.name)).unwrap_or_default();
+    let left = Line::of(format!("{} {from}{release}   {stage}", rollout.service)).styled(style, state);
+    let needs = match &frame.status.needs_you {
+        Some(needs) => Line::of("needs you: ").styled(Style::Warn, &needs.what),
+        None => Line::of("needs you: nothing"),
+    };
+    if left.width() + needs.width() + 2 > frame.width {
+        return vec![left, needs];
+    }
+    let mut line = left.pad_to(frame.width - needs.width());
+    line.0.extend(needs.0);
+    vec![line]
+}
+
+pub(super) fn state_words(status: &Status) -> (Style, String) {
+    let fails = |hard| status.criteria.iter().any(|j| j.verdict == Verdict::Fail && j.hard == hard);
+    let blind = |j: &Judgement| j.verdict == Verdict::Inconclusive(Lack::NoData);
+    let (style, words) = match (status.state, &status.take_back, status.holds.first()) {
+        (State::Ended, ..) => return ending_words(status),
+        (State::TakingBack, Some(TakeBackStatus { level, levels, .. }), _) => {
+            return (Style::Fail, format!("TAKING BACK (level {level} of {levels}), not yet applied"));
+        }
+        (State::TakingBack, None, _) => (Style::Fail, "TAKING BACK, not yet applied"),
+        (State::Applied, ..) => (Style::Warn, "APPLIED, not yet recovered"),
+        (State::Waiting, ..) => (Style::Warn, "WAITING FOR APPROVAL"),
+        (State::Preparing | State::Entering | State::Settling | State::Soaking, _, Some(hold)) => {
+            return (Style::Warn, format!("HOLDING: {}", hold_word(hold)));
+        }
+        (State::Preparing, ..) => (Style::Plain, "preparing"),
+        (State::Entering, ..) => (Style::Plain, "entering"),
+        (State::Settling, ..) => (Style::Plain, "settling"),
+        (State::Soaking, ..) if fails(true) || fails(false) => (Style::Fail, "failing"),
+        // Healthy is a claim about data: without any, there is none.
+        (State::Soaking, ..) if status.criteria.is_empty() || status.criteria.iter().any(blind) => {
+            (Style::Plain, "looking, not all data yet")
+        }
+        (State::Soaking, ..) => (Style::Plain, "healthy so far"),
+    };
+    (style, words.to_owned())
+}
+
+fn hold_word(hold: &bellwether_protocol::reason::Hold) -> &'static str {
+    use bellwether_protocol::reason::Hold;
+    match hold {
+        Hold::Approval => "approval",
+        Hold::BaselineAsRed { .. } => "baseline as red",
+        Hold::Lever { .. } => "lever",
+        Hold::NoData { .. } => "no data",
+        Hold::NotRecovered => "not recovered",
+        Hold::Paused => "paused",
+        Hold::SoftRed { .. } => "soft criterion red",
+        Hold::TooFewEvents { .. } => "too few events",
+    }
+}
+
+fn ending_words(status: &Status) -> (Style, String) {
+    let (style, word) = match status.ending {
+        Some(Ending::Aborted) => (Style::Warn, "ABORTED"),
+        Some(Ending::Completed) => (Style::Plain, "COMPLETED"),
+        Some(Ending::NotStarted) => (Style::Warn, "NOT STARTED"),
+        Some(Ending::NotTakenBack) => (Style::Fail, "NOT TAKEN BACK"),
+        Some(Ending::RolledBack) => (Style::Warn, "ROLLED BACK"),
+        None => (Style::NoData, "ended, unknown how"),
+    };
+    (style, word.to_owned())
+}
+
+fn stages(frame: &Frame) -> Vec<Line> {
+    let mut lines = vec![Line::of("stages")];
+    for stage in &frame.status.stages {
+        let (style, text) = stage_words(stage, frame.look);
+        let full = lines.last().is_some_and(|line| line.width() + 3 + text.chars().count() > frame.width);
+        let line = if full { Line::default() } else { lines.pop().unwrap_or_default() };
+        let gap = if line.width() <= 6 { 8 - line.width() } else { 3 };
+        lines.push(line.then(" ".repeat(gap)).styled(style, text));
+    }
+    lines
+}
+
+fn stage_words(stage: &StageStatus, look: Look) -> (Style, String) {
+    let StageStatus { name, mark, soaked, soak } = stage;
+    let pick = |glyph, ascii| if look.ascii { ascii } else { glyph };
+    match mark {
+        StageMark::Failed => (Style::Fail, format!("{} {name} {} of {}", pick("✗", "x"), span(*soaked), span(*soak))),
+        StageMark::Later => (Style::Plain, format!(". {name} {}", span(*soak))),
+        StageMark::Now => (Style::Plain, format!("> {name} {} of {}", span(*soaked), span(*soak))),
+        StageMark::Passed => (Style::Plain, format!("{} {name} {}", pick("✓", "+"), span(*soaked))),
+        StageMark::Skipped => (Style::Plain, format!("- {name}")),
+    }
+}
+
+fn leaves(frame: &Frame) -> Option<Line> {
+    let stage = frame.status.stages.iter().find(|stage| stage.mark == StageMark::Now)?;
+    let at = frame.status.leaves_at?;
+    Some(Line::of(format!("leaves {} {} earliest ({})", stage.name, at.clock(), span(at.since(frame.now)))))
+}
+
+fn why(frame: &Frame) -> Vec<Line> {
+    let status = frame.status;
+    let mut said: Vec<String> = status.summary.iter().cloned().collect();
+    said.extend(status.holds.iter().map(hold_words));
+    if let Some(back) = &status.take_back {
+        said.extend(proof_words(back, frame.now));
+    }
+    let excluded = status.excluded.iter();
+    said.extend(excluded.map(|(what, until)| format!("{what} is left out by hand until {}", until.clock())));
+    let labels = std::iter::once("why   ").chain(std::iter::repeat("      "));
+    labels.zip(said).map(|(label, text)| Line::of(label).then(text)).collect()
+}
+
+fn proof_words(back: &TakeBackStatus, now: Timestamp) -> Option<String> {
+    let TakeBackStatus { due, applied_at, recovered_at, green, green_needed, .. } = back;
+    let asked = back.asked_at.clock();
+    Some(match (applied_at, recovered_at) {
+        (Some(applied), Some(recovered)) => {
+            format!("asked {asked}, applied {}, recovered {}", applied.clock(), recovered.clock())
+        }
+        (Some(applied), None) => {
+            format!("asked {asked}, applied {}; {green} of {green_needed} green slots", applied.clock())
+        }
+        (None, _) => format!("asked {asked}, due {} ({})", due.clock(), span(due.since(now))),
+    })
+}
+
+fn levers(frame: &Frame) -> Vec<(Rank, Line)> {
+    let levers = &frame.status.levers;
+    let settled = levers.iter().all(|lever| lever.set_to == lever.value);
+    if levers.is_empty() || (frame.status.take_back.is_none() && settled) {
+        return Vec::new();
+    }
+    let name = levers.iter().map(|lever| lever.lever.as_str().len()).max().unwrap_or(0).max(5) + 3;
+    let text = |value: &Option<_>| value.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
+    let set = levers.iter().map(|lever| text(&lever.set_to).chars().count()).max().unwrap_or(0).max(6) + 3;
+    let head = Line::of(format!("{:name$}{:set$}{:10}read back", "lever", "set to", "agent"));
+    let rows = levers.iter().map(|lever| {
+        let line = Line::of(format!("{:name$}{:set$}{:10}", lever.lever, text(&lever.set_to), lever.answer));
+        let read = format!("{} of {}, at {}", lever.done, lever.targets, text(&lever.value));
+        let done = lever.set_to == lever.value;
+        (Rank::Levers, line.styled(if done { Style::Plain } else { Style::Warn }, read))
+    });
+    std::iter::once((Rank::Levers, head)).chain(rows).collect()
+}
+
+fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
+    let judgements = &frame.status.criteria;
+    let widest = |of: &dyn Fn(&Judgement) -> usize| judgements.iter().map(of).max().unwrap_or(0);
+    let name = 6 + widest(&|j| j.criterion.as_str().len()) + 3;
+    let whole = name + widest(&|j| where_words(j).len()) + 3;
+    let value = whole + 2 + widest(&|j| value_words(j).chars().count()) + 2;
+    let limit = widest(&|j| j.numbers.limit.chars().count());
+    let row = |judgement: &Judgement| {
+        let (glyph, word, style) = face(judgement, frame.look);
+        let kind = if judgement.hard { "hard  " } else { "soft  " };
+        let line = Line::of(kind).then(judgement.criterion.as_str()).pad_to(name).then(where_words(judgement));
+        let line = line.pad_to(whole).styled(style, format!("{glyph} {}", value_words(judgement))).pad_to(value);
+        let bound = format!("limit {:limit$}", judgement.numbers.limit);
+        let line = line.then(format!("{:10}  {bound}", if word == "pass" { "" } else { word }));
+        let (bad, n) = (judgement.numbers.bad, judgement.numbers.n);
+        let line = if n == 0 { line } else { line.then(format!("   {} of {}", count(bad), count(n))) };
+        (if word == "pass" { Rank::Green } else { Rank::Keep }, line)
+    };
+    judgements.iter().map(row).collect()
+}
+
+fn where_words(judgement: &Judgement) -> String {
+    let region = judgement.region.as_ref().map_or("all", |region| region.as_str());
+    match judgement.cohort {
+        Cohort::Baseline => format!("{region} baseline"),
+        Cohort::Canary => region.to_owned(),
+    }
+}
+
+fn value_words(judgement: &Judgement) -> String {
+    if judgement.numbers.n == 0 { "-".to_owned() } else { judgement.numbers.value.clone() }
+}
+
+fn evidence(frame: &Frame) -> Vec<(Rank, Line)> {
+    let shown = frame.status.evidence.iter().take(EVIDENCE_SHOWN);
+    shown.map(|seen| (Rank::Evidence, Line::of(format!("seen  {} {}", seen.at.clock(), seen.text)))).collect()
+}
+
+fn regions(frame: &Frame) -> Vec<(Rank, Line)> {
+    let regions = &frame.status.regions;
+    let name = regions.iter().map(|region| region.region.as_str().len()).max().unwrap_or(0).max(3) + 3;
+    let slots = span(frame.status.slot.times(20));
+    let head = format!("{:name$}{:22}{:12}answering", "", format!("last 20 slots, {slots}"), "covered");
+    let row = |region: &RegionStatus| {
+        let dots = if region.silent_since.is_some() { Style::NoData } else { Style::Plain };
+        let line = Line::of(format!("{:name$}", region.region)).styled(dots, format!("{:20}", region.strip));
+        let line = line.then(format!("  {:12}", format!("{}/{}", count(region.covered), count(region.slots))));
+        let answering = region.answering.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let line = line.then(if answering.is_empty() { "?" } else { &answering });
+        match region.silent_since {
+            Some(since) => {
+                let silent = format!("   silent {}", span(frame.now.since(since)));
+                (Rank::Why, line.styled(Style::NoData, silent))
+            }
+            None => (Rank::Regions, line),
+        }
+    };
+    if regions.is_empty() {
+        return Vec::new();
+    }
+    std::iter::once((Rank::Regions, Line::of(head))).chain(regions.iter().map(row)).collect()
+}
+
+fn agents(frame: &Frame) -> Line {
+    let Status { agents_live, agents_known, incidents, decided_at, .. } = frame.status;
+    let open = match incidents.as_slice() {
+        [] => "incidents none".to_owned(),
+        [one] => format!("incident {one} open"),
+        more => format!("{} incidents open", more.len()),
+    };
+    let style = if agents_live < agents_known { Style::Warn } else { Style::Plain };
+    let line = Line::of("agents ").styled(style, format!("{agents_live} of {agents_known}"));
+    line.then(format!("   {open}   decided {}   now {}", decided_at.clock(), frame.now.clock()))
+}
+
+fn command(frame: &Frame) -> Line {
+    let needed = frame.status.needs_you.as_ref().and_then(|needs| needs.run.as_ref());
+    match (needed, frame.status.state, frame.keys) {
+        (Some(run), ..) => Line::of(format!("do    {run}")),
+        (None, State::Ended, _) => {
+            Line::of(format!("next  bellwether rollout replay {}", frame.status.rollout.service))
+        }
+        (None, _, true) => Line::of("keys: p pause  a abort  r rollback  q quit (the rollout goes on)"),
+        (None, _, false) => Line::of(format!("next  bellwether rollout watch {}", frame.status.rollout)),
+    }
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,272 @@
+//! `bellwether rollout`: start one, list them, look at one, watch one.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bellwether_bus::Bus;
+use bellwether_protocol::codec;
+use bellwether_protocol::command::{CommandBody, Verb};
+use bellwether_protocol::id::{IdError, Principal, Release, RolloutId, Service};
+use bellwether_protocol::plan::Validators;
+use bellwether_protocol::status::Status;
+use bellwether_protocol::subject::Bucket;
+use bellwether_protocol::time::Span;
+
+use crate::args::{Asker, Mesh, now};
+use crate::ask::{Answer, Asked, DECIDED_WITHIN, ask, say};
+use crate::error::{VerbError, exit};
+use crate::follow::{Follow, follow};
+use crate::plan;
+use crate::render::{Frame, draw, table};
+use crate::screen::{Mode, Screen};
+
+/// Start, list, look at and watch rollouts
+#[derive(Debug, clap::Subcommand)]
+pub enum RolloutVerb {
+    /// The latest rollout of each service
+    List,
+    /// Bring out a release
+    Start(StartArgs),
+    /// One rollout, once
+    Status {
+        /// SERVICE or SERVICE/NUMBER; default: the only one
+        rollout: Option<Which>,
+    },
+    /// One rollout, until it ends
+    Watch(WatchArgs),
+}
+
+/// What to start, and whether to wait for its end.
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    /// The plan file
+    plan: PathBuf,
+    /// The release to bring out, as its fingerprint will name it
+    #[arg(long)]
+    release: Release,
+    /// Override a value of the plan, such as `stages.canary.soak=60s`
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Watch until it ends, and end with its exit code
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: give up after this long, with exit code 3
+    #[arg(long, requires = "wait")]
+    timeout: Option<Span>,
+    /// With --wait: lines instead of the live view
+    #[arg(long)]
+    plain: bool,
+    /// Why
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    asker: Asker,
+}
+
+/// What to watch.
+#[derive(Debug, clap::Args)]
+pub struct WatchArgs {
+    /// SERVICE or SERVICE/NUMBER; default: the only one
+    rollout: Option<Which>,
+    /// Lines instead of the live view
+    #[arg(long)]
+    plain: bool,
+    /// Give up after this long, with exit code 3
+    #[arg(long)]
+    timeout: Option<Span>,
+    #[command(flatten)]
+    asker: Asker,
+}
+
+/// A service, or one rollout of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Which {
+    service: Service,
+    number: Option<u64>,
+}
+
+impl FromStr for Which {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.contains('/') {
+            let RolloutId { service, number } = text.parse()?;
+            return Ok(Self { service, number: Some(number) });
+        }
+        Ok(Self { service: text.parse()?, number: None })
+    }
+}
+
+/// Does what is asked of rollouts.
+///
+/// # Errors
+/// When the plan is refused, the mesh cannot be used, or there is no such rollout.
+pub async fn rollout(mesh: &Mesh, verb: RolloutVerb, validators: &Validators) -> Result<u8, VerbError> {
+    match verb {
+        RolloutVerb::List => list(mesh).await,
+        RolloutVerb::Start(args) => start(mesh, &args, validators).await,
+        RolloutVerb::Status { rollout } => status(mesh, rollout.as_ref()).await,
+        RolloutVerb::Watch(args) => watch(mesh, &args).await,
+    }
+}
+
+async fn list(mesh: &Mesh) -> Result<u8, VerbError> {
+    let all = statuses(&mesh.connect().await?).await?;
+    if mesh.json {
+        print_json(&all)?;
+    } else if all.is_empty() {
+        println!("No rollouts yet. do: bellwether rollout start PLAN --release RELEASE");
+    } else {
+        table::rollouts(&all, now()).iter().for_each(|line| println!("{}", line.plain()));
+    }
+    Ok(exit::DONE)
+}
+
+async fn status(mesh: &Mesh, which: Option<&Which>) -> Result<u8, VerbError> {
+    let status = find(&mesh.connect().await?, which).await?;
+    if let Some(Which { service, number: Some(number) }) = which
+        && status.rollout.number != *number
+    {
+        let asked = RolloutId { service: service.clone(), number: *number };
+        return Err(VerbError::Past { asked, current: status.rollout });
+    }
+    if mesh.json {
+        print_json(&status)?;
+    } else {
+        let (width, look) = (Screen::size().0, mesh.look());
+        let frame = Frame { status: &status, now: now(), width, height: usize::MAX, look, keys: false };
+        draw(&frame).iter().for_each(|line| println!("{}", line.paint(look, usize::MAX)));
+    }
+    Ok(exit::DONE)
+}
+
+async fn watch(mesh: &Mesh, args: &WatchArgs) -> Result<u8, VerbError> {
+    let bus = mesh.connect().await?;
+    let rollout = match &args.rollout {
+        Some(Which { service, number: Some(number) }) => RolloutId { service: service.clone(), number: *number },
+        which => find(&bus, which.as_ref()).await?.rollout,
+    };
+    let options = View { plain: args.plain, timeout: args.timeout, asker: args.asker.principal()? };
+    watch_until_end(mesh, &bus, rollout, options).await
+}
+
+struct View {
+    plain: bool,
+    timeout: Option<Span>,
+    asker: Principal,
+}
+
+async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View) -> Result<u8, VerbError> {
+    let mode = Mode::choose(mesh.json, view.plain);
+    let followed = follow(Follow {
+        bus,
+        rollout,
+        mode,
+        look: mesh.look(),
+        timeout: view.timeout.map(Span::to_std),
+        asker: (mode == Mode::Live).then_some(view.asker),
+        notes: None,
+    });
+    Ok(followed.await?.exit_code())
+}
+
+async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result<u8, VerbError> {
+    let text = plan::read(&args.plan)?;
+    let plan = plan::checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
+    let principal = args.asker.principal()?;
+    let bus = mesh.connect().await?;
+    let begin = Begin {
+        service: plan.service,
+        principal: principal.clone(),
+        release: args.release.clone(),
+        text,
+        overrides: args.overrides.clone(),
+        reason: args.reason.clone(),
+    };
+    let quiet = mesh.json;
+    let answer = begin
+        .ask(&bus, DECIDED_WITHIN, |command| {
+            if !quiet {
+                println!("stored: command {command}");
+            }
+        })
+        .await?;
+    let code = say(&answer, mesh.json)?;
+    match answer.outcome.and_then(|outcome| outcome.rollout) {
+        Some(rollout) if args.wait && code == exit::DONE => {
+            let view = View { plain: args.plain, timeout: args.timeout, asker: principal };
+            watch_until_end(mesh, &bus, rollout, view).await
+        }
+        Some(rollout) if code == exit::DONE && !mesh.json => {
+            println!("next: bellwether rollout watch {rollout}");
+            Ok(code)
+        }
+        _ => Ok(code),
+    }
+}
+
+/// A start, ready to be asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Begin {
+    pub(crate) service: Service,
+    pub(crate) principal: Principal,
+    pub(crate) release: Release,
+    pub(crate) text: String,
+    pub(crate) overrides: Vec<String>,
+    pub(crate) reason: Option<String>,
+}
+
+impl Begin {
+    pub(crate) async fn ask(
+        &self,
+        bus: &Bus,
+        within: Duration,
+        stored: impl FnOnce(&bellwether_protocol::id::CommandId),
+    ) -> Result<Answer, VerbError> {
+        let body = CommandBody {
+            release: Some(self.release.clone()),
+            plan: Some(self.text.clone()),
+            overrides: self.overrides.clone(),
+            reason: self.reason.clone(),
+            ..CommandBody::default()
+        };
+        let (service, principal) = (self.service.clone(), self.principal.clone());
+        ask(bus, &Asked { service, verb: Verb::Start, principal, body }, within, stored).await
+    }
+}
+
+async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
+    let Some(Which { service, number }) = which else {
+        let mut all = statuses(bus).await?;
+        return match (all.pop(), all.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (Some(last), false) => {
+                let services = all.into_iter().chain([last]).map(|status| status.rollout.service).collect();
+                Err(VerbError::Ambiguous(services))
+            }
+            (None, _) => Err(VerbError::NoRollouts),
+        };
+    };
+    let entry = bus.kv(Bucket::Status).get(service.as_str()).await?;
+    let missing = RolloutId { service: service.clone(), number: number.unwrap_or(1) };
+    let bytes = entry.and_then(|entry| entry.value).ok_or(VerbError::NoRollout(missing))?;
+    Ok(codec::from_json("status", &bytes)?)
+}
+
+async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {
+    let bucket = bus.kv(Bucket::Status);
+    let mut all = Vec::new();
+    for key in bucket.keys().await? {
+        if let Some(bytes) = bucket.get(&key).await?.and_then(|entry| entry.value) {
+            all.push(codec::from_json("status", &bytes)?);
+        }
+    }
+    Ok(all)
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), VerbError> {
+    let text = codec::to_json("status", value)?;
+    println!("{}", String::from_utf8_lossy(&text));
+    Ok(())
+}
