@@ -84,8 +84,7 @@ pub enum Bucket {
 
 impl Bucket {
     /// Every bucket.
-    pub const ALL: [Self; 6] =
-        [Self::Assignments, Self::Claims, Self::Flags, Self::Presence, Self::Status, Self::Told];
+    pub const ALL: [Self; 6] = [Self::Assignments, Self::Claims, Self::Flags, Self::Presence, Self::Status, Self::Told];
 }
 
 impl Prefix {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bellwether_bus::{Bus, ConnectError, Kv};
 use bellwether_protocol::id::{AgentId, LeverName, Role, Service};
 use bellwether_protocol::subject::Bucket;
-use bellwether_runtime::{AgentConfig, ConfigError, Lever, Runtime, SecretError, SecretRef, StartError};
+use bellwether_runtime::{AgentConfig, ConfigError, Lever, LeverError, Runtime, SecretError, SecretRef, StartError};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
@@ -72,6 +72,9 @@ pub enum FlagAgentError {
     /// A flag that cannot be served.
     #[error(transparent)]
     Flag(#[from] FlagError),
+    /// Its levers cannot be acted on.
+    #[error("could not hold the levers")]
+    Lever(#[from] LeverError),
     /// Its port is taken, or a file cannot be written.
     #[error("could not serve flags on {0}")]
     Listen(SocketAddr, #[source] io::Error),
@@ -108,8 +111,7 @@ pub async fn run(config: &Path) -> Result<(), FlagAgentError> {
     let joined = async {
         let runtime = join(&agent).await?;
         let _ = link.set(runtime.bus.clone());
-        serve(&runtime, &config, flags, &served, &kept).await;
-        Ok(())
+        Ok(serve(&runtime, &config, flags, &served, &kept).await?)
     };
     tokio::select! {
         ended = joined => ended,
@@ -163,7 +165,13 @@ async fn join(agent: &AgentConfig) -> Result<Runtime, StartError> {
     }
 }
 
-async fn serve(runtime: &Runtime, config: &FlagConfig, flags: BTreeMap<LeverName, Flag>, served: &Served, kept: &Path) {
+async fn serve(
+    runtime: &Runtime,
+    config: &FlagConfig,
+    flags: BTreeMap<LeverName, Flag>,
+    served: &Served,
+    kept: &Path,
+) -> Result<(), LeverError> {
     let bucket = runtime.bus.kv(Bucket::Flags);
     let presence = runtime.bus.kv(Bucket::Presence);
     let expected = config.endpoints.clone();
@@ -174,8 +182,8 @@ async fn serve(runtime: &Runtime, config: &FlagConfig, flags: BTreeMap<LeverName
     };
     let levers: Vec<Lever> = flags.into_iter().map(lever).collect();
     tokio::select! {
-        () = runtime.serve_levers(levers) => {}
-        () = follow(runtime, &bucket, &config.service, served, kept) => {}
+        ended = runtime.serve_levers(levers) => ended,
+        () = follow(runtime, &bucket, &config.service, served, kept) => Ok(()),
     }
 }
 

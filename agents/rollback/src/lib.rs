@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bellwether_protocol::id::{LeverName, Role, Service};
-use bellwether_runtime::{AgentConfig, ConfigError, Driver, Lever, Runtime, StartError};
+use bellwether_runtime::{AgentConfig, ConfigError, Driver, Lever, LeverError, Runtime, StartError};
 use serde::Deserialize;
 
 use crate::exec::{Exec, ExecConfig, ExecError};
@@ -50,6 +50,9 @@ pub enum RollbackError {
     /// Two levers with one name.
     #[error("lever `{0}` is configured twice")]
     Duplicate(LeverName),
+    /// Its levers cannot be acted on.
+    #[error("could not hold the levers")]
+    Hold(#[from] LeverError),
     /// A lever that could never work.
     #[error("lever `{0}` is not configured right")]
     Lever(LeverName, #[source] ExecError),
@@ -72,8 +75,7 @@ pub async fn run(config: &Path) -> Result<(), RollbackError> {
     let Config { agent, rollback } = bellwether_runtime::load_config(config)?;
     let levers = levers(&rollback)?;
     let runtime = Runtime::start(Role::Rollback, &agent).await?;
-    runtime.serve_levers(levers).await;
-    Ok(())
+    Ok(runtime.serve_levers(levers).await?)
 }
 
 fn levers(config: &RollbackConfig) -> Result<Vec<Lever>, RollbackError> {
