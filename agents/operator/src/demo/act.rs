@@ -80,7 +80,7 @@ impl Act {
     fn announcement(self) -> &'static str {
         match self {
             Self::Good => "Act 1. v42 is a good release: staging, then a canary in east and west, then production.",
-            Self::Bad => "Act 2. v43 is well in staging, but in west three of ten checkouts fail. Nobody is watching.",
+            Self::Bad => "Act 2. v43 is well in staging, but in west one checkout in twenty fails. Nobody is watching.",
         }
     }
 }

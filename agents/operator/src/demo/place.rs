@@ -22,8 +22,8 @@ use crate::children::{Children, Watch};
 use crate::error::VerbError;
 use crate::up::{make_dir, start_server, stop_server};
 
-/// The fault of the demo: every third checkout of v43 fails, in one region only.
-const FAULT: &str = "release=v43,env=west,path=/checkout,errors=30%";
+/// The fault of the demo: one checkout in twenty of v43 fails, in one region only.
+const FAULT: &str = "release=v43,env=west,path=/checkout,errors=5%";
 /// How long a process may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How often to look whether it is.
@@ -124,11 +124,15 @@ impl Place {
                 here.push(codec::from_msgpack("presence", &bytes)?);
             }
         }
+        // Of several agents that hold one lever, only the acting one reads it back.
+        let is_read = |presence: &Presence| {
+            let mut levers = presence.levers.values().flatten().peekable();
+            levers.peek().is_some() && levers.all(|lever| lever.value.is_some())
+        };
+        let flags_read = here.iter().any(|one| one.agent.role == Role::Flag && is_read(one));
         let is_ready = |presence: &Presence| match presence.agent.role {
-            Role::Flag | Role::Rollback => {
-                let mut levers = presence.levers.values().flatten().peekable();
-                levers.peek().is_some() && levers.all(|lever| lever.value.is_some())
-            }
+            Role::Flag => flags_read && !presence.serving.is_empty(),
+            Role::Rollback => is_read(presence),
             Role::Alert | Role::Coordinator | Role::Probe => true,
         };
         let ready: Vec<String> = here.iter().filter(|one| is_ready(one)).map(|one| one.agent.to_string()).collect();
