@@ -25,7 +25,7 @@ use futures_util::future::{BoxFuture, LocalBoxFuture};
 
 type Test = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 
-const TESTS: [Test; 4] = [
+const TESTS: [Test; 5] = [
     ("an_agent_is_present_and_takes_assignments", || Box::pin(an_agent_is_present_and_takes_assignments())),
     ("samples_reach_the_stream_in_order_once_it_is_back", || {
         Box::pin(samples_reach_the_stream_in_order_once_it_is_back())
@@ -33,6 +33,7 @@ const TESTS: [Test; 4] = [
     ("samples_are_sent_again_when_the_stream_lost_them", || {
         Box::pin(samples_are_sent_again_when_the_stream_lost_them())
     }),
+    ("spans_reach_a_collector", || Box::pin(spans_reach_a_collector())),
     ("one_agent_acts_and_the_other_takes_over", || Box::pin(one_agent_acts_and_the_other_takes_over())),
 ];
 
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).peekable();
     if args.next_if(|arg| arg == child::VERB).is_some() {
         return child::shim(args);
+    }
+    if args.next_if(|arg| arg == TRACE).is_some() {
+        return trace();
     }
     let filter = args.find(|arg| !arg.to_string_lossy().starts_with('-'));
     let filter = filter.map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
@@ -339,6 +343,40 @@ async fn one_agent_acts_and_the_other_takes_over() {
     assert_eq!((answer.outcome, answer.action.generation), (ActionOutcome::Done, Ordinal(7)), "{answer:?}");
     assert_eq!(platform.sets.lock().expect("not poisoned").len(), 2);
     task.abort();
+}
+
+/// The verb under which this program makes one span and ends; the collector is in its environment.
+const TRACE: &str = "make-a-span";
+
+fn trace() -> ExitCode {
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(async {
+            let _telemetry = bellwether_runtime::telemetry::init("bellwether-test");
+            tokio::spawn(async { tracing::error_span!("one hop").in_scope(|| tracing::error!("seen")) }).await
+        })
+        .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+async fn spans_reach_a_collector() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut child = tokio::process::Command::new(std::env::current_exe().expect("our own path"))
+        .arg(TRACE)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("a process");
+    let (mut stream, _) = listener.accept().await.expect("a connection");
+    let mut seen = Vec::new();
+    let holds = |seen: &[u8], text: &str| seen.windows(text.len()).any(|part| part == text.as_bytes());
+    while !(holds(&seen, "POST /v1/traces") && holds(&seen, "one hop") && holds(&seen, "bellwether-test")) {
+        let read = tokio::io::AsyncReadExt::read_buf(&mut stream, &mut seen).await.expect("read");
+        assert!(read > 0, "it ended early: {}", String::from_utf8_lossy(&seen));
+    }
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.expect("written");
+    assert!(child.wait().await.expect("ended").success());
 }
 
 fn now_ms() -> i64 {

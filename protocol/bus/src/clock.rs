@@ -48,13 +48,12 @@ impl Clock {
         self.lock().anchor = Some(anchor);
     }
 
-    /// The time. Never earlier than what it told before.
+    /// The time. Once anchored, never earlier than what it told before; until then it is the host's
+    /// own, and a host that runs ahead must not hold the anchored time back.
     pub fn now(&self) -> Timestamp {
         let mut inner = self.lock();
-        let now = match inner.anchor {
-            Some(anchor) => Timestamp::from_ms(anchor.nats.as_ms().saturating_add(ms(anchor.local.elapsed()))),
-            None => system_now(),
-        };
+        let Some(anchor) = inner.anchor else { return system_now() };
+        let now = Timestamp::from_ms(anchor.nats.as_ms().saturating_add(ms(anchor.local.elapsed())));
         inner.floor = inner.floor.max(now);
         inner.floor
     }

@@ -23,7 +23,9 @@ use crate::health::Health;
 pub enum From {
     /// With what is published after the reader has reached the server.
     New,
-    /// At this sequence, or at the first one behind it that still exists.
+    /// At this sequence, or at the first one behind it that still exists. Where the stream ends more
+    /// than one before it, the stream has lost its end: then with whatever comes next, lest new
+    /// messages under old numbers be missed.
     Sequence(u64),
     /// At the oldest message that still exists.
     Start,

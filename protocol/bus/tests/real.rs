@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 
 type Test = (&'static str, fn() -> BoxFuture<'static, ()>);
 
-const TESTS: [Test; 12] = [
+const TESTS: [Test; 13] = [
     ("provisioning_is_idempotent_and_repairs", || Box::pin(provisioning_is_idempotent_and_repairs())),
     ("a_repeated_publish_is_stored_once", || Box::pin(a_repeated_publish_is_stored_once())),
     ("an_append_is_fenced", || Box::pin(an_append_is_fenced())),
@@ -32,12 +32,16 @@ const TESTS: [Test; 12] = [
     ("wrong_credentials_are_named", || Box::pin(wrong_credentials_are_named())),
     ("a_denied_subject_is_named", || Box::pin(a_denied_subject_is_named())),
     ("a_server_is_supervised_and_dies_with_its_pipe", || Box::pin(a_server_is_supervised_and_dies_with_its_pipe())),
+    ("a_server_dies_with_a_killed_parent", || Box::pin(a_server_dies_with_a_killed_parent())),
 ];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).peekable();
     if args.next_if(|arg| arg == child::VERB).is_some() {
         return child::shim(args);
+    }
+    if args.next_if(|arg| arg == HOLD).is_some() {
+        return hold(args.next().expect("a directory").into());
     }
     let filter = args.find(|arg| !arg.to_string_lossy().starts_with('-'));
     let filter = filter.map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
@@ -165,12 +169,13 @@ async fn a_reader_survives_a_killed_server() {
     let world = World::new().await;
     let bus = world.bus().await;
     let mut all = bus.read(Stream::Decisions, Vec::new(), From::Start);
-    let mut one = bus.read(Stream::Decisions, vec![subject("a"), subject("b")], From::Sequence(2));
     let publish = async |n: u64| {
         let service = ["a", "b", "c"][usize::try_from(n % 3).expect("small")];
         bus.publish(subject(service), &format!("m{n}"), n.to_string().into_bytes()).await.expect("stored");
     };
-    for n in 0..300 {
+    publish(0).await;
+    let mut one = bus.read(Stream::Decisions, vec![subject("a"), subject("b")], From::Sequence(2));
+    for n in 1..300 {
         publish(n).await;
         if n == 100 || n == 200 {
             world.kill_and_restart().await;
@@ -319,6 +324,37 @@ async fn guarded() -> (child::Child, String, tempfile::TempDir) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     (child, url, dir)
+}
+
+/// The verb under which this program is a parent that only holds a server, to be killed.
+const HOLD: &str = "hold-a-server";
+
+fn hold(dir: PathBuf) -> ExitCode {
+    let server = LocalServer::start(&options(dir, 0)).expect("a server");
+    println!("{}", server.pid());
+    loop {
+        std::thread::park();
+    }
+}
+
+async fn a_server_dies_with_a_killed_parent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut parent = std::process::Command::new(std::env::current_exe().expect("our own path"))
+        .arg(HOLD)
+        .arg(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a parent");
+    let mut line = String::new();
+    let stdout = parent.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a process id");
+    let server = PathBuf::from(format!("/proc/{}", line.trim()));
+    assert!(server.exists());
+    parent.kill().expect("killed, as by `kill -9`");
+    parent.wait().expect("dead");
+    while server.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn as_user(url: &str, user: &str, password: &str) -> ConnectOptions {
