@@ -129,6 +129,11 @@ impl Span {
         std::time::Duration::from_millis(self.0)
     }
 
+    /// To the second, for people; below a second it stays as it is.
+    pub const fn rounded(self) -> Self {
+        if self.0 < 1_000 { self } else { Self((self.0 + 500) / 1_000 * 1_000) }
+    }
+
     /// `factor` times as long, clamped to [`SPAN_MAX`].
     pub const fn times(self, factor: u64) -> Self {
         Self::from_ms(self.0.saturating_mul(factor))
@@ -237,6 +242,13 @@ mod tests {
         assert_eq!("240".parse::<Span>(), Err(TimeError::NoUnit("240".into())));
         for text in ["", "m", "1month", "1y", "-5s", "1.5h", "1s ", "99999999999999999999s", "400d", "5é"] {
             assert!(text.parse::<Span>().is_err(), "`{text}` was accepted");
+        }
+    }
+
+    #[test]
+    fn people_read_whole_seconds() {
+        for (ms, expected) in [(0, "0s"), (400, "400ms"), (2_001, "2s"), (28_749, "29s"), (3_600_499, "1h")] {
+            assert_eq!(Span::from_ms(ms).rounded().to_string(), expected);
         }
     }
 

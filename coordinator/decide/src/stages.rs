@@ -143,7 +143,7 @@ fn pass(rollout: &mut Rollout, out: &mut Out) -> bool {
     if rollout.stage + 1 < rollout.plan.stages.len() {
         return enter_stage(rollout, rollout.stage + 1, out);
     }
-    let summary = format!("{} completed in {}", rollout.release, out.now.since(rollout.started_at));
+    let summary = format!("{} completed in {}", rollout.release, out.now.since(rollout.started_at).rounded());
     end(rollout, Ending::Completed, summary, out)
 }
 
@@ -235,13 +235,26 @@ fn blame(rollout: &Rollout, judgements: &[Judgement]) -> Option<Blame> {
             j.cohort == Cohort::Baseline && j.criterion == judgement.criterion && j.region == judgement.region
         };
         match judgements.iter().find(same) {
-            None => return Some(Blame::Release(judgement.clone())),
+            None => return Some(Blame::Release(narrowed(judgement, judgements))),
             Some(_) if upto(rollout, judgement, Cohort::Baseline) < upto(rollout, judgement, Cohort::Canary) => {}
             Some(baseline) if baseline.verdict == Verdict::Fail => shared = Some(Blame::Both(judgement.clone())),
-            Some(_) => return Some(Blame::Release(judgement.clone())),
+            Some(_) => return Some(Blame::Release(narrowed(judgement, judgements))),
         }
     }
     shared
+}
+
+/// A pooled failure that all comes from one region is told as that region's: there people must look.
+fn narrowed(judgement: &Judgement, judgements: &[Judgement]) -> Judgement {
+    let same =
+        |j: &&Judgement| j.criterion == judgement.criterion && j.cohort == judgement.cohort && j.region.is_some();
+    let mut bad = judgements.iter().filter(same).filter(|j| j.numbers.bad > 0);
+    match (&judgement.region, bad.next(), bad.next()) {
+        (None, Some(only), None) => {
+            Judgement { region: only.region.clone(), numbers: only.numbers.clone(), ..judgement.clone() }
+        }
+        _ => judgement.clone(),
+    }
 }
 
 fn upto(rollout: &Rollout, judgement: &Judgement, cohort: Cohort) -> Option<Timestamp> {

@@ -162,7 +162,8 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
         }
         let headline = format!(
             "{} taken back after {after}: levers read back, old release seen; not yet recovered",
-            rollout.release
+            rollout.release,
+            after = after.rounded(),
         );
         tell(rollout, back, Severity::Warn, "applied", headline, out);
         return true;
@@ -192,8 +193,8 @@ fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, 
             "{} {}: applied {}, recovered {}",
             rollout.release,
             cause_text(&back.cause),
-            applied_at.since(back.began_at),
-            now.since(back.began_at),
+            applied_at.since(back.began_at).rounded(),
+            now.since(back.began_at).rounded(),
         );
         let recovered = TakeBack { recovered_at: Some(now), ..back.clone() };
         let headline = format!("{} taken back and recovered: {}", rollout.release, cause_text(&back.cause));
@@ -252,7 +253,7 @@ fn is_beyond_previous(rollout: &Rollout, back: &TakeBack) -> bool {
 
 fn fail(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) -> bool {
     let what = if back.applied_at.is_some() { "applied but NOT recovered" } else { "rollback NOT applied" };
-    let headline = format!("{} {what} after {}: {why}", rollout.release, out.now.since(back.began_at));
+    let headline = format!("{} {what} after {}: {why}", rollout.release, out.now.since(back.began_at).rounded());
     tell(rollout, back, Severity::Page, "not_taken_back", headline.clone(), out);
     end(rollout, Ending::NotTakenBack, headline, out)
 }

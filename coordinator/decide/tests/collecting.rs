@@ -1,5 +1,7 @@
 //! Which slots are closed, whose word counts in them, and that the order of arrival does not matter.
 
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::collections::BTreeMap;
 
 use bellwether_decide::collect::{CLOSED_MAX, Collector};

@@ -102,6 +102,12 @@ impl<'a> Check<'a> {
             for key in ["every", "timeout"] {
                 self.refuse(short(key), "P12", (sli, key), "too short", format!("at least {EVERY_MIN}"));
             }
+            let grace = value(self.root, "grace").unwrap_or(GRACE.min(self.slot));
+            let late = value(sli, "timeout").is_some_and(|timeout: Span| timeout > grace);
+            let help = format!(
+                "at most the grace of {grace}: a slot closes that long after its end, and a look that hangs must be in it"
+            );
+            self.refuse(late, "P12", (sli, "timeout"), "a timeout longer than the grace", help);
         }
     }
 

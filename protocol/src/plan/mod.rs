@@ -95,7 +95,7 @@ pub const SLOT: Span = Span::from_secs(30);
 /// How long a slot waits for late reporters, when the plan does not say; at most one slot.
 pub const GRACE: Span = Span::from_secs(10);
 /// For how long a probe looks at most, when the plan does not say.
-pub const TIMEOUT: Span = Span::from_secs(10);
+pub const TIMEOUT: Span = Span::from_secs(5);
 /// Deadline of an action, when the plan does not say.
 pub const ENTER_WITHIN: Span = Span::from_secs(120);
 
@@ -190,7 +190,7 @@ pub struct Sli {
     pub name: SliName,
     /// How often each agent looks. Default: the slot.
     pub every: Span,
-    /// For how long at most. Default 10 s.
+    /// For how long at most; at most the grace. Default 5 s, or the grace if that is shorter.
     pub timeout: Span,
     /// Which kind of probe, such as `http`.
     pub kind: String,

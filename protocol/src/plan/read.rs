@@ -75,7 +75,8 @@ impl Reader<'_> {
         let fingerprint = self.or(s, "fingerprint", None, |r, k, n| r.fingerprint(k, n).map(Some));
         let levers = self.or(s, "levers", BTreeMap::new(), Self::levers);
         let every = slot.unwrap_or(SLOT);
-        let slis = self.need(s, "slis", |r, k, n| r.list(k, n, CRITERIA_MAX, |r, _, n| r.sli(n, every)));
+        let timeout = TIMEOUT.min(grace.unwrap_or(TIMEOUT));
+        let slis = self.need(s, "slis", |r, k, n| r.list(k, n, CRITERIA_MAX, |r, _, n| r.sli(n, every, timeout)));
         let criteria = self.need(s, "criteria", |r, k, n| r.list(k, n, CRITERIA_MAX, Self::criterion));
         let stages = self.need(s, "stages", |r, k, n| r.list(k, n, STAGES_MAX, |r, _, n| r.stage(n, root)));
         let take_back = self.or(s, "take_back", None, |r, _, n| r.take_back(n).map(Some));
@@ -152,7 +153,7 @@ impl Reader<'_> {
         })
     }
 
-    fn sli(&mut self, node: &Node, slot: Span) -> Option<Sli> {
+    fn sli(&mut self, node: &Node, slot: Span, timeout: Span) -> Option<Sli> {
         let kinds: Vec<&str> = self.validators.keys().copied().collect();
         // Without a table of probes any key may be a kind; with one, a key is known or wrong.
         let any = || node.entries().iter().map(|(key, _)| key.text.as_str()).filter(|key| !SLI.contains(key)).collect();
@@ -161,7 +162,7 @@ impl Reader<'_> {
         let s = self.section("sli", node, &known)?;
         let name = self.need(s, "name", Self::token);
         let every = self.or(s, "every", slot, Self::span);
-        let timeout = self.or(s, "timeout", TIMEOUT, Self::span);
+        let timeout = self.or(s, "timeout", timeout, Self::span);
         let probe = self.one_of(s, &kinds);
         if let Some((kind, settings)) = probe {
             self.validate(kind, settings);
