@@ -1,14 +1,13 @@
 //! The one binary: parses, builds, runs. The only file that sees every room; it decides nothing.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use bellwether_operator::{
-    AgentsVerb, CommandVerb, DemoArgs, Mesh, PlanVerb, ReplayArgs, RolloutVerb, UpArgs, VerbError, exit,
+    AgentArgs, AgentRole, AgentsVerb, CommandVerb, CoordinatorArgs, DemoArgs, Mesh, PlanVerb, ReplayArgs, RolloutVerb,
+    UpArgs, VerbError, exit,
 };
-use bellwether_protocol::id::CoordinatorId;
 use bellwether_protocol::plan::Validators;
 use bellwether_runtime::telemetry;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -27,23 +26,8 @@ struct Cli {
 enum Verb {
     Demo(DemoArgs),
     Up(UpArgs),
-    /// Decide: run one coordinator; any number may run
-    Coordinator {
-        /// Where it keeps its name and its high-water marks
-        #[arg(long)]
-        dir: PathBuf,
-        /// Its name among coordinators; default: the one its directory remembers
-        #[arg(long)]
-        id: Option<CoordinatorId>,
-    },
-    /// Look, act or tell: run one agent
-    Agent {
-        #[arg(value_enum)]
-        role: AgentRole,
-        /// Its file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    Coordinator(CoordinatorArgs),
+    Agent(AgentArgs),
     #[command(subcommand)]
     Plan(PlanVerb),
     #[command(subcommand)]
@@ -76,14 +60,6 @@ enum Rollout {
     Replay(ReplayArgs),
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum AgentRole {
-    Alert,
-    Flag,
-    Probe,
-    Rollback,
-}
-
 fn main() -> ExitCode {
     // Every client gets our TLS settings; this is for code of others that asks for a default.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -110,8 +86,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let _telemetry = telemetry::init("bellwether-up");
             bellwether_operator::up(&args, &mesh.prefix.to_string()).await?
         }
-        Verb::Coordinator { dir, id } => coordinate(&mesh, dir, id).await?,
-        Verb::Agent { role, config } => agent(role, &config).await?,
+        Verb::Coordinator(args) => coordinate(&mesh, args).await?,
+        Verb::Agent(args) => agent(args.role, &args.config).await?,
         Verb::Plan(verb) => bellwether_operator::plan(&verb, mesh.json, &validators)?,
         Verb::Rollout(Rollout::Operator(verb)) => bellwether_operator::rollout(&mesh, verb, &validators).await?,
         Verb::Rollout(Rollout::Replay(args)) => {
@@ -131,9 +107,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }))
 }
 
-async fn coordinate(mesh: &Mesh, dir: PathBuf, id: Option<CoordinatorId>) -> anyhow::Result<u8> {
+async fn coordinate(mesh: &Mesh, args: CoordinatorArgs) -> anyhow::Result<u8> {
     let _telemetry = telemetry::init("bellwether-coordinator");
-    let options = bellwether_coordinator::Options { connect: mesh.options(), id, dir };
+    let options = bellwether_coordinator::Options { connect: mesh.options(), id: args.id, dir: args.dir };
     tokio::select! {
         ended = bellwether_coordinator::run(options) => ended.map(|()| exit::DONE).context("the coordinator stopped"),
         () = bellwether_runtime::shutdown() => Ok(exit::DONE),

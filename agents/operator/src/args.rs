@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use bellwether_bus::{Bus, ConnectOptions, Credentials};
-use bellwether_protocol::id::Principal;
+use bellwether_protocol::id::{CoordinatorId, Principal};
 use bellwether_protocol::subject::Prefix;
 use bellwether_protocol::time::Timestamp;
 
@@ -29,6 +29,41 @@ pub struct Mesh {
     /// No colours (so does NO_COLOR)
     #[arg(long, global = true)]
     pub no_color: bool,
+}
+
+/// Decide: run one coordinator; any number may run
+#[derive(Debug, clap::Args)]
+pub struct CoordinatorArgs {
+    /// Where it keeps its name and its high-water marks
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Its name among coordinators; default: the one its directory remembers
+    #[arg(long)]
+    pub id: Option<CoordinatorId>,
+}
+
+/// Look, act or tell: run one agent
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
+    /// What it is for
+    #[arg(value_enum)]
+    pub role: AgentRole,
+    /// Its file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// What an agent is for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum AgentRole {
+    /// Tells people
+    Alert,
+    /// Flips flags
+    Flag,
+    /// Looks
+    Probe,
+    /// Moves a service between releases
+    Rollback,
 }
 
 impl Mesh {

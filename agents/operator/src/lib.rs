@@ -31,7 +31,7 @@ mod screen;
 mod up;
 
 pub use agents::{AgentsVerb, agents};
-pub use args::Mesh;
+pub use args::{AgentArgs, AgentRole, CoordinatorArgs, Mesh};
 pub use command::{CommandVerb, command};
 pub use demo::{DemoArgs, demo};
 pub use error::{VerbError, exit};
