@@ -20,7 +20,7 @@ use crate::args::now;
 use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::{VerbError, exit};
 use crate::keys::{Pressed, Prompt};
-use crate::render::{Frame, Line, Look, draw, events, final_lines, hold_words, span};
+use crate::render::{Frame, Line, Look, Told, draw, events, final_lines, hold_words, span};
 use crate::screen::{Keyboard, Mode, Screen};
 
 /// What to follow, and how to show it.
@@ -91,6 +91,7 @@ struct View<'a> {
     options: Follow<'a>,
     screen: Screen,
     prompt: Prompt,
+    told: Told,
     /// The rollout that the log is at.
     at: Option<RolloutId>,
     /// What is in the log already: an ending before that may be followed by more.
@@ -114,6 +115,7 @@ impl<'a> View<'a> {
             options,
             screen: Screen::default(),
             prompt: Prompt::default(),
+            told: Told::default(),
             at: None,
             caught_up_at: last,
             is_caught_up: last.is_none(),
@@ -182,7 +184,10 @@ impl<'a> View<'a> {
             }
         }
         let (look, mode) = (self.options.look, self.options.mode);
-        let events = events(&record, look);
+        let events = match mode {
+            Mode::Json => events(&record, look),
+            Mode::Lines | Mode::Live => self.told.news(&record, look),
+        };
         let (width, _) = Screen::size();
         let lines = events.iter().map(|event| match mode {
             Mode::Json => event.json(&rollout).to_string(),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Only;
 use super::sink::Received;
+use crate::args::now;
 use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::VerbError;
 use crate::follow::{Follow, Followed, follow};
@@ -102,7 +103,7 @@ impl Cast<'_> {
     /// Plays one act; false when it was left by hand.
     pub(super) async fn play(&mut self, act: Act) -> Result<bool, VerbError> {
         if self.mode != Mode::Json {
-            println!("{}\n", act.announcement());
+            println!("\n{}\n", act.announcement());
         }
         let rollout = self.begin(act).await?;
         let approver = tokio::spawn(approve(self.bus.clone(), rollout.clone(), self.tell.clone()));
@@ -204,7 +205,7 @@ async fn approve(bus: Bus, rollout: RolloutId, said: mpsc::Sender<String>) {
             Ok(answer) => answer.words(),
             Err(error) => error.to_string(),
         };
-        let _ = said.send(format!("the demo approves for you: {run}: {words}")).await;
+        let _ = said.send(format!("{} the demo approves for you: {run}: {words}", now().clock())).await;
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! An event is a fact in the past tense; what is still to come is "due". Text from agents is cut.
 
-use bellwether_protocol::id::{LeverName, LeverValue, Ordinal, RolloutId};
+use std::collections::BTreeSet;
+
+use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Ordinal, Region, RolloutId};
 use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement, Lack, Reason, Verdict};
 use bellwether_protocol::record::Record;
+use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::Timestamp;
 
 use super::{Line, Look, Style, count, face, span};
@@ -56,6 +59,35 @@ pub(crate) fn events(record: &Record, look: Look) -> Vec<Event> {
         long: long(reason),
     };
     record.reasons.iter().map(of).collect()
+}
+
+/// Which verdicts people have been told of that were not a plain pass.
+#[derive(Debug, Default)]
+pub(crate) struct Told(BTreeSet<(CriterionName, Cohort, Option<Region>)>);
+
+impl Told {
+    /// The events of one record that a person wants to see: a rollout's life in a few dozen lines.
+    ///
+    /// A first pass is what everybody expects; what a take-back asks, its own line says.
+    pub(crate) fn news(&mut self, record: &Record, look: Look) -> Vec<Event> {
+        let takes_back = record.reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. }));
+        let mut events = events(record, look);
+        events.retain(|event| match &event.reason {
+            Reason::Asked { .. } => !takes_back,
+            Reason::VerdictChanged { judgement } => self.is_news(judgement),
+            _ => true,
+        });
+        events
+    }
+
+    fn is_news(&mut self, judgement: &Judgement) -> bool {
+        let series = (judgement.criterion.clone(), judgement.cohort, judgement.region.clone());
+        if judgement.verdict == Verdict::Pass && !judgement.over_target {
+            return self.0.remove(&series);
+        }
+        self.0.insert(series);
+        true
+    }
 }
 
 /// The last two lines of a rollout that was waited for.
@@ -242,7 +274,7 @@ fn long(reason: &Reason) -> String {
         }
         Reason::TakingBack { cause, level, levels, set, due } => {
             let (set, due) = (settings(set, "=", " "), due.clock());
-            format!("take-back level={level}/{levels} {set} due={due} why={:?}", cause_words(cause))
+            format!("action {set} asked due={due} level={level}/{levels} why={:?}", cause_words(cause))
         }
         Reason::VerdictChanged { judgement } => judged_long(judgement),
     }
@@ -284,7 +316,7 @@ mod tests {
         check(
             &Reason::TakingBack { cause, level: 1, levels: 3, set, due: at("13:53:10") },
             "taking back, level 1 of 3: traffic 0%, release v41; due 13:53:10Z; error_rate 5.8% > 0.5% in sjc (canary)",
-            "take-back level=1/3 traffic=0% release=v41 due=13:53:10Z why=\"error_rate 5.8% > 0.5% in sjc (canary)\"",
+            "action traffic=0% release=v41 asked due=13:53:10Z level=1/3 why=\"error_rate 5.8% > 0.5% in sjc (canary)\"",
         );
         check(
             &Reason::Applied { after: "19s".parse().unwrap(), seen: "v41".parse().unwrap() },
@@ -304,6 +336,15 @@ mod tests {
         let lines = final_lines(&rollout, "v42", Ending::RolledBack, "error_rate 5.8% > 0.5% in sjc");
         assert_eq!(lines[0], "ROLLED BACK estimator v42: error_rate 5.8% > 0.5% in sjc");
         assert_eq!(lines[1], "next: bellwether rollout status estimator/42    exit 1: failed and taken back");
+    }
+
+    #[test]
+    fn a_pass_is_news_only_after_something_else() {
+        let mut told = Told::default();
+        let (pass, fail) = (Verdict::Pass, Verdict::Fail);
+        for (verdict, expected) in [(pass, false), (fail, true), (fail, true), (pass, true), (pass, false)] {
+            assert_eq!(told.is_news(&judgement("error_rate", verdict, 0, 120)), expected, "{verdict:?}");
+        }
     }
 
     #[test]

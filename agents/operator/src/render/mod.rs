@@ -11,7 +11,7 @@ mod watch;
 pub(crate) mod table;
 
 pub(crate) use amount::{count, span};
-pub(crate) use line::{events, final_lines, hold_words};
+pub(crate) use line::{Told, events, final_lines, hold_words};
 pub(crate) use watch::{Frame, draw};
 
 use bellwether_protocol::reason::{Judgement, Lack, Verdict};
