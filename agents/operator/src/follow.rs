@@ -188,11 +188,11 @@ impl<'a> View<'a> {
             Mode::Json => events(&record, look),
             Mode::Lines | Mode::Live => self.told.news(&record, look),
         };
-        let (width, _) = Screen::size();
         let lines = events.iter().map(|event| match mode {
             Mode::Json => event.json(&rollout).to_string(),
             Mode::Lines => event.long(&rollout),
-            Mode::Live => event.short().paint(look, width),
+            // Only the block must not wrap: it is redrawn by its number of lines.
+            Mode::Live => event.short().paint(look, usize::MAX),
         });
         let lines: Vec<String> = lines.collect();
         self.quiet_since = Instant::now();
@@ -249,7 +249,7 @@ impl<'a> View<'a> {
         let line = match self.options.mode {
             Mode::Json => serde_json::json!({ "note": line }).to_string(),
             Mode::Lines => line,
-            Mode::Live => Line::of(line).paint(self.options.look, Screen::size().0),
+            Mode::Live => Line::of(line).paint(self.options.look, usize::MAX),
         };
         self.screen.above(&[line]).map_err(VerbError::System)
     }

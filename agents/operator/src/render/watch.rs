@@ -28,6 +28,7 @@ pub(crate) struct Frame<'a> {
 enum Rank {
     Keep,
     Why,
+    Unknown,
     Stages,
     Levers,
     Regions,
@@ -39,6 +40,9 @@ enum Rank {
 
 /// Most pieces of evidence shown: the first ones tell the story.
 const EVIDENCE_SHOWN: usize = 2;
+
+/// Headline, one row, how many more, command: less is not worth drawing.
+const LINES_MIN: usize = 4;
 
 /// Draws the block, at most `height` lines of it where that is possible.
 pub(crate) fn draw(frame: &Frame) -> Vec<Line> {
@@ -67,6 +71,13 @@ fn fit(mut rows: Vec<(Rank, Line)>, height: usize) -> Vec<Line> {
         if let (Rank::Green, Some(at)) = (worst, first) {
             rows.insert(at, (Rank::Why, Line::of(format!("      {} more ok", before - rows.len()))));
         }
+    }
+    // Taller than the screen it could not be redrawn, so even red rows give way to their number.
+    if rows.len() > height.max(LINES_MIN) {
+        let (shown, last) = (height.max(LINES_MIN) - 2, rows.pop());
+        let more = Line::of(format!("      {} more", rows.len() - shown));
+        rows.truncate(shown);
+        rows.extend([(Rank::Keep, more)].into_iter().chain(last));
     }
     rows.into_iter().map(|(_, line)| line).collect()
 }
@@ -222,8 +233,9 @@ fn levers(frame: &Frame) -> Vec<(Rank, Line)> {
 }
 
 fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
-    let judgements = &frame.status.criteria;
-    let widest = |of: &dyn Fn(&Judgement) -> usize| judgements.iter().map(of).max().unwrap_or(0);
+    let all = &frame.status.criteria;
+    let judgements: Vec<&Judgement> = all.iter().filter(|judgement| is_shown(judgement, all)).collect();
+    let widest = |of: &dyn Fn(&Judgement) -> usize| judgements.iter().map(|judgement| of(judgement)).max().unwrap_or(0);
     let name = 6 + widest(&|j| j.criterion.as_str().len()) + 3;
     let whole = name + widest(&|j| where_words(j).len()) + 3;
     let value = whole + 2 + widest(&|j| value_words(j).chars().count()) + 2;
@@ -237,9 +249,31 @@ fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
         let line = line.then(format!("{:10}  {bound}", if word == "pass" { "" } else { word }));
         let (bad, n) = (judgement.numbers.bad, judgement.numbers.n);
         let line = if n == 0 { line } else { line.then(format!("   {} of {}", count(bad), count(n))) };
-        (if word == "pass" { Rank::Green } else { Rank::Keep }, line)
+        let rank = match judgement.verdict {
+            Verdict::Fail => Rank::Keep,
+            Verdict::Inconclusive(_) => Rank::Unknown,
+            Verdict::Pass if judgement.over_target => Rank::Unknown,
+            Verdict::Pass => Rank::Green,
+        };
+        (rank, line)
     };
-    judgements.iter().map(row).collect()
+    judgements.into_iter().map(row).collect()
+}
+
+/// One row per criterion: a region has its own when it differs from all regions together, the
+/// baseline when the canary beside it fails, or it fails itself.
+fn is_shown(judgement: &Judgement, all: &[Judgement]) -> bool {
+    let fails = |other: &Judgement| other.verdict == Verdict::Fail;
+    let mut canaries =
+        all.iter().filter(|other| other.criterion == judgement.criterion && other.cohort == Cohort::Canary);
+    match (judgement.cohort, &judgement.region) {
+        (Cohort::Canary, None) => true,
+        (Cohort::Canary, Some(_)) => {
+            let pooled = canaries.find(|other| other.region.is_none());
+            fails(judgement) || pooled.is_none_or(|pooled| pooled.verdict != judgement.verdict)
+        }
+        (Cohort::Baseline, region) => fails(judgement) || canaries.any(|other| fails(other) && other.region == *region),
+    }
 }
 
 fn where_words(judgement: &Judgement) -> String {

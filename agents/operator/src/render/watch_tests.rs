@@ -219,6 +219,33 @@ fn a_short_terminal_keeps_headline_red_rows_and_command() {
 }
 
 #[test]
+fn a_region_has_a_row_of_its_own_only_when_it_differs() {
+    let region = |name: &str, verdict, n| Judgement {
+        region: Some(name.parse().unwrap()),
+        ..judgement("error_rate", verdict, 0, n)
+    };
+    let pooled = pooled("error_rate", "0%", "0.5%", 0, 90);
+    let baseline = Judgement { cohort: Cohort::Baseline, ..pooled.clone() };
+    let missing = region("iad", Verdict::Inconclusive(Lack::NoData), 0);
+    let all = [pooled, baseline, region("sjc", Verdict::Pass, 90), missing];
+    let shown: Vec<bool> = all.iter().map(|judgement| is_shown(judgement, &all)).collect();
+    assert_eq!(shown, [true, false, false, true]);
+}
+
+#[test]
+fn more_red_rows_than_lines_are_counted() {
+    let red = |index: usize| judgement(&format!("c{index}"), Verdict::Fail, 7, 120);
+    let status = Status { criteria: (0..50).map(red).collect(), ..failing() };
+    let look = Look { colour: false, ascii: false };
+    let frame = Frame { status: &status, now: at("13:51:14"), width: 120, height: 10, look, keys: true };
+    let lines: Vec<String> = draw(&frame).iter().map(Line::plain).collect();
+    assert_eq!(lines.len(), 10);
+    assert!(lines[0].starts_with("estimator v41 <- v42"));
+    assert_eq!(lines[8], "      43 more");
+    assert!(lines[9].starts_with("keys:"));
+}
+
+#[test]
 fn colour_only_says_look_here() {
     let look = Look { colour: true, ascii: false };
     let painted = |status: &Status| {
