@@ -6,7 +6,7 @@ use bellwether_protocol::assignment::{Assignment, Look};
 use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{LeverName, Region, Role, RolloutId};
 use bellwether_protocol::plan::{Objective, Plan, Sli};
-use bellwether_protocol::reason::{Cause, Ending, Hold};
+use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement};
 use bellwether_protocol::record::Series;
 use bellwether_protocol::sample::{Cohort, LATENCY_EDGES_MS};
 use bellwether_protocol::status::{
@@ -87,7 +87,6 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         Phase::TakingBack(back) => (None, Some(why(&back.cause))),
         _ => (None, None),
     };
-    let judges = !matches!(rollout.phase, Phase::Preparing { .. } | Phase::Ended { .. });
     let open = rollout.incidents.iter().filter(|(_, incident)| !incident.resolved).map(|(cause, _)| cause.clone());
     let incident = |cause| bellwether_protocol::id::IncidentId { rollout: rollout.id.clone(), cause };
     let here = desk.agents.len();
@@ -109,7 +108,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         entry: rollout.entry,
         gate: rollout.gate,
         leaves_at: leaves_at(rollout, now),
-        criteria: if judges { stages::judgements(rollout, now) } else { Vec::new() },
+        criteria: criteria(rollout, now),
         regions: regions(desk, rollout),
         levers: rollout.levers.keys().map(|lever| lever_status(desk, rollout, lever)).collect(),
         take_back: match &rollout.phase {
@@ -123,6 +122,18 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         excluded: rollout.excluded.iter().filter(|e| now < e.until).map(|e| (e.what.clone(), e.until)).collect(),
         slot: rollout.plan.slot,
     })
+}
+
+/// What people look at: the verdicts of the stage, or the one that it is being taken back for.
+fn criteria(rollout: &Rollout, now: Timestamp) -> Vec<Judgement> {
+    match &rollout.phase {
+        Phase::TakingBack(back) => match &back.cause {
+            Cause::Criterion { judgement } => vec![judgement.clone()],
+            Cause::Command { .. } | Cause::Lever { .. } => Vec::new(),
+        },
+        Phase::Preparing { .. } | Phase::Ended { .. } => Vec::new(),
+        Phase::Entering { .. } | Phase::Settling { .. } | Phase::Soaking => stages::judgements(rollout, now),
+    }
 }
 
 fn state(rollout: &Rollout) -> State {
