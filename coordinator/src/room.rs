@@ -145,7 +145,7 @@ impl Room {
                     self.appending = Some(record.ordinal);
                     return Verdict::Append(Box::new(record), body);
                 }
-                // A long backfill splits: fewer slots now, the rest in the next record.
+                // A long backfill, or a flood of commands, splits: the rest goes into the next record.
                 Ok(_) => {
                     most = (most / 2).max(1);
                     (inputs, step) = self.trial(ctx, now, most);
@@ -161,7 +161,8 @@ impl Room {
     fn trial(&self, ctx: &Context<'_>, now: Timestamp, most: usize) -> (Vec<Input>, Step) {
         let mut inputs: Vec<Input> = changes(&self.desk.agents, &ctx.agents_for(&self.desk.service)).collect();
         inputs.extend(self.collector.inputs(&self.desk, ctx.heard, most));
-        inputs.extend(self.inbox.values().cloned());
+        // In the inbox's order: what is left over is behind the position that this record names.
+        inputs.extend(self.inbox.values().take(most).cloned());
         let step = step(&self.desk, &inputs, now);
         (inputs, step)
     }

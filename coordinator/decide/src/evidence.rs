@@ -138,6 +138,8 @@ impl Track {
         if tally.bad == 0 {
             return;
         }
+        // Only its bad answers: its good ones would dilute what was seen in time.
+        let tally = Tally { n: tally.bad, ..tally };
         self.total.add(&tally);
         if let Some((_, own)) = self.recent.iter_mut().find(|(own, _)| *own == slot) {
             own.add(&tally);
@@ -397,4 +399,111 @@ fn pools(frame: &Frame<'_>, series: &BTreeMap<Series, SeriesState>, from: Timest
     }
     pools.retain(|pool| pool.regions > 1);
     pools
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_protocol::plan::{Objective, OnFail};
+    use bellwether_protocol::ratio::Ratio;
+
+    use super::*;
+
+    const WIDTH: Span = Span::from_secs(30);
+    const PASS: Verdict = Verdict::Pass;
+    const FAIL: Verdict = Verdict::Fail;
+    const NO_DATA: Verdict = Verdict::Inconclusive(Lack::NoData);
+    const NOT_PROVEN: Verdict = Verdict::Inconclusive(Lack::NotProven);
+
+    fn criterion(objective: Objective) -> Criterion {
+        Criterion {
+            name: "c".parse().unwrap(),
+            sli: "s".parse().unwrap(),
+            objective,
+            hard: true,
+            window: None,
+            hold_for: Span::ZERO,
+            min_events: 1,
+            on_fail: OnFail::Rollback,
+        }
+    }
+
+    fn ratio() -> Criterion {
+        criterion(Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(10_000_000), target: None })
+    }
+
+    /// Folds slots of (n, bad) and says what the last verdict is.
+    fn check(criterion: &Criterion, slots: &[(u64, u64)], expected: Verdict) {
+        let start = Timestamp::from_ms(0);
+        let mut track = Track::new(criterion, start);
+        let mut at = start;
+        for (n, bad) in slots {
+            track.push(criterion, at, WIDTH, Tally { n: *n, bad: *bad, over_target: 0, worst: None });
+            at = at + WIDTH;
+        }
+        let judged = judge::judgement(criterion, &track, Cohort::Canary, None, false);
+        assert_eq!(judged.verdict, expected, "{:?} after {slots:?}", criterion.objective);
+        let silent = judge::judgement(criterion, &track, Cohort::Canary, None, true);
+        assert_ne!(silent.verdict, PASS, "silence passed: {:?} after {slots:?}", criterion.objective);
+    }
+
+    #[test]
+    fn a_share_is_judged_against_its_limit_once_there_are_events() {
+        check(&ratio(), &[], NO_DATA);
+        check(&ratio(), &[(0, 0)], NO_DATA);
+        check(&ratio(), &[(100, 1)], PASS);
+        check(&ratio(), &[(100, 1), (100, 2)], FAIL);
+        check(&Criterion { min_events: 200, ..ratio() }, &[(100, 50)], NO_DATA);
+        check(&Criterion { min_events: 200, ..ratio() }, &[(100, 50), (100, 0)], FAIL);
+    }
+
+    #[test]
+    fn a_window_forgets_what_lies_before_it() {
+        let window = Criterion { window: Some(WIDTH.times(2)), ..ratio() };
+        check(&window, &[(100, 50), (100, 0)], FAIL);
+        check(&window, &[(100, 50), (100, 0), (100, 0)], PASS);
+        check(&window, &[(100, 0), (0, 0), (0, 0)], NO_DATA);
+    }
+
+    #[test]
+    fn a_fail_counts_only_after_it_has_lasted() {
+        let patient = Criterion { hold_for: WIDTH.times(2), window: Some(WIDTH), ..ratio() };
+        check(&patient, &[(100, 50)], NOT_PROVEN);
+        check(&patient, &[(100, 50), (100, 50)], FAIL);
+        check(&patient, &[(100, 50), (100, 0), (100, 50)], NOT_PROVEN);
+    }
+
+    #[test]
+    fn zero_tolerance_never_forgets() {
+        let zero = criterion(Objective::Zero { bad: Vec::new() });
+        check(&zero, &[(100, 0)], PASS);
+        check(&zero, &[(100, 1), (10_000, 0)], FAIL);
+    }
+
+    #[test]
+    fn failures_in_a_row_are_ended_by_one_good_answer() {
+        let row = criterion(Objective::Consecutive { slots: 3 });
+        check(&row, &[(5, 5), (5, 5)], PASS);
+        check(&row, &[(5, 5), (5, 5), (5, 4), (5, 5)], PASS);
+        check(&row, &[(5, 5), (0, 0), (5, 5), (5, 5)], FAIL);
+    }
+
+    #[test]
+    fn a_number_is_judged_by_its_last_slot() {
+        let number = "memory".parse().unwrap();
+        let level = criterion(Objective::Number { number, min: None, max: Some(1.8e9), target: None });
+        check(&level, &[(3, 0)], PASS);
+        check(&level, &[(3, 0), (3, 3)], FAIL);
+        check(&level, &[(3, 3), (3, 0)], PASS);
+    }
+
+    #[test]
+    fn what_comes_late_may_only_worsen() {
+        let criterion = ratio();
+        let mut track = Track::new(&criterion, Timestamp::from_ms(0));
+        track.push(&criterion, Timestamp::from_ms(0), WIDTH, Tally { n: 100, bad: 2, over_target: 0, worst: None });
+        assert!(judge::fails(&criterion, &track));
+        track.push_late(&criterion, Timestamp::from_ms(0), Tally { n: 10_000, bad: 0, over_target: 0, worst: None });
+        track.push_late(&criterion, Timestamp::from_ms(0), Tally { n: 10_000, bad: 1, over_target: 0, worst: None });
+        assert!(judge::fails(&criterion, &track), "good news that came late undid a fail");
+    }
 }
