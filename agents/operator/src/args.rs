@@ -100,12 +100,12 @@ impl Mesh {
 pub(crate) struct Asker {
     /// Who asks; default: the name of this user
     #[arg(long = "as", env = "BELLWETHER_PRINCIPAL", value_name = "NAME")]
-    name: Option<Principal>,
+    asker: Option<Principal>,
 }
 
 impl Asker {
     pub(crate) fn principal(&self) -> Result<Principal, VerbError> {
-        match &self.name {
+        match &self.asker {
             Some(name) => Ok(name.clone()),
             None => Ok(as_token(&std::env::var("USER").unwrap_or_default()).parse()?),
         }
@@ -126,6 +126,18 @@ pub(crate) fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_flags_of_a_verb_share_a_name() {
+        use clap::{Args, Command, Subcommand};
+        let mesh = || Mesh::augment_args(Command::new("bellwether"));
+        crate::CommandVerb::augment_subcommands(mesh()).debug_assert();
+        crate::RolloutVerb::augment_subcommands(mesh()).debug_assert();
+        crate::PlanVerb::augment_subcommands(mesh()).debug_assert();
+        crate::DemoArgs::augment_args(mesh()).debug_assert();
+        crate::UpArgs::augment_args(mesh()).debug_assert();
+        crate::ReplayArgs::augment_args(mesh()).debug_assert();
+    }
 
     #[test]
     fn any_user_name_becomes_a_principal() {

@@ -68,6 +68,9 @@ pub enum VerbError {
     /// There is no rollout at all.
     #[error("no rollouts yet")]
     NoRollouts,
+    /// No rollout of that service was ever started.
+    #[error("there is no rollout of {0}")]
+    NoService(Service),
     /// Another rollout of the service came after the one that was asked for.
     #[error("the current rollout of {} is {current}; of {asked} only the log is left", current.service)]
     Past {
@@ -113,7 +116,7 @@ impl VerbError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Ambiguous(services) => services.first().map(|one| format!("bellwether rollout status {one}")),
-            Self::NoRollout(_) => Some("bellwether rollout list".to_owned()),
+            Self::NoRollout(_) | Self::NoService(_) => Some("bellwether rollout list".to_owned()),
             Self::NoRollouts => Some("bellwether rollout start PLAN --release RELEASE".to_owned()),
             Self::Past { asked, .. } => Some(format!("bellwether rollout watch {asked} --plain")),
             Self::PlanRefused => Some("bellwether plan check PLAN".to_owned()),
@@ -150,6 +153,7 @@ impl VerbError {
             | Self::Install(_)
             | Self::NoRollout(_)
             | Self::NoRollouts
+            | Self::NoService(_)
             | Self::Past { .. }
             | Self::PlanRefused
             | Self::Provision(_)

@@ -129,7 +129,9 @@ async fn status(mesh: &Mesh, which: Option<&Which>) -> Result<u8, VerbError> {
         && status.rollout.number != *number
     {
         let asked = RolloutId { service: service.clone(), number: *number };
-        return Err(VerbError::Past { asked, current: status.rollout });
+        let is_past = asked.number < status.rollout.number;
+        let current = status.rollout;
+        return Err(if is_past { VerbError::Past { asked, current } } else { VerbError::NoRollout(asked) });
     }
     if mesh.json {
         print_json(&status)?;
@@ -237,7 +239,7 @@ impl Begin {
 }
 
 async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
-    let Some(Which { service, number }) = which else {
+    let Some(Which { service, .. }) = which else {
         let mut all = statuses(bus).await?;
         return match (all.pop(), all.is_empty()) {
             (Some(only), true) => Ok(only),
@@ -249,8 +251,7 @@ async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
         };
     };
     let entry = bus.kv(Bucket::Status).get(service.as_str()).await?;
-    let missing = RolloutId { service: service.clone(), number: number.unwrap_or(1) };
-    let bytes = entry.and_then(|entry| entry.value).ok_or(VerbError::NoRollout(missing))?;
+    let bytes = entry.and_then(|entry| entry.value).ok_or_else(|| VerbError::NoService(service.clone()))?;
     Ok(codec::from_json("status", &bytes)?)
 }
 

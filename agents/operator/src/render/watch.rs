@@ -214,7 +214,8 @@ fn proof_words(back: &TakeBackStatus, now: Timestamp) -> Option<String> {
 }
 
 fn levers(frame: &Frame) -> Vec<(Rank, Line)> {
-    let levers = &frame.status.levers;
+    // A lever that was never asked stands where it stood before; it is nobody's news.
+    let levers: Vec<_> = frame.status.levers.iter().filter(|lever| lever.set_to.is_some()).collect();
     let settled = levers.iter().all(|lever| lever.set_to == lever.value);
     if levers.is_empty() || (frame.status.take_back.is_none() && settled) {
         return Vec::new();
@@ -222,9 +223,9 @@ fn levers(frame: &Frame) -> Vec<(Rank, Line)> {
     let name = levers.iter().map(|lever| lever.lever.as_str().len()).max().unwrap_or(0).max(5) + 3;
     let text = |value: &Option<_>| value.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
     let set = levers.iter().map(|lever| text(&lever.set_to).chars().count()).max().unwrap_or(0).max(6) + 3;
-    let head = Line::of(format!("{:name$}{:set$}{:10}read back", "lever", "set to", "agent"));
+    let head = Line::of(format!("{:name$}{:set$}{:12}read back", "lever", "set to", "agent"));
     let rows = levers.iter().map(|lever| {
-        let line = Line::of(format!("{:name$}{:set$}{:10}", lever.lever, text(&lever.set_to), lever.answer));
+        let line = Line::of(format!("{:name$}{:set$}{:12}", lever.lever, text(&lever.set_to), lever.answer));
         let read = format!("{} of {}, at {}", lever.done, lever.targets, text(&lever.value));
         let done = lever.set_to == lever.value;
         (Rank::Levers, line.styled(if done { Style::Plain } else { Style::Warn }, read))
