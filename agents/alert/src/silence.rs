@@ -47,10 +47,10 @@ impl Silence {
                 self.open = Some(alert.clone());
                 Some(alert)
             }
+            // It asks as much as the page did, so that it reaches whoever was woken.
             (false, Some(open)) => Some(Alert {
                 kind: IncidentKind::Resolved,
                 seq: 2,
-                severity: Severity::Info,
                 state: "heard".to_owned(),
                 headline: format!("a coordinator is there again, heard from {}", self.region),
                 next: Vec::new(),
