@@ -98,7 +98,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Command(verb) => bellwether_operator::command(&mesh, verb).await?,
         Verb::Agents(verb) => bellwether_operator::agents(&mesh, verb).await?,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "bellwether", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "bellwether", &mut script);
+            bellwether_operator::print(format_args!("{}", String::from_utf8_lossy(&script)));
             exit::DONE
         }
         Verb::Shim { .. } => exit::USAGE,

@@ -6,6 +6,7 @@ use bellwether_protocol::subject::Bucket;
 
 use crate::args::{Mesh, now};
 use crate::error::{VerbError, exit};
+use crate::out::outln;
 use crate::render::table;
 
 /// Look at the agents
@@ -36,9 +37,9 @@ pub async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbError> {
     here.sort_by(|a, b| a.agent.cmp(&b.agent));
     if mesh.json {
         let text = codec::to_json("agents", &here)?;
-        println!("{}", String::from_utf8_lossy(&text));
+        outln!("{}", String::from_utf8_lossy(&text));
     } else {
-        table::agents(&here, now()).iter().for_each(|line| println!("{}", line.plain()));
+        table::agents(&here, now()).iter().for_each(|line| outln!("{}", line.plain()));
     }
     Ok(exit::DONE)
 }

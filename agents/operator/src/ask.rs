@@ -13,6 +13,7 @@ use bellwether_protocol::subject::Stream;
 use serde::Serialize;
 
 use crate::error::{VerbError, exit};
+use crate::out::outln;
 
 /// How long a coordinator may take to decide, when the caller does not say.
 pub(crate) const DECIDED_WITHIN: Duration = Duration::from_secs(15);
@@ -81,9 +82,9 @@ pub(crate) async fn ask(
 pub(crate) fn say(answer: &Answer, json: bool) -> Result<u8, VerbError> {
     if json {
         let text = codec::to_json("answer", answer)?;
-        println!("{}", String::from_utf8_lossy(&text));
+        outln!("{}", String::from_utf8_lossy(&text));
     } else {
-        println!("{}", crate::render::Line::of(answer.words()).plain());
+        outln!("{}", crate::render::Line::of(answer.words()).plain());
     }
     Ok(answer.exit_code())
 }

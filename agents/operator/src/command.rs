@@ -9,6 +9,7 @@ use bellwether_protocol::time::{Span, Timestamp};
 use crate::args::{Asker, Mesh, now};
 use crate::ask::{Asked, ask, say};
 use crate::error::VerbError;
+use crate::out::outln;
 
 /// Ask something of a rollout
 #[derive(Debug, clap::Subcommand)]
@@ -92,7 +93,7 @@ pub async fn command(mesh: &Mesh, verb: CommandVerb) -> Result<u8, VerbError> {
     let within: Duration = common.timeout.to_std();
     let answer = ask(&bus, &asked, within, |id| {
         if !mesh.json {
-            println!("stored: command {id}");
+            outln!("stored: command {id}");
         }
     });
     say(&answer.await?, mesh.json)

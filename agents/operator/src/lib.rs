@@ -10,7 +10,7 @@
 //! | `ask` | a command, from the publish to its outcome |
 //! | `command`, `rollout`, `replay`, `agents`, `plan` | the verbs |
 //! | `follow` | one rollout until it ends: events above, the live block below |
-//! | `screen`, `keys` | the terminal |
+//! | `screen`, `keys`, `out` | the terminal, and pipes |
 //! | `render` | facts to text, pure |
 //! | `children`, `up`, `demo` | processes on this machine |
 
@@ -23,6 +23,7 @@ mod demo;
 mod error;
 mod follow;
 mod keys;
+mod out;
 mod plan;
 mod render;
 mod replay;
@@ -35,6 +36,7 @@ pub use args::{AgentArgs, AgentRole, CoordinatorArgs, Mesh};
 pub use command::{CommandVerb, command};
 pub use demo::{DemoArgs, demo};
 pub use error::{VerbError, exit};
+pub use out::print;
 pub use plan::{PlanVerb, plan};
 pub use replay::{ReplayArgs, show_replayed, stored_records};
 pub use rollout::{RolloutVerb, rollout};

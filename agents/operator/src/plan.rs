@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, read_plan, render};
 
 use crate::error::{VerbError, exit};
+use crate::out::outln;
 
 /// Look at plan files
 #[derive(Debug, clap::Subcommand)]
@@ -42,10 +43,10 @@ pub fn plan(verb: &PlanVerb, json: bool, validators: &Validators) -> Result<u8, 
     }
     let code = if findings.iter().any(is_error) { exit::USAGE } else { exit::DONE };
     if json {
-        println!("{}", serde_json::json!({ "findings": findings, "exit": code }));
+        outln!("{}", serde_json::json!({ "findings": findings, "exit": code }));
     } else {
         let sources: Vec<(&str, &str)> = sources.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        println!("{} exit {code}", render(&findings, &sources).trim_end());
+        outln!("{} exit {code}", render(&findings, &sources).trim_end());
     }
     Ok(code)
 }
@@ -77,7 +78,7 @@ pub(crate) fn checked(
         Err(findings) => (Err(VerbError::PlanRefused), findings),
     };
     if json && plan.is_err() {
-        println!("{}", serde_json::json!({ "findings": findings, "exit": exit::USAGE }));
+        outln!("{}", serde_json::json!({ "findings": findings, "exit": exit::USAGE }));
     } else if !findings.is_empty() {
         eprint!("{}", render(&findings, &[(&name, text)]));
     }

@@ -15,6 +15,7 @@ use bellwether_protocol::subject::{Bucket, Stream};
 use crate::args::Mesh;
 use crate::error::{VerbError, exit};
 use crate::follow::started;
+use crate::out::outln;
 use crate::render::{Look, events};
 
 /// Which log to replay
@@ -91,21 +92,21 @@ pub fn show_replayed(mesh: &Mesh, records: &[Record], heads: &BTreeMap<Service, 
         let rollout = at.get(&record.service).unwrap_or(&none);
         for event in events(record, look) {
             if mesh.json {
-                println!("{}", event.json(rollout));
+                outln!("{}", event.json(rollout));
             } else {
-                println!("{}", event.long(rollout));
+                outln!("{}", event.long(rollout));
             }
         }
     }
     for (service, (ordinal, hash)) in heads {
         if mesh.json {
-            println!("{}", serde_json::json!({ "service": service, "record": ordinal, "hash": hash }));
+            outln!("{}", serde_json::json!({ "service": service, "record": ordinal, "hash": hash }));
         } else {
-            println!("{service}: {ordinal} records decided again, each the same to the byte; head {}", hash.short());
+            outln!("{service}: {ordinal} records decided again, each the same to the byte; head {}", hash.short());
         }
     }
     if heads.is_empty() && !mesh.json {
-        println!("no records. do: bellwether rollout start PLAN --release RELEASE");
+        outln!("no records. do: bellwether rollout start PLAN --release RELEASE");
     }
     exit::DONE
 }

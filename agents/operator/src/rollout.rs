@@ -17,6 +17,7 @@ use crate::args::{Asker, Mesh, now};
 use crate::ask::{Answer, Asked, DECIDED_WITHIN, ask, say};
 use crate::error::{VerbError, exit};
 use crate::follow::{Follow, follow};
+use crate::out::outln;
 use crate::plan;
 use crate::render::{Frame, draw, table};
 use crate::screen::{Mode, Screen};
@@ -116,9 +117,9 @@ async fn list(mesh: &Mesh) -> Result<u8, VerbError> {
     if mesh.json {
         print_json(&all)?;
     } else if all.is_empty() {
-        println!("No rollouts yet. do: bellwether rollout start PLAN --release RELEASE");
+        outln!("No rollouts yet. do: bellwether rollout start PLAN --release RELEASE");
     } else {
-        table::rollouts(&all, now()).iter().for_each(|line| println!("{}", line.plain()));
+        table::rollouts(&all, now()).iter().for_each(|line| outln!("{}", line.plain()));
     }
     Ok(exit::DONE)
 }
@@ -138,7 +139,7 @@ async fn status(mesh: &Mesh, which: Option<&Which>) -> Result<u8, VerbError> {
     } else {
         let (width, look) = (Screen::size().0, mesh.look());
         let frame = Frame { status: &status, now: now(), width, height: usize::MAX, look, keys: false };
-        draw(&frame).iter().for_each(|line| println!("{}", line.paint(look, usize::MAX)));
+        draw(&frame).iter().for_each(|line| outln!("{}", line.paint(look, usize::MAX)));
     }
     Ok(exit::DONE)
 }
@@ -190,7 +191,7 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result
     let answer = begin
         .ask(&bus, DECIDED_WITHIN, |command| {
             if !quiet {
-                println!("stored: command {command}");
+                outln!("stored: command {command}");
             }
         })
         .await?;
@@ -201,7 +202,7 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result
             watch_until_end(mesh, &bus, rollout, view).await
         }
         Some(rollout) if code == exit::DONE && !mesh.json => {
-            println!("next: bellwether rollout watch {rollout}");
+            outln!("next: bellwether rollout watch {rollout}");
             Ok(code)
         }
         _ => Ok(code),
@@ -268,6 +269,6 @@ async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {
 
 fn print_json<T: serde::Serialize>(value: &T) -> Result<(), VerbError> {
     let text = codec::to_json("status", value)?;
-    println!("{}", String::from_utf8_lossy(&text));
+    outln!("{}", String::from_utf8_lossy(&text));
     Ok(())
 }
