@@ -1,0 +1,72 @@
+//! Scenarios: a script, and behind a line of `---` what the product does of it, to be read as prose.
+//!
+//! `SCENARIOS=overwrite cargo test --test scenarios` writes the transcripts anew.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod script;
+mod transcript;
+#[allow(dead_code, reason = "scenarios need no random faults and no planted defects")]
+#[path = "../simulation/world/mod.rs"]
+mod world;
+
+use std::fs;
+use std::path::Path;
+
+fn check(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios").join(format!("{name}.txt"));
+    let text = fs::read_to_string(&path).unwrap();
+    let (script, expected) = text.split_once("---\n").unwrap_or((text.as_str(), ""));
+    let world = script::play(script);
+    eprintln!("handled {}, records {}", world.watch.handled, world.broker.log.len());
+    assert!(world.watch.complaints.is_empty(), "{name}: {:#?}", world.watch.complaints);
+    let found = transcript::of(&world);
+    if std::env::var("SCENARIOS").is_ok_and(|mode| mode == "overwrite") {
+        fs::write(&path, format!("{script}---\n{found}")).unwrap();
+    } else {
+        assert!(found == expected, "{name} went otherwise:\n{}", difference(expected, &found));
+    }
+}
+
+/// Lines that are missing (`-`) or new (`+`), from the first one that differs.
+fn difference(expected: &str, found: &str) -> String {
+    let same = expected.lines().zip(found.lines()).take_while(|(a, b)| a == b).count();
+    let shown = |sign, text: &str| -> String {
+        text.lines().skip(same).take(12).map(|line| format!("{sign} {line}\n")).collect()
+    };
+    let before: String = found.lines().take(same).skip(same.saturating_sub(3)).map(|l| format!("  {l}\n")).collect();
+    let how = "accept it with `SCENARIOS=overwrite cargo test --test scenarios`";
+    format!("{before}{}{}{how}", shown('-', expected), shown('+', found))
+}
+
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            check(&stringify!($name).replace('_', "-"));
+        })*
+
+        #[test]
+        fn every_script_is_played() {
+            let names = [$(stringify!($name)),*].map(|name| name.replace('_', "-"));
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+            for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+                let file = entry.file_name().into_string().unwrap();
+                if let Some(name) = file.strip_suffix(".txt") {
+                    assert!(names.iter().any(|own| own == name), "add {name} to tests/scenarios/main.rs");
+                }
+            }
+        }
+    };
+}
+
+scenarios! {
+    approval_late
+    baseline_as_red
+    healthy
+    prober_without_dns
+    region_silent
+    rollback_not_recovered
+    rollback_refused
+    single_500
+}

@@ -1,0 +1,181 @@
+//! Probe agents: they take up assignments, look, and send one tick per slot. May be silent, dead,
+//! without DNS, or cut off, and then backfill.
+
+use std::collections::BTreeMap;
+
+use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::id::{AgentId, SliName};
+use bellwether_protocol::presence::{PRESENCE_EVERY, Watching};
+use bellwether_protocol::record::Series;
+use bellwether_protocol::sample::{Cohort, Control, Portion, Sample, Tick, class};
+use bellwether_protocol::time::{Span, Timestamp, slot_start};
+
+use super::{Bug, World, presence};
+
+/// Looks per slot, and answers per look.
+const LOOKS: u64 = 6;
+const ANSWERS: u64 = 10;
+
+/// One probe agent.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) id: AgentId,
+    assignment: Option<Assignment>,
+    slot: Timestamp,
+    samples: BTreeMap<(SliName, Cohort), Sample>,
+    spool: Vec<Tick>,
+    seq: u64,
+    /// Alive, but looks at nothing.
+    pub(crate) is_silent: bool,
+    /// Gone.
+    pub(crate) is_dead: bool,
+    /// Resolves no name, and knows it by its control target.
+    pub(crate) is_sick: bool,
+    pub(crate) is_cut_off: bool,
+}
+
+impl Probe {
+    pub(crate) fn new(id: &str) -> Self {
+        Self {
+            id: id.parse().unwrap(),
+            assignment: None,
+            slot: Timestamp::default(),
+            samples: BTreeMap::new(),
+            spool: Vec::new(),
+            seq: 0,
+            is_silent: false,
+            is_dead: false,
+            is_sick: false,
+            is_cut_off: false,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn probes_hear(&mut self) {
+        for i in 0..self.probes.len() {
+            let lag = self.lag();
+            self.after(lag, move |world| world.take_up(i));
+        }
+    }
+
+    /// Takes up the newest assignment of its region; never goes back.
+    fn take_up(&mut self, i: usize) {
+        let probe = &mut self.probes[i];
+        let Some(new) = self.broker.assignments.get(&probe.id.region).filter(|_| !probe.is_dead && !probe.is_cut_off)
+        else {
+            return;
+        };
+        if probe.assignment.as_ref() != Some(new) {
+            probe.assignment = Some(new.clone());
+            probe.samples.clear();
+            self.say_present(i);
+        }
+    }
+
+    fn say_present(&mut self, i: usize) {
+        let probe = &self.probes[i];
+        if probe.is_dead || probe.is_cut_off {
+            return;
+        }
+        let mut presence = presence(&probe.id, self.now);
+        if let Some(assignment) = &probe.assignment {
+            let watching = Watching { revision: assignment.revision, refused: None };
+            presence.watching.insert(self.service.clone(), watching);
+        }
+        self.present(presence);
+    }
+
+    pub(crate) fn probe_beats(&mut self, i: usize) {
+        self.take_up(i);
+        self.say_present(i);
+        self.after(PRESENCE_EVERY, move |world| world.probe_beats(i));
+    }
+
+    pub(crate) fn looks_begin(&mut self, i: usize) {
+        let half = Span::from_ms(self.slot.as_ms() / LOOKS / 2);
+        self.after(half, move |world| world.look(i));
+    }
+
+    fn look(&mut self, i: usize) {
+        let every = Span::from_ms(self.slot.as_ms() / LOOKS);
+        self.after(every, move |world| world.look(i));
+        let slot = slot_start(self.now, self.slot);
+        if self.probes[i].slot != slot {
+            self.send(i);
+            self.probes[i].slot = slot;
+        }
+        let Some(assignment) = self.probes[i].assignment.clone().filter(|_| !self.probes[i].is_dead) else { return };
+        let is_silent = self.probes[i].is_silent;
+        if is_silent && self.bug != Some(Bug::SilentIsGreen) {
+            return;
+        }
+        let is_sick = self.probes[i].is_sick;
+        for look in &assignment.looks {
+            let release = self.site.release(look.cohort, &assignment.region).filter(|_| !is_sick);
+            let bad = self.site.bad_of(ANSWERS, release.as_ref(), &assignment.region, &mut self.rng);
+            let (class, bad) = if is_sick { (class::RESOLVE, ANSWERS) } else { (class::HTTP_5XX, bad) };
+            if !is_sick && !is_silent {
+                let series = Series { sli: look.sli.clone(), cohort: look.cohort, region: assignment.region.clone() };
+                let seen = self.watch.looked.entry((series, slot)).or_default();
+                *seen.entry(release.clone()).or_default() += ANSWERS;
+            }
+            let bad = if is_silent { 0 } else { bad };
+            let sample = self.probes[i].samples.entry((look.sli.clone(), look.cohort)).or_insert_with(|| Sample {
+                rollout: assignment.rollout.clone(),
+                revision: assignment.revision,
+                sli: look.sli.clone(),
+                cohort: look.cohort,
+                slot,
+                portions: Vec::new(),
+                control: if is_sick { Control::Sick } else { Control::Well },
+                evidence: Vec::new(),
+            });
+            if is_sick {
+                sample.control = Control::Sick;
+            }
+            let mut portion = Portion { release, ..Portion::default() };
+            for (class, count) in [(class, bad), (class::OK, ANSWERS - bad)] {
+                if count > 0 {
+                    portion.classes.insert(class.parse().unwrap(), count);
+                }
+            }
+            if !is_sick {
+                portion.latency.0.insert(50, ANSWERS);
+            }
+            match sample.portions.iter_mut().find(|own| own.release == portion.release) {
+                Some(own) => own.merge(&portion),
+                None => sample.portions.push(portion),
+            }
+        }
+    }
+
+    /// Sends the slot that is over, or spools it.
+    fn send(&mut self, i: usize) {
+        let probe = &mut self.probes[i];
+        if probe.is_dead {
+            probe.samples.clear();
+            return;
+        }
+        if !probe.samples.is_empty() {
+            probe.seq += 1;
+            let samples = std::mem::take(&mut probe.samples).into_values().collect();
+            probe.spool.push(Tick { agent: probe.id.clone(), seq: probe.seq, clock_adrift: false, samples });
+        }
+        if probe.is_cut_off {
+            return;
+        }
+        for tick in std::mem::take(&mut probe.spool) {
+            let (lost, late, twice) = (self.faults.sample_lost, self.faults.sample_late, self.faults.sample_twice);
+            if self.strikes(lost) {
+                continue;
+            }
+            let times = if self.strikes(twice) { 2 } else { 1 };
+            for _ in 0..times {
+                let late = if self.strikes(late) { self.some(500, 15_000) } else { Span::ZERO };
+                let (lag, tick) = (self.lag(), tick.clone());
+                self.at(self.now + lag + late, move |world| world.store_tick(tick));
+            }
+        }
+    }
+}
