@@ -114,7 +114,10 @@ impl Room {
         }
         let now = ctx.now.max(self.decided_at);
         let (inputs, step) = self.trial(ctx, now, CLOSED_MAX);
-        let next = [step.wake_at, self.collector.next_close(&self.desk)].into_iter().flatten().min();
+        // A slot that could close by the clock waits for what is still to be heard, and hearing it
+        // looks again; waking up for it would only spin.
+        let next_close = self.collector.next_close(&self.desk).filter(|at| *at > now);
+        let next = [step.wake_at, next_close].into_iter().flatten().min();
         if step.is_quiet() {
             self.due_since = None;
             if inputs.is_empty() {
