@@ -83,7 +83,7 @@ pub(crate) async fn follow(mut options: Follow<'_>) -> Result<Followed, VerbErro
     let subject = options.bus.prefix().decision(&options.rollout.service);
     let last = options.bus.last(Stream::Decisions, &subject).await?.map(|message| message.seq);
     let keyboard = options.asker.is_some().then(Keyboard::open).flatten();
-    let mut view = View::new(options, last, keyboard.is_some());
+    let mut view = View { is_part: notes.is_some(), ..View::new(options, last, keyboard.is_some()) };
     view.run(&subject, keyboard, notes).await
 }
 
@@ -103,6 +103,8 @@ struct View<'a> {
     quiet_since: Instant,
     drawn: Option<Instant>,
     has_keys: bool,
+    /// Whether the caller goes on and says itself what follows.
+    is_part: bool,
     is_known: bool,
     said: mpsc::Sender<String>,
     answers: mpsc::Receiver<String>,
@@ -125,6 +127,7 @@ impl<'a> View<'a> {
             quiet_since: Instant::now(),
             drawn: None,
             has_keys,
+            is_part: false,
             is_known: false,
             said,
             answers,
@@ -313,6 +316,7 @@ impl<'a> View<'a> {
                 format!("COULD NOT TELL {} {release}: the mesh did not answer to the end", rollout.service),
                 format!("next: bellwether rollout status {rollout}    exit {code}: never treat as pass"),
             ],
+            (Some(Followed::Left), _) if self.is_part => return Ok(()),
             (Some(Followed::Left), _) => [
                 format!("LEFT {} {release}: the rollout goes on", rollout.service),
                 format!("next: bellwether rollout watch {rollout}    exit {code}: undecided"),

@@ -121,6 +121,8 @@ impl Cast<'_> {
         match followed? {
             Followed::Ended(ending) if ending == act.ending() => {}
             Followed::Left => return Ok(false),
+            // Only a person aborts, and the demo never does.
+            Followed::Ended(Ending::Aborted) => return Ok(false),
             Followed::Ended(ending) => {
                 let (release, wanted) = (act.release(), act.ending());
                 return Err(VerbError::Demo(format!(

@@ -104,11 +104,12 @@ async fn play(
 ) -> Result<u8, VerbError> {
     let bus = connect(place.url()).await?;
     place.wait_for_agents(&bus).await?;
-    println!("ready in {}: {} agents", span(since(began)), place.agents().len());
+    eprintln!("ready in {}: {} agents", span(since(began)), place.agents().len());
     let (mode, look): (Mode, Look) = (Mode::choose(mesh.json, args.plain), mesh.look());
     let mut cast = Cast { bus: &bus, plan: place.plan(), mode, look, notes, tell, sink: place.sink() };
     for act in [Act::Good, Act::Bad].into_iter().filter(|act| act.is_wanted(args.only)) {
         if !cast.play(act).await? {
+            eprintln!("Left by hand: everything is stopped, nothing is concluded. exit {}", exit::HELD);
             return Ok(exit::HELD);
         }
     }

@@ -60,9 +60,9 @@ impl Place {
     ) -> Result<Self, VerbError> {
         let binary = binary(nats_server.map(Path::to_owned)).await?;
         let server = start_server(binary, dir.join("nats"), 0).await?;
-        println!("nats-server  {}", server.url());
+        eprintln!("nats-server  {}", server.url());
         let (sink, secret) = Sink::start(notes.clone()).await?;
-        println!("webhooks to  {}", sink.url());
+        eprintln!("webhooks to  {}", sink.url());
         write(&files::secret_file(dir), &secret)?;
         let logs = dir.join("logs");
         make_dir(&logs)?;
@@ -158,7 +158,7 @@ impl Place {
 
 async fn binary(explicit: Option<PathBuf>) -> Result<PathBuf, VerbError> {
     let look = move || match server::find(explicit.as_deref()) {
-        Err(InstallError::NotFound) => server::install(|line| println!("{line}")),
+        Err(InstallError::NotFound) => server::install(|line| eprintln!("{line}")),
         found => found,
     };
     let found = tokio::task::spawn_blocking(look).await;
@@ -183,7 +183,7 @@ async fn cast(
     children.start("sample site", site.into_iter().chain(more), log("site")).await?;
     let addresses = wait_for_file(&ports).await?;
     for (region, url) in &addresses.environments {
-        println!("sample site  {url}   {region}");
+        eprintln!("sample site  {url}   {region}");
     }
     let data = text(dir.join("coordinator"));
     let coordinator = ["coordinator", "--nats", server.url(), "--dir", &data];
