@@ -204,6 +204,7 @@ fn what_can_never_happen_is_refused() {
     let never = "P11]: this criterion can never fail: stage `canary` lasts 1h (line 21); write at most ";
     check("hard: true", "for: 2h", &format!("{never}`1h`"));
     check("hard: true", "window: 61m", &format!("{never}`1h`"));
+    check("hard: true", "window: 84h", "P10]: a window of too many slots: at most 10,000 slots, 3d11h20m");
     let slots = "consecutive: { sli: checkout, slots: 121 }";
     check("ratio: { sli: checkout, max: 5% }", slots, &format!("{never}`120`"));
     check("max: 5%", "max: 100%", "P11]: this criterion can never fail: write less than 100%");

@@ -21,7 +21,8 @@ const SLOT_MIN: Span = Span::from_ms(500);
 const EVERY_MIN: Span = Span::from_ms(10);
 /// Most agents of a region that can be asked to agree.
 const QUORUM_MAX: u64 = 64;
-
+/// Longest window, in slots: the judge keeps that many per series. Two days of 30 s slots are 5,760.
+const WINDOW_SLOTS_MAX: u64 = 10_000;
 /// Most items of a list, and entries of a map, that are looked at: every criterion meets every stage.
 /// `read` refuses what is longer.
 const ITEMS_MAX: usize = 256;
@@ -121,6 +122,10 @@ impl<'a> Check<'a> {
                     self.classes(objective);
                 }
             }
+            let longest = self.slot.times(WINDOW_SLOTS_MAX);
+            let long = value::<Span>(criterion, "window").is_some_and(|window| window > longest);
+            let help = format!("at most 10,000 slots, {longest}; without it, the whole stage counts");
+            self.refuse(long, "P10", (criterion, "window"), "a window of too many slots", help);
             let used = items(self.root.get("stages")).any(|stage| criteria_of(stage, &self.criteria, criterion));
             if let Some(name) = criterion.get("name").filter(|_| !used && self.root.get("stages").is_some()) {
                 let help = "name it in the `criteria` of a stage, or leave it out";
