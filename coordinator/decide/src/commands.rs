@@ -83,6 +83,7 @@ fn change(desk: &Desk, rollout: &mut Rollout, command: &Command, out: &mut Out) 
             take_back::begin_abort(rollout, cause, out);
             Ok(())
         }
+        Ask::Approve { .. } if is_taking_back => Err("it is being taken back".to_owned()),
         Ask::Approve { entry, gate } => approve(rollout, *entry, *gate),
         Ask::Exclude { what, until } => exclude(rollout, what, *until, command, out),
         Ask::Pause if rollout.paused => Err("it is paused already".to_owned()),
