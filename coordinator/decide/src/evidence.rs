@@ -41,7 +41,7 @@ pub struct SeriesState {
     pub slots: u64,
     /// Of these, covered.
     pub covered: u64,
-    /// Of these, not soft-red: what the soak counts.
+    /// Of these, with no criterion failing on the new release: what the soak counts.
     pub soaked: u64,
     /// Since when slots were not covered, without a break.
     pub uncovered_since: Option<Timestamp>,
@@ -250,12 +250,15 @@ impl Evidence {
         if !counts {
             return;
         }
-        let mut soft_red = false;
+        let mut failing = false;
         for ((track, criterion), tally) in state.tracks.iter_mut().zip(frame.criteria(&closed.series)).zip(&tallies) {
             track.push(criterion, closed.slot, width, tally.clone());
-            soft_red |= !criterion.hard && judge::fails(criterion, track);
+            // What the release itself fails is not green, whoever else fails it too; what only the old
+            // release fails is no reason to wait.
+            let is_canary = closed.series.cohort == Cohort::Canary;
+            failing |= is_canary && judge::fails(criterion, track);
         }
-        state.count(closed.slot, &view, red, soft_red, usize::try_from(frame.plan.take_back.within).unwrap_or(0));
+        state.count(closed.slot, &view, red, failing, usize::try_from(frame.plan.take_back.within).unwrap_or(0));
         self.first_bad.extend(closed.evidence.iter().cloned());
         self.first_bad.truncate(EVIDENCE_MAX);
         self.fold_pool(frame, closed, tallies);
@@ -314,7 +317,7 @@ impl Evidence {
 }
 
 impl SeriesState {
-    fn count(&mut self, slot: Timestamp, view: &View, red: bool, soft_red: bool, green_kept: usize) {
+    fn count(&mut self, slot: Timestamp, view: &View, red: bool, failing: bool, green_kept: usize) {
         self.slots += 1;
         self.sight = view.sight.or(self.sight);
         if !view.covered {
@@ -323,7 +326,7 @@ impl SeriesState {
         }
         self.uncovered_since = None;
         self.covered += 1;
-        if !soft_red {
+        if !failing {
             self.soaked += 1;
         }
         if !red && view.sight != Some(Sight::Other) {
