@@ -18,7 +18,6 @@ fn check(name: &str) {
     let text = fs::read_to_string(&path).unwrap();
     let (script, expected) = text.split_once("---\n").unwrap_or((text.as_str(), ""));
     let world = script::play(script);
-    eprintln!("handled {}, records {}", world.watch.handled, world.broker.log.len());
     assert!(world.watch.complaints.is_empty(), "{name}: {:#?}", world.watch.complaints);
     let found = transcript::of(&world);
     if std::env::var("SCENARIOS").is_ok_and(|mode| mode == "overwrite") {

@@ -60,7 +60,7 @@ fn told(reason: &Reason) -> Option<String> {
         Reason::Answered { lever, outcome, done, targets, detail, .. } => {
             format!("answered  {lever} {outcome}, {done} of {targets}: {detail}")
         }
-        Reason::Applied { after, seen } => format!("applied   after {after}, {seen} seen"),
+        Reason::Applied { after, seen } => format!("applied   after {}, {seen} seen", after.rounded()),
         Reason::Asked { action, lever, to, .. } => format!("action    {action}: set {lever} to {to}"),
         Reason::CommandDone { verb, principal, .. } => format!("command   {verb} by {principal}: done"),
         Reason::CommandRefused { verb, principal, why, .. } => {
@@ -71,7 +71,9 @@ fn told(reason: &Reason) -> Option<String> {
         Reason::Held { hold } => format!("held      {}", hold_text(hold)),
         Reason::LevelGaveWay { level, why } => format!("level     {level} gave way: {why}"),
         Reason::Looking { stage, .. } => format!("looking   {stage}"),
-        Reason::Recovered { green, after } => format!("recovered {green} green slots, {after} after applied"),
+        Reason::Recovered { green, after } => {
+            format!("recovered {green} green slots, {} after applied", after.rounded())
+        }
         Reason::Released { hold } => format!("released  {}", hold_text(hold)),
         Reason::StageEntered { stage, entry } => format!("stage     {stage} entered (entry {entry})"),
         Reason::StagePassed { stage, soaked } => format!("stage     {stage} passed, soaked {soaked}"),
