@@ -308,7 +308,7 @@ impl Hand {
         let set = tokio::time::timeout(SET_TIMEOUT, self.lever.driver.set(to, action)).await;
         let too_slow = || Err(DriverError::Unknown(format!("no answer in {} s", SET_TIMEOUT.as_secs())));
         let result = set.unwrap_or_else(|_| too_slow());
-        fault::point("between set and result").await;
+        fault::point(&format!("between set and result: {} to {to}", self.lever.name)).await;
         result
     }
 

@@ -5,8 +5,8 @@
 //!
 //! | name | where |
 //! |---|---|
-//! | `between append and relay` | the coordinator has appended a decision and not published its actions |
-//! | `between set and result` | an agent has set a lever and neither read it back nor answered |
+//! | `between append and relay` | the coordinator has appended a take-back and not published its actions |
+//! | `between set and result: <lever> to <value>` | an agent has set a lever and neither read it back nor answered |
 
 use std::sync::OnceLock;
 

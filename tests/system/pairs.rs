@@ -1,0 +1,47 @@
+//! Two coordinators side by side: no decision twice, and one finishes what the other began.
+
+use std::collections::BTreeMap;
+
+use bellwether_bus::From;
+use bellwether_protocol::action::Action;
+use bellwether_protocol::codec;
+use bellwether_protocol::reason::{Ending, Reason};
+use bellwether_protocol::subject::Stream;
+
+use crate::mesh::{BAD, Mesh};
+use crate::run;
+
+#[test]
+fn two_coordinators_decide_once_and_stand_in_for_each_other() {
+    run(async {
+        let mut mesh = Mesh::start(&["coordinator-1", "coordinator-2"]).await;
+        let mut log = mesh.log_from_now().await;
+        assert_eq!(mesh.start_rollout("v42").await.refused, None);
+        assert_eq!(log.until_ended().await, Ending::Completed);
+        assert_eq!(mesh.start_rollout(BAD).await.refused, None);
+        log.until("the take-back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
+        mesh.kill("coordinator-1");
+        assert_eq!(log.until_ended().await, Ending::RolledBack);
+        let last = log.seen.last().expect("records");
+        assert_eq!(last.coordinator.as_str(), "coordinator-2", "the survivor finished it");
+        let ordinals: Vec<u64> = log.seen.iter().map(|record| record.ordinal.0).collect();
+        assert!(ordinals.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ordinals:?}");
+        assert_eq!(mesh.lever("traffic"), "0%");
+        one_content_per_action(&mesh).await;
+    });
+}
+
+async fn one_content_per_action(mesh: &Mesh) {
+    let state = mesh.bus.state(Stream::Actions).await.expect("a stream");
+    let mut actions = mesh.bus.read(Stream::Actions, Vec::new(), From::Start);
+    let mut seen: BTreeMap<String, Action> = BTreeMap::new();
+    let mut last = 0;
+    while last < state.last {
+        let message = actions.next().await;
+        last = message.seq;
+        let action: Action = codec::from_json("action", &message.body).expect("an action");
+        let before = seen.insert(action.id.to_string(), action.clone());
+        assert!(before.is_none_or(|before| before == action), "two contents: {action:?}");
+    }
+    assert!(seen.len() >= 6, "{} actions", seen.len());
+}
