@@ -28,8 +28,6 @@ pub(crate) struct Hand {
     wake: Option<Timestamp>,
     reading: Option<Reading>,
     history: Vec<Release>,
-    /// What is being asked for, for the planted defect that believes its own words.
-    asked: Option<LeverValue>,
 }
 
 impl Hand {
@@ -49,7 +47,6 @@ impl Hand {
             wake: None,
             reading: None,
             history: history.iter().map(|release| release.parse().unwrap()).collect(),
-            asked: None,
         }
     }
 }
@@ -109,9 +106,6 @@ impl World {
             let hand = &mut self.hands[i];
             let Some(effect) = hand.effects.pop_front() else {
                 let Some(event) = hand.waiting.pop_front() else { return };
-                if let Event::Action(action) = &event {
-                    hand.asked = Some(action.to.clone());
-                }
                 let effects = hand.ledger.handle(event, now);
                 hand.effects.extend(effects);
                 continue;
@@ -129,7 +123,8 @@ impl World {
         match effect {
             Effect::Answer(result) => {
                 let is_new = result.outcome == ActionOutcome::Done && Some(result.at) == Some(self.now);
-                if is_new && self.hands[i].asked.as_ref().is_some_and(|to| !self.site.read(&lever).is_all_at(to)) {
+                let asked = self.broker.actions.iter().find(|action| action.id == result.action);
+                if is_new && asked.is_some_and(|action| !self.site.read(&lever).is_all_at(&action.to)) {
                     self.watch.complain("done_is_read_back", format!("{} answered done", result.action));
                 }
                 let lag = self.lag();
@@ -140,7 +135,8 @@ impl World {
                 let mut reading = self.site.read(&lever);
                 self.watch.read_back(&lever);
                 if self.bug == Some(Bug::DoneUnread) {
-                    let to = self.hands[i].asked.clone();
+                    let newest = self.broker.actions.iter().rev().find(|action| action.lever == lever);
+                    let to = newest.map(|action| action.to.clone());
                     reading.targets.iter_mut().for_each(|target| target.value = to.clone());
                     reading.value = to;
                 }

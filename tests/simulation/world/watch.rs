@@ -20,6 +20,8 @@ pub(crate) struct Watch {
     pub(crate) crashes: u64,
     pub(crate) handled: u64,
     pub(crate) status: Option<Status>,
+    /// Nobody asks for anything any more.
+    pub(crate) is_over: bool,
     moved: BTreeMap<LeverName, ((Ordinal, u32), bool)>,
 }
 
