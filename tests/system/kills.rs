@@ -1,10 +1,12 @@
 //! A bad release is taken back although any process is killed with signal 9 at the worst moment.
 
-use bellwether_protocol::id::AgentId;
+use bellwether_bus::From;
+use bellwether_protocol::id::LeverName;
 use bellwether_protocol::reason::{Ending, Reason};
 use bellwether_protocol::subject::{Bucket, Stream};
 
-use crate::mesh::{Mesh, TURN};
+use crate::mesh::{LOOK_EVERY, Log, Mesh};
+use crate::run;
 
 /// The named points of a take-back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,117 +16,112 @@ enum Point {
     ResultAndRecovered,
 }
 
+const COORDINATOR: &str = "coordinator-1";
+const ROLLBACK: &str = "west.rollback.roll-1";
+const APPEND_AND_RELAY: &str = "between append and relay";
+const SET_AND_RESULT: &str = "between set and result: traffic to 0%";
+
 impl Point {
-    /// Its name for processes that stall there.
-    fn name(self) -> &'static str {
-        match self {
-            Self::AppendAndRelay => "between append and relay",
-            Self::SetAndResult => "between set and result",
-            Self::ResultAndRecovered => "between result and recovered",
+    /// Where `victim` stalls, if it can be stopped exactly there.
+    fn stall(self, victim: &str) -> &'static str {
+        match (self, victim) {
+            (Self::AppendAndRelay, COORDINATOR) => APPEND_AND_RELAY,
+            (Self::SetAndResult, ROLLBACK) => SET_AND_RESULT,
+            _ => "",
         }
     }
 
     /// Waits until the mesh as a whole is there.
-    async fn reached(self, mesh: &Mesh, skip: usize) {
-        match self {
-            Self::AppendAndRelay => {
-                mesh.until_reason(skip, "taking back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
-            }
-            Self::SetAndResult => {
-                mesh.until_reason(skip, "taking back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
-                while mesh.lever("traffic").await.as_deref() != Some("0%") {}
-            }
-            Self::ResultAndRecovered => {
-                mesh.until_reason(skip, "applied", |reason| matches!(reason, Reason::Applied { .. })).await;
-            }
+    async fn reached(self, mesh: &Mesh, log: &mut Log) {
+        if self == Self::ResultAndRecovered {
+            log.until("the take-back applied", |reason| matches!(reason, Reason::Applied { .. })).await;
+            return;
+        }
+        log.until("the take-back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
+        while self == Self::SetAndResult && mesh.lever("traffic") != "0%" {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
 
-/// One bad release; `victims` are killed and started again at `point`, one after the other.
-async fn survives(mesh: &mut Mesh, release: u32, point: Point, victims: &[&str]) {
-    let skip = mesh.records().len();
-    println!("v{release}: {victims:?} killed {}", point.name());
-    // A process that can stall there is killed exactly there; the others when the mesh is there.
-    let staller = match (point, victims) {
-        (Point::AppendAndRelay, ["coordinator-1"]) => Some("coordinator-1"),
-        (Point::SetAndResult, ["east.rollback.roll-1"]) => Some("east.rollback.roll-1"),
-        _ => None,
-    };
-    if staller == Some("coordinator-1") {
-        mesh.kill_and_restart("coordinator-1", point.name()).await;
+/// One bad release, during which `victim` is killed at `point` and started again.
+async fn survives(mesh: &mut Mesh, release: u32, point: Point, victim: &str) {
+    println!("v{release}: {victim}, {point:?}");
+    let stall = point.stall(victim);
+    let stalled = mesh.stalled(victim, stall);
+    if !stall.is_empty() {
+        mesh.kill_and_restart(victim, stall);
+        mesh.until_ready().await;
     }
-    mesh.begin(&format!("v{release}"), &[]).await.says(0, &["done: start"]);
-    if let Some(agent) = staller.filter(|agent| *agent != "coordinator-1") {
-        let in_canary = |reason: &Reason| matches!(reason, Reason::Looking { stage, .. } if stage.as_str() == "canary");
-        mesh.until_reason(skip, "looking at the canary", in_canary).await;
-        mesh.kill_and_restart(agent, point.name()).await;
+    let mut log = mesh.log_from_now().await;
+    assert_eq!(mesh.start_rollout(&format!("v{release}")).await.refused, None);
+    if stall.is_empty() {
+        point.reached(mesh, &mut log).await;
+    } else {
+        mesh.until(&format!("{victim} stalled"), || (mesh.stalled(victim, stall) > stalled).then_some(())).await;
     }
-    match staller {
-        Some(name) => mesh.until_stalled(name, point.name(), 0).await,
-        None => point.reached(mesh, skip).await,
+    mesh.kill_and_restart(victim, "");
+    assert_eq!(log.until_ended().await, Ending::RolledBack, "v{release}");
+    for (lever, expected) in [("traffic", "0%"), ("release", "v41"), ("stable", "v41")] {
+        assert_eq!(mesh.lever(lever), expected, "{lever} after v{release}");
     }
-    for victim in victims {
-        mesh.kill_and_restart(victim, "").await;
-    }
-    assert_eq!(mesh.until_ended(skip).await, Ending::RolledBack, "v{release}");
-    mesh.is_back("v41").await;
-    let off = mesh.status().await.and_then(|status| {
-        let flag = status.levers.into_iter().find(|lever| lever.lever.as_str() == "new_checkout")?;
-        Some(flag.value?.to_string())
-    });
-    assert_eq!(off.as_deref(), Some("off"), "v{release}");
-    mesh.replays().await;
+    let flag: LeverName = "new_checkout".parse().expect("a lever");
+    let status = mesh.status().await.expect("a status");
+    let read = status.levers.into_iter().find(|lever| lever.lever == flag).and_then(|lever| lever.value);
+    assert_eq!(read.map(|value| value.to_string()).as_deref(), Some("off"), "v{release}");
+    let replayed = mesh.run(&["rollout", "replay", "shop"]);
+    assert_eq!(replayed.status.code(), Some(0), "{}", String::from_utf8_lossy(&replayed.stderr));
 }
 
-/// Kills whom one rollout can lose together: the others each get a rollout of their own.
-async fn survives_all(point: Point) {
-    let _turn = TURN.lock().await;
-    let mut mesh = Mesh::start(&[]).await;
-    survives(&mut mesh, 43, point, &["coordinator-1"]).await;
-    survives(&mut mesh, 44, point, &["east.rollback.roll-1"]).await;
-    let acting = mesh.bus.kv(Bucket::Claims).get("shop.new_checkout").await.expect("read").expect("claimed");
-    let acting: AgentId = String::from_utf8_lossy(&acting.value.expect("a value")).parse().expect("an agent");
-    let acting = acting.to_string();
-    let agents = ["west.probe.probe-1", &acting, "east.alert.alert-1", "west.alert.alert-1"];
-    survives(&mut mesh, 45, point, &agents).await;
-    survives(&mut mesh, 46, point, &["nats-server"]).await;
-    every_incident_was_told(&mesh).await;
+fn survives_all(point: Point) {
+    run(async {
+        let mut mesh = Mesh::start(&[COORDINATOR]).await;
+        let acting = mesh.bus.kv(Bucket::Claims).get("shop.new_checkout").await.expect("read").expect("claimed");
+        let acting = String::from_utf8(acting.value.expect("a holder")).expect("a name");
+        let victims =
+            [COORDINATOR, ROLLBACK, "west.probe.probe-1", acting.as_str(), "west.alert.alert-1", "nats-server"];
+        for (release, victim) in (43..).zip(victims) {
+            survives(&mut mesh, release, point, victim).await;
+        }
+        every_incident_was_told(&mesh, victims.len()).await;
+    });
 }
 
 /// Each rollout's incident was opened and resolved on the bus, and told on some console.
-async fn every_incident_was_told(mesh: &Mesh) {
-    let last = mesh.bus.state(Stream::Alerts).await.expect("the stream").last;
-    let mut alerts = mesh.bus.read(Stream::Alerts, vec!["bw.alert.>".to_owned()], bellwether_bus::From::Start);
-    let told = || mesh.log("east.alert.alert-1") + &mesh.log("west.alert.alert-1");
-    let mut opened = 0;
-    while let Ok(message) = tokio::time::timeout(std::time::Duration::from_secs(1), alerts.next()).await {
+async fn every_incident_was_told(mesh: &Mesh, incidents: usize) {
+    let last = mesh.bus.last(Stream::Alerts, "bw.alert.>").await.expect("the stream").expect("alerts").seq;
+    let mut alerts = mesh.bus.read(Stream::Alerts, vec!["bw.alert.>".to_owned()], From::Start);
+    let mut said = Vec::new();
+    loop {
+        let message = alerts.next().await;
         let alert: serde_json::Value = serde_json::from_slice(&message.body).expect("JSON");
-        let (kind, incident) = (alert["type"].as_str().expect("a type"), alert["incident"].as_str().expect("an id"));
-        opened += usize::from(kind == "incident.opened");
-        if kind != "incident.updated" {
-            let word = kind.trim_start_matches("incident.");
-            mesh.until(&format!("{incident} {word} told"), || told().contains(&format!("{incident} {word}")).then_some(()))
-                .await;
-        }
+        let word = alert["type"].as_str().and_then(|kind| kind.strip_prefix("incident.")).expect("a type");
+        said.push(format!("{} {word}", alert["incident"].as_str().expect("an incident")));
         if message.seq >= last {
             break;
         }
     }
-    assert!(opened >= 4, "{opened} incidents");
+    for word in ["opened", "resolved"] {
+        let all: Vec<&String> = said.iter().filter(|line| line.ends_with(word)).collect();
+        assert!(all.len() >= incidents, "{all:?}");
+        for line in all {
+            let is_told = || ["east", "west"].iter().any(|at| mesh.log(&format!("{at}.alert.alert-1")).contains(line));
+            mesh.until(&format!("`{line}` on a console"), || is_told().then_some(())).await;
+        }
+    }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_release_is_taken_back_though_killed_between_append_and_relay() {
-    survives_all(Point::AppendAndRelay).await;
+#[test]
+fn a_bad_release_is_taken_back_though_killed_between_append_and_relay() {
+    survives_all(Point::AppendAndRelay);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_release_is_taken_back_though_killed_between_set_and_result() {
-    survives_all(Point::SetAndResult).await;
+#[test]
+fn a_bad_release_is_taken_back_though_killed_between_set_and_result() {
+    survives_all(Point::SetAndResult);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_release_is_taken_back_though_killed_between_result_and_recovered() {
-    survives_all(Point::ResultAndRecovered).await;
+#[test]
+fn a_bad_release_is_taken_back_though_killed_between_result_and_recovered() {
+    survives_all(Point::ResultAndRecovered);
 }

@@ -1,11 +1,29 @@
 //! What a user does, through the real program and a real `nats-server`, each killed where it hurts.
 //!
-//! One mesh at a time: the sample site and a dozen processes are enough for two cores.
+//! | file | task |
+//! |---|---|
+//! | `by_hand` | ask and read with any NATS client |
+//! | `kills` | lose any process at any named point |
+//! | `mistakes` | be told what to do |
+//! | `pairs` | run two coordinators |
+//! | `parent` | kill what started everything |
 
-#![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
-mod byhand;
-mod coordinators;
-mod faults;
+mod by_hand;
 mod kills;
 mod mesh;
+mod mistakes;
+mod pairs;
+mod parent;
+
+use std::sync::{Mutex, PoisonError};
+
+/// One mesh at a time: the sample site and ten processes are enough for two cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Runs a test when it is its turn.
+fn run(test: impl Future<Output = ()>) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(test);
+}
