@@ -163,10 +163,13 @@ impl Collector {
 
 /// Agents that have taken up a region's assignment, and so are waited for.
 pub fn reporters(desk: &Desk, rollout: &Rollout, region: &Region) -> BTreeSet<AgentId> {
-    let revision = rollout.revisions.get(region);
+    // Before the region was given an assignment, nobody has taken it up.
+    let Some(revision) = rollout.revisions.get(region) else { return BTreeSet::new() };
     let watching = desk.agents.iter().filter(|(agent, here)| {
         let watching = here.watching.as_ref().filter(|watching| watching.refused.is_none());
-        agent.role == Role::Probe && agent.region == *region && watching.map(|w| &w.revision) == revision
+        agent.role == Role::Probe
+            && agent.region == *region
+            && watching.is_some_and(|watching| watching.revision == *revision)
     });
     watching.map(|(agent, _)| agent.clone()).collect()
 }

@@ -159,7 +159,7 @@ pub struct LeverState {
     pub action: Option<ActionId>,
     /// What its agent answered to that action.
     pub answer: Option<Answer>,
-    /// Whether it was read at `set_to` since it was asked; only then can a later reading be wrong.
+    /// Whether it was read at `set_to` since its agent was done; only then can a later reading be wrong.
     pub seen_right: bool,
 }
 

@@ -1,6 +1,6 @@
 //! One decision: fold first, decide second.
 
-use bellwether_protocol::action::{Action, ActionResult};
+use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::command::Outcome;
 use bellwether_protocol::id::{ActionId, LeverName, LeverValue, Ordinal};
@@ -164,11 +164,13 @@ fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {
     };
 }
 
-/// A reading can only be wrong after it was once right: an older heartbeat may still be under way.
+/// A reading can only be wrong after the lever was set and then read right: heartbeats from before
+/// may still be under way.
 fn note_readings(desk: &Desk, rollout: &mut Rollout) {
     for (name, lever) in &mut rollout.levers {
         let reading = desk.reading(name).and_then(|reading| reading.value.as_ref());
-        if reading.is_some() && reading == lever.set_to.as_ref() {
+        let is_done = lever.answer.as_ref().is_some_and(|answer| answer.outcome == ActionOutcome::Done);
+        if is_done && reading.is_some() && reading == lever.set_to.as_ref() {
             lever.seen_right = true;
         }
     }
