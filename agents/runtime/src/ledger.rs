@@ -55,6 +55,10 @@ pub struct State {
     highest: (Ordinal, u32),
     /// The action that is being worked on.
     open: Option<Open>,
+    /// Whether the driver was told to set the lever and it was not seen there since: that order may
+    /// still take effect, whatever the lever shows meanwhile.
+    #[serde(default)]
+    unsettled: bool,
     /// The last answers, newest last, for whoever asks again.
     answered: Vec<ActionResult>,
 }
@@ -78,6 +82,8 @@ pub struct Ledger {
     tries: u32,
     /// Whether the lever may have been set before the set that is under way.
     was_begun: bool,
+    /// Whether an order was under way before that set.
+    was_unsettled: bool,
     /// What the lever looked like last, and what the driver said last, for the answer.
     seen: Option<Reading>,
     said: String,
@@ -104,7 +110,17 @@ impl Ledger {
     /// The ledger of `lever`, as `state` left it. Begin with [`Event::Resume`].
     pub fn new(agent: AgentId, lever: LeverName, state: State) -> Self {
         let said = String::new();
-        Self { agent, lever, state, step: Step::Look, tries: 0, was_begun: false, seen: None, said }
+        Self {
+            agent,
+            lever,
+            state,
+            step: Step::Look,
+            tries: 0,
+            was_begun: false,
+            was_unsettled: false,
+            seen: None,
+            said,
+        }
     }
 
     /// What [`Effect::Persist`] writes.
@@ -185,7 +201,11 @@ impl Ledger {
     /// Decides what a look means: `reading` is `None` when the lever could not be read.
     fn judge(&mut self, open: &Open, reading: Option<&Reading>, now: Timestamp) -> Vec<Effect> {
         let action = &open.action;
-        if reading.is_some_and(|reading| reading.is_all_at(&action.to)) {
+        // With another action's order under way, to be there already proves nothing: only an order of
+        // our own, which is the newer one, does.
+        let is_settled = open.begun || !self.state.unsettled;
+        if is_settled && reading.is_some_and(|reading| reading.is_all_at(&action.to)) {
+            self.state.unsettled = false;
             let said = if open.begun { self.said.clone() } else { "it was there already".to_owned() };
             return self.close(action, ActionOutcome::Done, said, now);
         }
@@ -204,8 +224,10 @@ impl Ledger {
 
     fn set(&mut self, open: &Open) -> Vec<Effect> {
         self.was_begun = open.begun;
+        self.was_unsettled = self.state.unsettled;
         let Open { action, .. } = open;
         self.state.open = Some(Open { action: action.clone(), begun: true });
+        self.state.unsettled = true;
         vec![Effect::Persist, Effect::Set { to: action.to.clone(), action: action.id.clone() }]
     }
 
@@ -217,8 +239,12 @@ impl Ledger {
                 self.step = Step::Confirm;
                 vec![Effect::ReadBack]
             }
-            Err(DriverError::Refused(said)) => self.close(&open.action, ActionOutcome::Refused, said, now),
+            Err(DriverError::Refused(said)) => {
+                self.state.unsettled = self.was_unsettled;
+                self.close(&open.action, ActionOutcome::Refused, said, now)
+            }
             Err(DriverError::Retry(said)) => {
+                self.state.unsettled = self.was_unsettled;
                 self.said = said;
                 self.step = Step::Look;
                 let effects = self.pause(&open.action, now);
