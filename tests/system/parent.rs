@@ -16,7 +16,7 @@ fn a_killed_demo_leaves_no_process() {
         command.args(["demo", "--plain", "--only", "bad", "--dir"]).arg(&place).stdout(Stdio::piped());
         let mut demo = command.stderr(Stdio::null()).spawn().expect("the demo starts");
         let lines = BufReader::new(demo.stdout.take().expect("its output")).lines();
-        let is_ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready in"));
+        let is_ready = lines.map_while(Result::ok).any(|line| line.contains(" started release="));
         let left = descendants(demo.id());
         kill_9(demo.id());
         demo.wait().expect("gone");
