@@ -252,7 +252,7 @@ impl Mesh {
     }
 
     /// Waits until everyone is here and every lever was read back.
-    pub(crate) async fn until_ready(&self) {
+    async fn until_ready(&self) {
         let until = Instant::now() + WITHIN;
         loop {
             let here = self.presences().await;
