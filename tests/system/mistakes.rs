@@ -51,21 +51,47 @@ fn a_mesh_that_is_not_there_is_told() {
 
 #[test]
 fn an_old_server_is_refused() {
+    let url = pretend_server("2.9.10", "PONG");
+    check(&program(&["rollout", "list", "--nats", &url]), 2, &["2.9.10", "2.12"]);
+}
+
+#[test]
+fn a_server_that_does_not_let_us_in_is_told() {
+    let url = pretend_server("2.15.1", "-ERR 'Authorization Violation'");
+    check(&program(&["rollout", "list", "--nats", &url]), 2, &[&url, "refused our credentials", "`nats.credentials`"]);
+}
+
+#[test]
+fn a_taken_port_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("data").display().to_string();
+    let words = [&format!("port {port} is in use"), "choose another port"];
+    check(&program(&["up", "--dir", &dir, "--port", &port]), 2, &words);
+}
+
+/// A server of some version, which gives one answer to all that it is asked.
+fn pretend_server(version: &str, answer: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("nats://{}", listener.local_addr().expect("an address"));
+    let info = serde_json::json!({
+        "server_id": "x", "server_name": "x", "version": version, "proto": 1, "host": "127.0.0.1", "port": 1,
+        "headers": true, "max_payload": 1_048_576, "jetstream": true,
+    });
+    let (info, answer) = (format!("INFO {info}\r\n"), format!("{answer}\r\n"));
     std::thread::spawn(move || {
         // As many connections as one run of the program makes, and no more.
         for stream in listener.incoming().take(4) {
             let mut stream = stream.expect("a connection");
-            let info = r#"{"server_id":"x","server_name":"x","version":"2.9.10","proto":1,"host":"127.0.0.1","port":1,"headers":true,"max_payload":1048576,"jetstream":true}"#;
-            let _ = stream.write_all(format!("INFO {info}\r\n").as_bytes());
+            let _ = stream.write_all(info.as_bytes());
             let mut buffer = [0; 1024];
             while let Ok(1..) = stream.read(&mut buffer) {
-                let _ = stream.write_all(b"PONG\r\n");
+                let _ = stream.write_all(answer.as_bytes());
             }
         }
     });
-    check(&program(&["rollout", "list", "--nats", &url]), 2, &["2.9.10", "2.12"]);
+    url
 }
 
 #[test]

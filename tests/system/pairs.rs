@@ -28,6 +28,7 @@ fn two_coordinators_decide_once_and_stand_in_for_each_other() {
         assert!(ordinals.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ordinals:?}");
         assert_eq!(mesh.lever("traffic"), "0%");
         one_content_per_action(&mesh).await;
+        each_outcome_once(&mesh).await;
     });
 }
 
@@ -44,4 +45,22 @@ async fn one_content_per_action(mesh: &Mesh) {
         assert!(before.is_none_or(|before| before == action), "two contents: {action:?}");
     }
     assert!(seen.len() >= 6, "{} actions", seen.len());
+}
+
+async fn each_outcome_once(mesh: &Mesh) {
+    let filter = "bw.outcome.>";
+    let last = mesh.bus.last(Stream::Alerts, filter).await.expect("a stream").expect("outcomes").seq;
+    let mut outcomes = mesh.bus.read(Stream::Alerts, vec![filter.to_owned()], From::Start);
+    let mut seen = Vec::new();
+    loop {
+        let message = outcomes.next().await;
+        seen.push(message.subject);
+        if message.seq >= last {
+            break;
+        }
+    }
+    let told = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert!(told == seen.len() && told >= 2, "{told} outcomes of {seen:?}");
 }
