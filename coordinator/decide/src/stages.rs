@@ -78,6 +78,9 @@ pub(crate) fn enter(desk: &Desk, rollout: &mut Rollout, next: usize, due: Option
         return true;
     };
     let Some(due) = due else {
+        // Nothing is asked while it is paused, and people must see why.
+        let holds = if rollout.paused { vec![Hold::Paused] } else { Vec::new() };
+        set_holds(rollout, holds, out);
         let Some(to) = rollout.value_of(set).filter(|_| !rollout.paused) else { return false };
         let due = out.now + stage.enter_within;
         out.ask(rollout, &set.lever, &to, due);
