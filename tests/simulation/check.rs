@@ -144,22 +144,13 @@ fn closed(run: &Run, records: &[Record], say: &mut Say<'_>) {
 
 fn stored_in_time(run: &Run, record: &Record, slot: &ClosedSlot) -> bool {
     let due = (slot.slot + SLOT + GRACE).min(record.now);
+    // Only the last assignment is known here; slots of earlier ones are left alone.
+    let held = run.world.broker.assignments.get(&slot.series.region);
     let in_time = run.world.broker.samples.iter().filter(|(stored, _)| *stored < due);
     in_time.filter(|(_, tick)| tick.agent.region == slot.series.region).any(|(_, tick)| {
         tick.samples.iter().any(|sample| sample.slot == slot.slot && sample.cohort == slot.series.cohort)
-            && tick
-                .samples
-                .iter()
-                .all(|sample| revision_of(run, record, &slot.series.region) == Some(sample.revision.0))
+            && tick.samples.iter().all(|sample| held.is_some_and(|held| held.revision == sample.revision))
     })
-}
-
-/// The revision of a region's assignment at a record: that of the last one asked for before it.
-fn revision_of(run: &Run, record: &Record, region: &bellwether_protocol::id::Region) -> Option<u64> {
-    let log = run.world.broker.log.iter().take(usize::try_from(record.ordinal.0).ok()?.saturating_sub(1));
-    let _ = log;
-    let held = run.world.broker.assignments.get(region)?;
-    Some(held.revision.0)
 }
 
 /// What left is what the log holds, and all of it left.

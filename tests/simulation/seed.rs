@@ -28,10 +28,10 @@ pub(crate) struct Run {
 }
 
 /// From when on nothing goes wrong any more, and until when a run may take at most.
-const HEAL: Span = Span::from_secs(110);
+const HEAL: Span = Span::from_secs(90);
 const LIMIT: Span = Span::from_secs(600);
 /// How long after the end of the rollout stragglers may still come in.
-const AFTERWARDS: Span = Span::from_secs(25);
+const AFTERWARDS: Span = Span::from_secs(15);
 
 /// Plays one seed.
 pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Run {
@@ -132,7 +132,7 @@ fn trouble(world: &mut World, kind: Kind) {
             }
         });
         if !for_ever {
-            world.at(instant(100), |world| {
+            world.at(instant(85), |world| {
                 let real = world.site.real("release");
                 real.refuses = None;
                 real.stuck.clear();
@@ -143,7 +143,7 @@ fn trouble(world: &mut World, kind: Kind) {
         if world.rng.bool() {
             continue;
         }
-        let (from, long, how) = (world.rng.u64(1..90), world.rng.u64(5..40), world.rng.u8(0..4));
+        let (from, long, how) = (world.rng.u64(1..75), world.rng.u64(5..40), world.rng.u8(0..4));
         let turn = move |world: &mut World, on: bool| match how {
             0 => world.probes[i].is_silent = on,
             1 => world.probes[i].is_dead = on,
@@ -151,11 +151,11 @@ fn trouble(world: &mut World, kind: Kind) {
             _ => world.probes[i].is_cut_off = on,
         };
         world.at(instant(from), move |world| turn(world, true));
-        world.at(instant((from + long).min(110)), move |world| turn(world, false));
+        world.at(instant((from + long).min(90)), move |world| turn(world, false));
     }
     for i in 0..world.nodes.len() {
         if world.rng.bool() {
-            let (from, long) = (world.rng.u64(1..90), world.rng.u64(1..25));
+            let (from, long) = (world.rng.u64(1..75), world.rng.u64(1..25));
             world.at(instant(from), move |world| world.nodes[i].paused_until = instant(from + long));
         }
     }
