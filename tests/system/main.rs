@@ -8,7 +8,7 @@
 //! | `pairs` | run two coordinators |
 //! | `parent` | kill what started everything |
 
-#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod by_hand;
 mod kills;
