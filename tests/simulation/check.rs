@@ -84,7 +84,7 @@ fn taken_back(run: &Run, records: &[Record], say: &mut Say<'_>) {
             }
         }
     }
-    let ending = records.iter().flat_map(|record| &record.reasons).filter_map(|reason| match reason {
+    let mut ending = records.iter().flat_map(|record| &record.reasons).filter_map(|reason| match reason {
         Reason::Ended { ending, .. } => Some(*ending),
         _ => None,
     });
@@ -94,7 +94,7 @@ fn taken_back(run: &Run, records: &[Record], say: &mut Say<'_>) {
         let reading = run.world.site.read(&lever.parse().unwrap());
         really.insert(lever, reading.is_all_at(&wanted.parse().unwrap()));
     }
-    match ending.last() {
+    match ending.next_back() {
         Some(Ending::Aborted | Ending::RolledBack) if is_last_word => {
             let release_is_back = really["release"] || levels(records) == 1;
             if !release_is_back || !really["new_checkout"] {

@@ -2,7 +2,7 @@
 //!
 //! `SIM_SEEDS=<n>` plays more or fewer; `SIM_SEED=<n> cargo test --test simulation one_seed -- --nocapture` plays one.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod check;
 mod seed;
