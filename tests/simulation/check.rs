@@ -84,18 +84,24 @@ fn taken_back(run: &Run, records: &[Record], say: &mut Say<'_>) {
             }
         }
     }
-    let mut ending = records.iter().flat_map(|record| &record.reasons).filter_map(|reason| match reason {
-        Reason::Ended { ending, .. } => Some(*ending),
-        _ => None,
-    });
-    let is_last_word = !records.iter().rev().take(1).any(|record| !record.actions.is_empty());
+    // What an earlier rollout did, and how an ending looked before a person asked again, is no longer the word.
+    let began = |record: &Record| record.reasons.iter().any(|reason| matches!(reason, Reason::Started { .. }));
+    let records = &records[records.iter().rposition(began).unwrap_or(0)..];
+    let mut ending = None;
+    for reason in records.iter().flat_map(|record| &record.reasons) {
+        match reason {
+            Reason::Ended { ending: own, .. } => ending = Some(*own),
+            Reason::Started { .. } | Reason::TakingBack { .. } => ending = None,
+            _ => {}
+        }
+    }
     let mut really = BTreeMap::new();
     for (lever, wanted) in [("release", "v1"), ("new_checkout", "off")] {
         let reading = run.world.site.read(&lever.parse().unwrap());
         really.insert(lever, reading.is_all_at(&wanted.parse().unwrap()));
     }
-    match ending.next_back() {
-        Some(Ending::Aborted | Ending::RolledBack) if is_last_word => {
+    match ending {
+        Some(Ending::Aborted | Ending::RolledBack) => {
             let release_is_back = really["release"] || levels(records) == 1;
             if !release_is_back || !really["new_checkout"] {
                 say("taken_back_is_true", format!("it ended as back, and on the site: {really:?}"));

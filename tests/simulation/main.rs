@@ -1,6 +1,6 @@
 //! Does any order of bad luck break a promise? A seed picks the faults; checkers stand beside.
 //!
-//! `SIM_SEEDS=<n>` plays more or fewer; `SIM_SEED=<n> cargo test --test simulation one_seed -- --nocapture` plays one.
+//! `SIM_SEEDS=<n>` plays more or fewer, `SIM_FROM=<n>` others; `SIM_SEED=<n> cargo test --test simulation one_seed -- --nocapture` plays one.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
@@ -21,14 +21,15 @@ fn one(seed: u64, bug: Option<Bug>) -> Vec<(&'static str, String)> {
 
 /// Plays seeds on every core until `stop` says that enough was found.
 fn play(seeds: u64, bug: Option<Bug>, stop: impl Fn(&[Found]) -> bool + Sync) -> Vec<Found> {
-    let next = AtomicU64::new(1);
+    let from = number("SIM_FROM").unwrap_or(1);
+    let next = AtomicU64::new(from);
     let found: Mutex<Vec<Found>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > seeds || stop(&found.lock().unwrap_or_else(PoisonError::into_inner)) {
+                    if seed >= from + seeds || stop(&found.lock().unwrap_or_else(PoisonError::into_inner)) {
                         return;
                     }
                     let complaints = one(seed, bug);
@@ -43,7 +44,11 @@ fn play(seeds: u64, bug: Option<Bug>, stop: impl Fn(&[Found]) -> bool + Sync) ->
 }
 
 fn seeds() -> u64 {
-    std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000)
+    number("SIM_SEEDS").unwrap_or(1_000)
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 #[test]
@@ -58,9 +63,9 @@ fn no_seed_breaks_a_promise() {
 
 #[test]
 fn one_seed() {
-    let seed = std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let mut run = seed::play(seed, None);
-    if std::env::var("SIM_SEED").is_ok() {
+    let seed = number("SIM_SEED");
+    let mut run = seed::play(seed.unwrap_or(1), None);
+    if seed.is_some() {
         println!("{:?}, {} events, {} crashes", run.kind, run.world.watch.handled, run.world.watch.crashes);
         for record in run.world.broker.records() {
             println!("{} {} {} {} inputs", record.ordinal, record.now, record.coordinator, record.inputs.len());
@@ -68,7 +73,7 @@ fn one_seed() {
         }
     }
     let complaints = check::check(&mut run);
-    assert!(complaints.is_empty(), "seed {seed}: {complaints:#?}");
+    assert!(complaints.is_empty(), "seed {seed:?}: {complaints:#?}");
 }
 
 #[test]
