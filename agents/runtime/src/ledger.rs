@@ -69,6 +69,12 @@ struct Open {
     action: Action,
     /// Whether the lever may have been set for it.
     begun: bool,
+    /// Whether another action's order was under way when it came.
+    #[serde(default)]
+    behind: bool,
+    /// Whether the driver took our order.
+    #[serde(default)]
+    accepted: bool,
 }
 
 /// One lever's actions.
@@ -186,7 +192,7 @@ impl Ledger {
             effects.extend(self.close(&action, ActionOutcome::Expired, why, now));
             return effects;
         }
-        self.state.open = Some(Open { action, begun: false });
+        self.state.open = Some(Open { action, begun: false, behind: self.state.unsettled, accepted: false });
         effects.push(Effect::Persist);
         effects.extend(self.look());
         effects
@@ -201,9 +207,9 @@ impl Ledger {
     /// Decides what a look means: `reading` is `None` when the lever could not be read.
     fn judge(&mut self, open: &Open, reading: Option<&Reading>, now: Timestamp) -> Vec<Effect> {
         let action = &open.action;
-        // With another action's order under way, to be there already proves nothing: only an order of
-        // our own, which is the newer one, does.
-        let is_settled = open.begun || !self.state.unsettled;
+        // With another action's order under way, to be there proves nothing: only an order of our own
+        // that the driver took, and which is the newer one, does.
+        let is_settled = open.accepted || !open.behind;
         if is_settled && reading.is_some_and(|reading| reading.is_all_at(&action.to)) {
             self.state.unsettled = false;
             let said = if open.begun { self.said.clone() } else { "it was there already".to_owned() };
@@ -225,8 +231,8 @@ impl Ledger {
     fn set(&mut self, open: &Open) -> Vec<Effect> {
         self.was_begun = open.begun;
         self.was_unsettled = self.state.unsettled;
-        let Open { action, .. } = open;
-        self.state.open = Some(Open { action: action.clone(), begun: true });
+        let action = &open.action;
+        self.state.open = Some(Open { begun: true, ..open.clone() });
         self.state.unsettled = true;
         vec![Effect::Persist, Effect::Set { to: action.to.clone(), action: action.id.clone() }]
     }
@@ -237,6 +243,7 @@ impl Ledger {
                 self.said = said;
                 self.tries = 0;
                 self.step = Step::Confirm;
+                self.state.open = Some(Open { accepted: true, ..open });
                 vec![Effect::ReadBack]
             }
             Err(DriverError::Refused(said)) => {
@@ -281,7 +288,8 @@ impl Ledger {
             Some(reading) => {
                 let at = reading.targets.iter().filter(|target| target.value.as_ref() == Some(&action.to)).count();
                 let all = reading.targets.len();
-                let outcome = if at > 0 { ActionOutcome::Partial } else { ActionOutcome::Unknown };
+                let is_partial = at > 0 && at < all;
+                let outcome = if is_partial { ActionOutcome::Partial } else { ActionOutcome::Unknown };
                 (outcome, format!("{at} of {all} targets at {} by its deadline{said}", action.to))
             }
         };

@@ -252,6 +252,25 @@ fn a_newer_generation_supersedes_a_pending_one() {
     assert_eq!(world.outcomes(), [ActionOutcome::Unknown, ActionOutcome::Done]);
 }
 
+/// The lever still shows v40 while an order to v41 is under way; then v40 is asked for.
+#[test]
+fn where_the_lever_was_before_an_older_order_lands_proves_nothing() {
+    let accepted = || (Ok("accepted".into()), 0);
+    for (own, sets) in [(vec![], 2), (vec![(unknown(), 0)], 3), (vec![(retry(), 0), (unknown(), 0)], 4)] {
+        let mut world = World::new().sets(&[vec![accepted()], own].concat());
+        // Persist, ReadBack, Persist, Set, ReadBack; superseded while it waits for the targets.
+        assert!(!world.run(Event::Action(action(7, "v41")), Some(5)));
+        assert!(world.run(Event::Action(action(8, "v40")), None));
+        assert_eq!(world.outcomes(), [ActionOutcome::Unknown, ActionOutcome::Done], "{:?}", world.answers);
+        assert_eq!((world.set_count, world.to.as_str()), (sets, "v40"));
+    }
+    // The driver never takes ours: by the deadline nobody can tell.
+    let mut world = World::new().sets(&[vec![accepted()], vec![(unknown(), 0); 1_000]].concat());
+    assert!(!world.run(Event::Action(action(7, "v41")), Some(5)));
+    assert!(world.run(Event::Action(action(8, "v40")), None));
+    assert_eq!(world.outcomes(), [ActionOutcome::Unknown, ActionOutcome::Unknown], "{:?}", world.answers);
+}
+
 /// Whatever effect it dies before, after a restart and a repeat of the action the lever is where it
 /// must be, the last answer says so, and a set that had worked was not repeated.
 #[test]
