@@ -253,6 +253,13 @@ pub enum Reason {
         /// From when slots count.
         from: Timestamp,
     },
+    /// Every lever of a level of take-back was read back where it was put.
+    ReadBack {
+        /// Which level, from 1.
+        level: u32,
+        /// How long after the level was asked.
+        after: Span,
+    },
     /// Green again.
     Recovered {
         /// How many green slots.

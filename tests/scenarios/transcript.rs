@@ -71,6 +71,7 @@ fn told(reason: &Reason) -> Option<String> {
         Reason::Held { hold } => format!("held      {}", hold_text(hold)),
         Reason::LevelGaveWay { level, why } => format!("level     {level} gave way: {why}"),
         Reason::Looking { stage, .. } => format!("looking   {stage}"),
+        Reason::ReadBack { level, after } => format!("read back level {level}, after {}", after.rounded()),
         Reason::Recovered { green, after } => {
             format!("recovered {green} green slots, {} after applied", after.rounded())
         }

@@ -36,17 +36,22 @@ pub struct Step {
     pub wake_at: Option<Timestamp>,
     /// Why.
     pub reasons: Vec<Reason>,
+    /// Whether the rollout stands otherwise than before, counts aside.
+    moved: bool,
 }
 
 impl Step {
-    /// Whether anything follows from it that others must know at once.
+    /// Whether nothing follows from it but counts, which may wait to be written down.
     pub fn is_quiet(&self) -> bool {
-        self.actions.is_empty() && self.alerts.is_empty() && self.outcomes.is_empty() && self.reasons.is_empty()
+        let says_nothing =
+            self.actions.is_empty() && self.alerts.is_empty() && self.outcomes.is_empty() && self.reasons.is_empty();
+        says_nothing && !self.moved
     }
 }
 
 /// Folds `inputs` into what is known of a service, and decides what follows at `now`.
 pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
+    let old = desk;
     let mut desk = desk.clone();
     let before = desk.rollout.as_ref().map(project::looks);
     let mut out = Out::new(now, desk.ordinal.next());
@@ -85,8 +90,43 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
     revise(&mut desk, before, out.ordinal);
     desk.ordinal = out.ordinal;
     let wake_at = desk.rollout.as_ref().and_then(|rollout| wake_at(rollout, now));
+    let moved = old.rollout.as_ref().map(standing) != desk.rollout.as_ref().map(standing);
     let Out { actions, alerts, outcomes, reasons, .. } = out;
-    Step { desk, actions, alerts, outcomes, wake_at, reasons }
+    Step { desk, actions, alerts, outcomes, wake_at, reasons, moved }
+}
+
+/// All of a rollout that decisions change, but for what is only counted. What is not written down
+/// at once may be decided otherwise after a restart, so a new field says here on which side it is.
+fn standing(rollout: &Rollout) -> impl PartialEq + '_ {
+    let Rollout {
+        id,
+        phase,
+        stage,
+        entry,
+        gate,
+        approved,
+        skip_soak,
+        paused,
+        levers,
+        revisions,
+        excluded,
+        holds,
+        incidents,
+        soaked,
+        // Given at the start.
+        release: _,
+        previous: _,
+        plan: _,
+        plan_hash: _,
+        overrides: _,
+        principal: _,
+        started_at: _,
+        // Counts.
+        agents_most: _,
+        evidence: _,
+    } = rollout;
+    let gates = (stage, entry, gate, approved, skip_soak, paused);
+    (id, phase, gates, levers, revisions, excluded, holds, incidents, soaked)
 }
 
 /// What a step has led to so far.

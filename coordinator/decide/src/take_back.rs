@@ -112,7 +112,7 @@ pub(crate) fn advance(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool
         return give_way(rollout, &back, why, out);
     }
     match (back.back_at, back.applied_at) {
-        (None, _) => read_back(desk, rollout, &level, out),
+        (None, _) => read_back(desk, rollout, &level, &back, out),
         (Some(back_at), None) => see_applied(rollout, &back, back_at, out),
         (Some(_), Some(applied_at)) => see_recovered(rollout, &back, applied_at, out),
     }
@@ -140,13 +140,14 @@ fn unconfirmed(desk: &Desk, rollout: &Rollout, level: &Level, back: &TakeBack, n
     None
 }
 
-fn read_back(desk: &Desk, rollout: &mut Rollout, level: &Level, out: &mut Out) -> bool {
+fn read_back(desk: &Desk, rollout: &mut Rollout, level: &Level, back: &TakeBack, out: &mut Out) -> bool {
     let confirmed = |name: &LeverName| rollout.levers.get(name).is_some_and(|l| l.is_confirmed(desk.reading(name)));
     if !level.set.iter().all(|(name, _)| confirmed(name)) {
         return false;
     }
     set_back(rollout, |back| back.back_at = Some(out.now));
     begin_epoch(rollout, out.now);
+    out.reasons.push(Reason::ReadBack { level: count(back.level + 1), after: out.now.since(back.asked_at) });
     true
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bellwether_decide::collect::{CLOSED_MAX, Collector};
 use bellwether_decide::{Desk, step};
+use bellwether_protocol::action::{ActionOutcome, ActionResult};
 use bellwether_protocol::command::{Ask, Command, Start};
 use bellwether_protocol::id::{AgentId, Revision};
 use bellwether_protocol::plan::{
@@ -201,6 +202,33 @@ fn what_is_logged_is_forgotten_and_what_comes_after_is_late() {
     assert_eq!(collector.inputs(&next, at(62), CLOSED_MAX), Vec::new());
     collector.offer(&next, 2, Some(&again));
     assert!(matches!(collector.inputs(&next, at(62), CLOSED_MAX)[..], [Input::Read { seq: 2 }, Input::Late(_)]));
+}
+
+/// A reading that comes right is told to nobody, and yet decides what a later, wrong one means.
+#[test]
+fn a_step_that_moves_anything_but_counts_is_not_quiet() {
+    let desk = desk(&["probe-1"]);
+    let lever = "release".parse().unwrap();
+    let action = desk.running().unwrap().levers[&lever].action.clone().expect("it was asked");
+    let agent: AgentId = "east.rollback.roll-1".parse().unwrap();
+    let value = Some("v42".parse().unwrap());
+    let targets = vec![Target { id: "east".to_owned(), value: value.clone() }];
+    let (outcome, detail) = (ActionOutcome::Done, String::new());
+    let result = ActionResult {
+        action,
+        lever: lever.clone(),
+        agent: agent.clone(),
+        outcome,
+        targets: targets.clone(),
+        detail,
+        at: at(5),
+    };
+    let done = step(&desk, &[Input::Result { seq: 2, result }], at(5)).desk;
+    let reading = LeverReading { lever, value, targets, history: Vec::new() };
+    let read = [seen(agent, AgentHere { watching: None, levers: vec![reading] })];
+    let right = step(&done, &read, at(6));
+    assert!(right.reasons.is_empty() && !right.is_quiet());
+    assert!(step(&right.desk, &read, at(7)).is_quiet());
 }
 
 proptest! {

@@ -192,6 +192,9 @@ fn short(reason: &Reason, look: Look) -> Line {
             return Line::default().styled(Style::Fail, text).then(format!(": {}", cut(why)));
         }
         Reason::Looking { stage, from } => format!("{stage}: looking, slots count from {}", from.clock()),
+        Reason::ReadBack { level, after } => {
+            format!("read back: every lever of level {level}, {} after it was asked", span(*after))
+        }
         Reason::Recovered { green, after } => format!("recovered: {green} green slots, {} after applied", span(*after)),
         Reason::Released { hold } => format!("over: {}", hold_words(hold)),
         Reason::StageEntered { stage, entry } => format!("{stage}: entered (entry {entry})"),
@@ -264,6 +267,7 @@ fn long(reason: &Reason) -> String {
         Reason::Held { hold } => format!("held {}", hold_token(hold)),
         Reason::LevelGaveWay { level, why } => format!("take-back level={level} gave_way why={:?}", cut(why)),
         Reason::Looking { stage, from } => format!("stage {stage} looking from={}", from.seconds()),
+        Reason::ReadBack { level, after } => format!("proof read_back level={level} after={after}"),
         Reason::Recovered { green, after } => format!("proof recovered green={green} after={after}"),
         Reason::Released { hold } => format!("released {}", hold_token(hold)),
         Reason::StageEntered { stage, entry } => format!("stage {stage} entered entry={entry}"),
@@ -317,6 +321,11 @@ mod tests {
             &Reason::TakingBack { cause, level: 1, levels: 3, set, due: at("13:53:10") },
             "taking back, level 1 of 3: traffic 0%, release v41; due 13:53:10Z; error_rate 5.8% > 0.5% in sjc (canary)",
             "action traffic=0% release=v41 asked due=13:53:10Z level=1/3 why=\"error_rate 5.8% > 0.5% in sjc (canary)\"",
+        );
+        check(
+            &Reason::ReadBack { level: 1, after: "9s".parse().unwrap() },
+            "read back: every lever of level 1, 9s after it was asked",
+            "proof read_back level=1 after=9s",
         );
         check(
             &Reason::Applied { after: "19s".parse().unwrap(), seen: "v41".parse().unwrap() },
