@@ -66,8 +66,15 @@ pub enum Event {
     Sample {
         /// Their stream sequence.
         seq: u64,
-        /// The samples; `None` when they could not be decoded.
-        tick: Option<Box<Tick>>,
+        /// The samples.
+        tick: Box<Tick>,
+    },
+    /// A message of the samples stream is not what its sender may send.
+    Unreadable {
+        /// Its stream sequence.
+        seq: u64,
+        /// Who sent it, by its subject.
+        agent: AgentId,
     },
     /// Time has passed.
     Wake,
@@ -198,7 +205,12 @@ impl Core {
             Event::Record { service, seq, body } => self.fold(&service, seq, &body, now, effects),
             Event::Sample { seq, tick } => {
                 for room in self.rooms.values_mut() {
-                    room.collector.offer(&room.desk, seq, tick.as_deref());
+                    room.collector.offer(&room.desk, seq, &tick);
+                }
+            }
+            Event::Unreadable { seq, agent } => {
+                for room in self.rooms.values_mut() {
+                    room.collector.offer_unreadable(&room.desk, seq, &agent);
                 }
             }
             Event::Wake => {}

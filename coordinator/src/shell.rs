@@ -384,14 +384,13 @@ async fn pump_inbox(mut inbox: Reader, bus: Bus, events: mpsc::Sender<Event>) {
 async fn pump_samples(mut samples: Reader, bus: Bus, own: AgentId, events: mpsc::Sender<Event>) {
     loop {
         let message = samples.next().await;
-        let sender = bus.prefix().read_sample(&message.subject);
-        let event = if sender.as_ref() == Some(&own) {
-            Event::Heard(message.at)
-        } else {
-            // The subject is what permissions pin: a body that names another agent is not believed.
-            let tick = codec::from_msgpack::<Tick>("tick", &message.body).ok();
-            let tick = tick.filter(|tick| Some(&tick.agent) == sender.as_ref() && tick.is_sound());
-            Event::Sample { seq: message.seq, tick: tick.map(Box::new) }
+        let Some(agent) = bus.prefix().read_sample(&message.subject) else { continue };
+        let seq = message.seq;
+        // The subject is what permissions pin: a body that names another agent is not believed.
+        let event = match codec::from_msgpack::<Tick>("tick", &message.body) {
+            _ if agent == own => Event::Heard(message.at),
+            Ok(tick) if tick.agent == agent => Event::Sample { seq, tick: Box::new(tick) },
+            Ok(_) | Err(_) => Event::Unreadable { seq, agent },
         };
         if events.send(event).await.is_err() {
             return;

@@ -8,7 +8,7 @@ use crate::action::ActionOutcome;
 use crate::alert::Numbers;
 use crate::command::{Excluded, Verb};
 use crate::id::{
-    ActionId, CommandId, CriterionName, Entry, LeverName, LeverValue, Principal, Region, Release, StageName,
+    ActionId, AgentId, CommandId, CriterionName, Entry, LeverName, LeverValue, Principal, Region, Release, StageName,
 };
 use crate::sample::Cohort;
 use crate::time::{Span, Timestamp};
@@ -104,6 +104,28 @@ pub enum Hold {
         /// Which.
         criterion: CriterionName,
     },
+}
+
+/// What is wrong with what an agent sent. It is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFault {
+    /// A second, different sample of the same slot. The first one stands.
+    Contradiction,
+    /// Numbers that cannot be: not finite, out of order, or counted more often than there were looks.
+    Impossible,
+    /// Not a message of samples at all, or one that names another agent.
+    Unreadable,
+}
+
+impl fmt::Display for DataFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Contradiction => "two different samples of one slot",
+            Self::Impossible => "numbers that cannot be",
+            Self::Unreadable => "a message that is not samples of its own",
+        })
+    }
 }
 
 /// How a rollout ended.
@@ -217,6 +239,13 @@ pub enum Reason {
         principal: Principal,
         /// Why not.
         why: String,
+    },
+    /// An agent sent something wrong; told once per agent and rollout.
+    DataFault {
+        /// Which agent.
+        agent: AgentId,
+        /// What is wrong with it.
+        fault: DataFault,
     },
     /// It ended.
     Ended {

@@ -9,7 +9,7 @@ use crate::alert::Alert;
 use crate::command::{Command, Outcome};
 use crate::id::{AgentId, CoordinatorId, IdError, Ordinal, Region, Service, SliName};
 use crate::presence::{LeverReading, Watching};
-use crate::reason::Reason;
+use crate::reason::{DataFault, Reason};
 use crate::sample::{Cohort, Evidence, Portion};
 use crate::time::Timestamp;
 
@@ -123,6 +123,13 @@ pub enum Input {
     Closed(ClosedSlot),
     /// A person asked.
     Command(Command),
+    /// An agent sent something wrong, for the first time in this rollout. It is left out.
+    DataFault {
+        /// Which agent.
+        agent: AgentId,
+        /// What is wrong with it.
+        fault: DataFault,
+    },
     /// A slot arrived after it had closed. It never restores coverage.
     Late(ClosedSlot),
     /// An agent appeared, changed or went.

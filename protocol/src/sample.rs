@@ -142,7 +142,9 @@ impl Level {
     }
 
     fn is_sound(&self) -> bool {
-        [self.min, self.max, self.last].iter().all(|v| v.is_finite())
+        // What is not a number is in no range.
+        let in_order = self.min <= self.last && self.last <= self.max;
+        in_order && self.min.is_finite() && self.max.is_finite()
     }
 }
 
@@ -172,6 +174,12 @@ impl Portion {
         for (name, level) in &other.numbers {
             self.numbers.entry(name.clone()).and_modify(|own| own.merge(level)).or_insert(*level);
         }
+    }
+
+    /// Nothing is counted more often than there were looks.
+    fn is_sound(&self) -> bool {
+        let n = self.n();
+        self.latency.n() <= n && self.numbers.values().all(|level| level.n <= n && level.is_sound())
     }
 }
 
@@ -243,15 +251,19 @@ pub const SAMPLES_MAX: usize = 1_000;
 pub const PORTIONS_MAX: usize = 8;
 
 impl Tick {
-    /// Whether all that decoding cannot see is in order: bounds, and finite numbers.
+    /// Whether all that decoding cannot see is in order, in every sample.
     pub fn is_sound(&self) -> bool {
-        self.samples.len() <= SAMPLES_MAX
-            && self.samples.iter().all(|sample| {
-                sample.portions.len() <= PORTIONS_MAX
-                    && sample.evidence.len() <= EVIDENCE_MAX
-                    && sample.evidence.iter().all(|e| e.text.chars().count() <= EVIDENCE_LEN_MAX)
-                    && sample.portions.iter().all(|p| p.numbers.values().all(Level::is_sound))
-            })
+        self.samples.len() <= SAMPLES_MAX && self.samples.iter().all(Sample::is_sound)
+    }
+}
+
+impl Sample {
+    /// Whether all that decoding cannot see is in order: bounds, finite numbers, sums that can be.
+    pub fn is_sound(&self) -> bool {
+        self.portions.len() <= PORTIONS_MAX
+            && self.portions.iter().all(Portion::is_sound)
+            && self.evidence.len() <= EVIDENCE_MAX
+            && self.evidence.iter().all(|e| e.text.chars().count() <= EVIDENCE_LEN_MAX)
     }
 }
 

@@ -66,6 +66,7 @@ fn told(reason: &Reason) -> Option<String> {
         Reason::CommandRefused { verb, principal, why, .. } => {
             format!("command   {verb} by {principal} refused: {why}")
         }
+        Reason::DataFault { agent, fault } => format!("fault     {agent} sent {fault}"),
         Reason::Ended { ending, summary } => format!("ended     {ending:?}: {summary}"),
         Reason::Excluded { what, why, .. } => format!("excluded  {what}: {why}"),
         Reason::Held { hold } => format!("held      {}", hold_text(hold)),

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::id::{AgentId, Region, Release, Role};
+use bellwether_protocol::reason::DataFault;
 use bellwether_protocol::record::{ClosedSlot, Input, Series};
-use bellwether_protocol::sample::{Control, EVIDENCE_MAX, PORTIONS_MAX, Portion, Sample, Tick, class};
+use bellwether_protocol::sample::{Control, EVIDENCE_MAX, PORTIONS_MAX, Portion, SAMPLES_MAX, Sample, Tick, class};
 use bellwether_protocol::time::{Timestamp, slot_start};
 
 use crate::state::{Desk, Rollout};
@@ -21,8 +22,9 @@ pub const CLOSED_MAX: usize = 400;
 pub struct Collector {
     open: BTreeMap<(Timestamp, Series), Open>,
     late: BTreeMap<u64, Vec<ClosedSlot>>,
+    /// The first fault of each agent that is still to be told.
+    faults: BTreeMap<AgentId, DataFault>,
     read_upto: u64,
-    rejected: u64,
 }
 
 type Open = BTreeMap<AgentId, Report>;
@@ -36,37 +38,47 @@ struct Report {
 
 impl Collector {
     /// Takes in one message of the samples stream. What does not belong to the rollout that is on is
-    /// rejected and counted; `None` is a message that could not be decoded.
-    pub fn offer(&mut self, desk: &Desk, seq: u64, tick: Option<&Tick>) {
+    /// left out; so is what cannot be right, and that is told.
+    pub fn offer(&mut self, desk: &Desk, seq: u64, tick: &Tick) {
         self.read_upto = self.read_upto.max(seq);
-        let (Some(rollout), Some(tick)) = (desk.running(), tick) else { return };
-        for sample in &tick.samples {
-            if sample.rollout.service != desk.service {
-                continue;
-            }
-            if self.take(desk, rollout, seq, tick, sample).is_none() {
-                self.rejected = self.rejected.saturating_add(1);
-            }
+        let Some(rollout) = desk.running() else { return };
+        let own = tick.samples.iter().filter(|sample| sample.rollout == rollout.id);
+        for sample in own.take(SAMPLES_MAX) {
+            self.take(desk, rollout, seq, tick, sample);
         }
     }
 
-    fn take(&mut self, desk: &Desk, rollout: &Rollout, seq: u64, tick: &Tick, sample: &Sample) -> Option<()> {
+    /// Takes note of a message of the samples stream that is not one of `agent`'s samples.
+    pub fn offer_unreadable(&mut self, desk: &Desk, seq: u64, agent: &AgentId) {
+        self.read_upto = self.read_upto.max(seq);
+        if desk.running().is_some_and(|rollout| reporters(desk, rollout, &agent.region).contains(agent)) {
+            self.faults.entry(agent.clone()).or_insert(DataFault::Unreadable);
+        }
+    }
+
+    fn take(&mut self, desk: &Desk, rollout: &Rollout, seq: u64, tick: &Tick, sample: &Sample) {
         let region = &tick.agent.region;
         let series = Series { sli: sample.sli.clone(), cohort: sample.cohort, region: region.clone() };
-        let state = rollout.evidence.series.get(&series)?;
-        let is_ours = sample.rollout == rollout.id && rollout.revisions.get(region) == Some(&sample.revision);
+        let Some(state) = rollout.evidence.series.get(&series) else { return };
+        let is_ours = rollout.revisions.get(region) == Some(&sample.revision);
         if !is_ours || slot_start(sample.slot, rollout.plan.slot) != sample.slot {
-            return None;
+            return;
+        }
+        if !sample.is_sound() {
+            self.faults.entry(tick.agent.clone()).or_insert(DataFault::Impossible);
+            return;
         }
         let report = Report { seq, sample: sample.clone(), clock_adrift: tick.clock_adrift };
         if sample.slot >= state.next {
             let open = self.open.entry((sample.slot, series)).or_default();
             // The same key again is a repeat; with other content it is a fault of the agent, and the first word stands.
-            open.entry(tick.agent.clone()).or_insert(report);
+            let first = open.entry(tick.agent.clone()).or_insert_with(|| report.clone());
+            if first.sample != report.sample {
+                self.faults.entry(tick.agent.clone()).or_insert(DataFault::Contradiction);
+            }
         } else if seq > desk.read {
             self.put_late(&series, tick.agent.clone(), report);
         }
-        Some(())
     }
 
     fn put_late(&mut self, series: &Series, agent: AgentId, report: Report) {
@@ -80,6 +92,8 @@ impl Collector {
     /// Changes nothing: what is not logged is offered again.
     pub fn inputs(&self, desk: &Desk, heard: Timestamp, most: usize) -> Vec<Input> {
         let Some(rollout) = desk.running() else { return Vec::new() };
+        let untold = self.faults.iter().filter(|(agent, _)| !rollout.faulty.contains(*agent));
+        let faults = untold.take(most).map(|(agent, fault)| Input::DataFault { agent: agent.clone(), fault: *fault });
         let mut inputs = Vec::new();
         let mut read = self.read_upto.max(desk.read);
         for (seq, slots) in self.late.range(desk.read.saturating_add(1)..) {
@@ -110,6 +124,7 @@ impl Collector {
         if !inputs.is_empty() {
             inputs.insert(0, Input::Read { seq: read });
         }
+        inputs.extend(faults);
         inputs
     }
 
@@ -118,6 +133,7 @@ impl Collector {
         let Some(rollout) = desk.running() else {
             self.open.clear();
             self.late.clear();
+            self.faults.clear();
             return;
         };
         let next = |series: &Series| rollout.evidence.series.get(series).map(|state| state.next);
@@ -137,6 +153,7 @@ impl Collector {
             }
         }
         self.late = self.late.split_off(&desk.read.saturating_add(1));
+        self.faults.retain(|agent, _| !rollout.faulty.contains(agent));
     }
 
     /// When the next slot closes at the latest.
@@ -153,11 +170,6 @@ impl Collector {
         let open = open.flat_map(|(_, reports)| reports.values()).map(|report| report.seq);
         let late = self.late.keys().copied().filter(|seq| *seq > desk.read);
         open.chain(late).min().unwrap_or(self.read_upto.saturating_add(1))
-    }
-
-    /// How many samples did not belong to what was asked.
-    pub fn rejected(&self) -> u64 {
-        self.rejected
     }
 }
 

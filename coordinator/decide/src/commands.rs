@@ -202,6 +202,7 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
         revisions: Default::default(),
         excluded: Vec::new(),
         holds: Vec::new(),
+        faulty: Default::default(),
         incidents: Default::default(),
         soaked: Vec::new(),
         agents_most: desk.agents.len(),

@@ -1,8 +1,8 @@
 //! Who must be told, once per problem: an incident opens, is updated, and is resolved.
 
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Numbers, Proof, Severity};
-use bellwether_protocol::id::{CriterionName, IncidentId, Region};
-use bellwether_protocol::reason::{Ending, Hold};
+use bellwether_protocol::id::{AgentId, CriterionName, IncidentId, Region};
+use bellwether_protocol::reason::{DataFault, Ending, Hold};
 
 use crate::state::{Incident, Phase, Rollout};
 use crate::step::Out;
@@ -46,10 +46,21 @@ pub(crate) fn resolve(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
     }
 }
 
+/// Tells of an agent that sent something wrong. Open until the rollout ends: people must look at it.
+pub(crate) fn tell_fault(rollout: &mut Rollout, agent: &AgentId, fault: DataFault, out: &mut Out) {
+    let headline = format!("{}: {agent} sent {fault}; it is left out, look at that agent", rollout.release);
+    let (cause, regions) = (fault_cause(agent), vec![agent.region.clone()]);
+    open(rollout, Tell { cause, severity: Severity::Warn, state: "data_fault", regions, headline, numbers: None }, out);
+}
+
+fn fault_cause(agent: &AgentId) -> CriterionName {
+    cause(&format!("data-{}-{}", agent.name, agent.region))
+}
+
 /// Tells of holds that ask for people, and resolves those that are over.
 pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out) {
     let patience = rollout.plan.slot.times(silent_slots);
-    let mut on = Vec::new();
+    let mut on: Vec<CriterionName> = rollout.faulty.iter().map(fault_cause).collect();
     for hold in rollout.holds.clone() {
         let told = match &hold {
             Hold::Approval => Some(("approval".to_owned(), Vec::new(), "waits for approval".to_owned())),

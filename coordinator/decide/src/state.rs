@@ -1,13 +1,13 @@
 //! What the judge remembers of one service: a fold over that service's log, and nothing else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bellwether_protocol::action::ActionOutcome;
 use bellwether_protocol::alert::Severity;
 use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{
-    ActionId, CommandId, CriterionName, Entry, GateVersion, LeverName, LeverValue, Ordinal, Principal, Region, Release,
-    Revision, RolloutId, Service, StageName,
+    ActionId, AgentId, CommandId, CriterionName, Entry, GateVersion, LeverName, LeverValue, Ordinal, Principal, Region,
+    Release, Revision, RolloutId, Service, StageName,
 };
 use bellwether_protocol::plan::{Plan, Set, SetTo, Stage};
 use bellwether_protocol::presence::LeverReading;
@@ -120,6 +120,8 @@ pub struct Rollout {
     pub excluded: Vec<Exclusion>,
     /// Why it does not go on.
     pub holds: Vec<Hold>,
+    /// Agents that sent something wrong.
+    pub faulty: BTreeSet<AgentId>,
     /// Problems, by cause.
     pub incidents: BTreeMap<CriterionName, Incident>,
     /// How long each passed stage soaked, in slots.

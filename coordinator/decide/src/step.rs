@@ -3,15 +3,15 @@
 use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::command::Outcome;
-use bellwether_protocol::id::{ActionId, LeverName, LeverValue, Ordinal};
+use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Ordinal};
 use bellwether_protocol::plan::Stage;
-use bellwether_protocol::reason::Reason;
+use bellwether_protocol::reason::{DataFault, Reason};
 use bellwether_protocol::record::{AgentSeen, Input};
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::evidence::Frame;
 use crate::state::{Answer, Desk, Phase, Rollout};
-use crate::{commands, project, stages, take_back};
+use crate::{commands, incidents, project, stages, take_back};
 
 /// How long after an action's deadline its agent may still answer.
 pub(crate) const ANSWER_GRACE: Span = Span::from_secs(5);
@@ -64,6 +64,7 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
             Input::Closed(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold(frame, slot)),
             Input::Command(command) if command.seq > inbox => asked.push(command),
             Input::Command(_) => {}
+            Input::DataFault { agent, fault } => fold_fault(&mut desk, agent, *fault, &mut out),
             Input::Late(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold_late(frame, slot)),
             Input::Presence(seen) => fold_presence(&mut desk, seen),
             Input::Read { seq } => desk.read = desk.read.max(*seq),
@@ -110,6 +111,7 @@ fn standing(rollout: &Rollout) -> impl PartialEq + '_ {
         levers,
         revisions,
         excluded,
+        faulty,
         holds,
         incidents,
         soaked,
@@ -126,7 +128,7 @@ fn standing(rollout: &Rollout) -> impl PartialEq + '_ {
         evidence: _,
     } = rollout;
     let gates = (stage, entry, gate, approved, skip_soak, paused);
-    (id, phase, gates, levers, revisions, excluded, holds, incidents, soaked)
+    (id, phase, gates, levers, revisions, excluded, faulty, holds, incidents, soaked)
 }
 
 /// What a step has led to so far.
@@ -202,6 +204,15 @@ fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {
         Some(here) => desk.agents.insert(seen.agent.clone(), here.clone()),
         None => desk.agents.remove(&seen.agent),
     };
+}
+
+/// Tells of an agent that sent something wrong, once.
+fn fold_fault(desk: &mut Desk, agent: &AgentId, fault: DataFault, out: &mut Out) {
+    let Some(rollout) = desk.rollout.as_mut().filter(|rollout| !rollout.is_over()) else { return };
+    if rollout.faulty.insert(agent.clone()) {
+        out.reasons.push(Reason::DataFault { agent: agent.clone(), fault });
+        incidents::tell_fault(rollout, agent, fault, out);
+    }
 }
 
 /// A reading can only be wrong after the lever was set and then read right: heartbeats from before

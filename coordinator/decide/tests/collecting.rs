@@ -14,8 +14,9 @@ use bellwether_protocol::plan::{
 };
 use bellwether_protocol::presence::{LeverReading, Target, Watching};
 use bellwether_protocol::ratio::Ratio;
+use bellwether_protocol::reason::DataFault;
 use bellwether_protocol::record::{AgentHere, AgentSeen, ClosedSlot, Input};
-use bellwether_protocol::sample::{Cohort, Control, Portion, Sample, Tick};
+use bellwether_protocol::sample::{Cohort, Control, Level, Portion, Sample, Tick};
 use bellwether_protocol::time::{Span, Timestamp};
 use proptest::prelude::*;
 
@@ -157,11 +158,11 @@ fn a_slot_closes_when_all_are_in_or_when_grace_is_over() {
     let desk = desk(&["probe-1", "probe-2"]);
     let mut collector = Collector::default();
     let first = at(30);
-    collector.offer(&desk, 1, Some(&tick(&desk, "probe-1", first, &[("ok", 5)], Control::Well)));
+    collector.offer(&desk, 1, &tick(&desk, "probe-1", first, &[("ok", 5)], Control::Well));
     assert_eq!(closed(collector.inputs(&desk, at(61), CLOSED_MAX)), Vec::new());
     let by_grace = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
     assert_eq!((by_grace.len(), by_grace[0].reporters, n(&by_grace[0])), (1, 1, 5));
-    collector.offer(&desk, 2, Some(&tick(&desk, "probe-2", first, &[("ok", 7)], Control::Well)));
+    collector.offer(&desk, 2, &tick(&desk, "probe-2", first, &[("ok", 7)], Control::Well));
     let all_in = closed(collector.inputs(&desk, at(0), CLOSED_MAX));
     assert_eq!((all_in.len(), all_in[0].reporters, n(&all_in[0])), (1, 2, 12));
 }
@@ -171,9 +172,9 @@ fn a_failure_before_any_response_counts_only_from_a_prober_that_is_well() {
     let desk = desk(&["probe-1", "probe-2"]);
     let check = |first: Control, second: Option<Control>, expected: (u32, u32)| {
         let mut collector = Collector::default();
-        collector.offer(&desk, 1, Some(&tick(&desk, "probe-1", at(30), &[("resolve", 5)], first)));
+        collector.offer(&desk, 1, &tick(&desk, "probe-1", at(30), &[("resolve", 5)], first));
         if let Some(control) = second {
-            collector.offer(&desk, 2, Some(&tick(&desk, "probe-2", at(30), &[("resolve", 5)], control)));
+            collector.offer(&desk, 2, &tick(&desk, "probe-2", at(30), &[("resolve", 5)], control));
         }
         let slots = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
         assert_eq!((slots[0].reporters, slots[0].unwell), expected, "{first:?} beside {second:?}");
@@ -190,7 +191,7 @@ fn a_failure_before_any_response_counts_only_from_a_prober_that_is_well() {
 fn what_is_logged_is_forgotten_and_what_comes_after_is_late() {
     let desk = desk(&["probe-1"]);
     let mut collector = Collector::default();
-    collector.offer(&desk, 1, Some(&tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well)));
+    collector.offer(&desk, 1, &tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well));
     let inputs = collector.inputs(&desk, at(0), CLOSED_MAX);
     let next = step(&desk, &inputs, at(62)).desk;
     collector.prune(&next);
@@ -198,10 +199,54 @@ fn what_is_logged_is_forgotten_and_what_comes_after_is_late() {
     assert_eq!(collector.lowest_needed(&next), 2);
     // Read again after a restart: the log says that it was read. A message behind that is late.
     let again = tick(&next, "probe-1", at(30), &[("http_5xx", 5)], Control::Well);
-    collector.offer(&next, 1, Some(&again));
+    collector.offer(&next, 1, &again);
     assert_eq!(collector.inputs(&next, at(62), CLOSED_MAX), Vec::new());
-    collector.offer(&next, 2, Some(&again));
+    collector.offer(&next, 2, &again);
     assert!(matches!(collector.inputs(&next, at(62), CLOSED_MAX)[..], [Input::Read { seq: 2 }, Input::Late(_)]));
+}
+
+/// What is wrong is left out, and told once per agent and rollout.
+#[test]
+fn an_agent_that_sends_something_wrong_is_told_of_once() {
+    let desk = desk(&["probe-1", "probe-2"]);
+    let five = tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well);
+    let changed = |change: &dyn Fn(&mut Portion)| {
+        let mut tick = five.clone();
+        change(&mut tick.samples[0].portions[0]);
+        tick
+    };
+    let number = |n, min, max, last| {
+        changed(&|portion| _ = portion.numbers.insert("memory".parse().unwrap(), Level { n, min, max, last }))
+    };
+    let check = |ticks: &[Tick], expected: &[DataFault], counted: u64| {
+        let mut collector = Collector::default();
+        (1..).zip(ticks).for_each(|(seq, tick)| collector.offer(&desk, seq, tick));
+        let inputs = collector.inputs(&desk, at(70), CLOSED_MAX);
+        let faults = inputs.iter().filter_map(|input| match input {
+            Input::DataFault { fault, .. } => Some(*fault),
+            _ => None,
+        });
+        assert_eq!(faults.collect::<Vec<_>>(), expected, "{ticks:?}");
+        assert_eq!(closed(inputs).iter().map(n).sum::<u64>(), counted, "{ticks:?}");
+    };
+    let fewer = tick(&desk, "probe-1", at(30), &[("ok", 4)], Control::Well);
+    check(&[five.clone(), five.clone()], &[], 5);
+    check(&[five.clone(), fewer], &[DataFault::Contradiction], 5);
+    check(&[number(5, 1.0, 2.0, 1.5)], &[], 5);
+    check(&[number(6, 1.0, 2.0, 1.5)], &[DataFault::Impossible], 0);
+    check(&[number(5, 2.0, 1.0, 1.5)], &[DataFault::Impossible], 0);
+    check(&[number(5, f64::NEG_INFINITY, 2.0, 1.5)], &[DataFault::Impossible], 0);
+    check(&[number(5, 1.0, 2.0, f64::NAN), five.clone()], &[DataFault::Impossible], 5);
+    check(&[changed(&|portion| _ = portion.latency.0.insert(50, 6))], &[DataFault::Impossible], 0);
+
+    let mut collector = Collector::default();
+    collector.offer_unreadable(&desk, 1, &probe("probe-2"));
+    collector.offer_unreadable(&desk, 2, &probe("unknown"));
+    let told = step(&desk, &collector.inputs(&desk, at(31), CLOSED_MAX), at(31));
+    assert_eq!((told.reasons.len(), told.alerts.len()), (1, 1), "{:?}", told.reasons);
+    collector.prune(&told.desk);
+    collector.offer_unreadable(&told.desk, 3, &probe("probe-2"));
+    assert_eq!(collector.inputs(&told.desk, at(31), CLOSED_MAX), Vec::new());
 }
 
 /// A reading that comes right is told to nobody, and yet decides what a later, wrong one means.
@@ -252,7 +297,7 @@ proptest! {
         let fold = |sequence: &[usize]| {
             let mut collector = Collector::default();
             for index in sequence {
-                collector.offer(&desk, 1, Some(&ticks[*index]));
+                collector.offer(&desk, 1, &ticks[*index]);
             }
             let inputs = collector.inputs(&desk, at(10_000), 20);
             step(&desk, &inputs, at(10_000))

@@ -136,7 +136,7 @@ impl World {
                 }
                 Stored::Samples => self.broker.samples.get(at).map(|(stored, tick)| {
                     let own = tick.agent == self.nodes[i].agent;
-                    let sample = || Event::Sample { seq, tick: Some(Box::new(tick.clone())) };
+                    let sample = || Event::Sample { seq, tick: Box::new(tick.clone()) };
                     if own { Event::Heard(*stored) } else { sample() }
                 }),
                 Stored::Presence => None,

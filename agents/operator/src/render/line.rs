@@ -177,6 +177,9 @@ fn short(reason: &Reason, look: Look) -> Line {
             let line = Line::of(format!("{verb} by {principal}: "));
             return line.styled(Style::Warn, "refused").then(format!(": {}", cut(why)));
         }
+        Reason::DataFault { agent, fault } => {
+            return Line::default().styled(Style::Warn, format!("{agent} sent {fault}")).then("; it is left out");
+        }
         Reason::Ended { ending, summary } => {
             let style = if *ending == Ending::NotTakenBack { Style::Fail } else { Style::Plain };
             return Line::of("ended: ").styled(style, cut(summary));
@@ -260,6 +263,7 @@ fn long(reason: &Reason) -> String {
         Reason::CommandRefused { command, verb, principal, why } => {
             format!("command {verb} refused by={principal} id={command} why={:?}", cut(why))
         }
+        Reason::DataFault { agent, fault } => format!("data_fault agent={agent} sent={:?}", fault.to_string()),
         Reason::Ended { ending, .. } => format!("ended exit={}", ending.exit_code()),
         Reason::Excluded { what, until, why } => {
             format!("excluded {what} until={} why={:?}", until.seconds(), cut(why))
