@@ -10,7 +10,7 @@ use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Proof, Severity}
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IncidentId, Ordinal, Role, RolloutId, Service};
 use bellwether_protocol::presence::{PRESENCE_EVERY, PRESENCE_TTL, Presence};
-use bellwether_protocol::record::{Hash, Input, Record};
+use bellwether_protocol::record::{Hash, Input, Record, Source};
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
 use bellwether_protocol::time::{Span, Timestamp};
@@ -51,6 +51,16 @@ pub enum Event {
         /// What it is.
         input: Box<Input>,
     },
+    /// A stream is about to be read: from a position that the core gave, or from its start when it
+    /// was created anew or has lost its end.
+    Opened {
+        /// Which.
+        source: Source,
+        /// When it was created.
+        created: Timestamp,
+        /// Its last sequence.
+        last: u64,
+    },
     /// A process said that it is there, at an instant of NATS.
     Present(Timestamp, Box<Presence>),
     /// A record was read from the log.
@@ -78,6 +88,22 @@ pub enum Event {
     },
     /// Time has passed.
     Wake,
+}
+
+impl Event {
+    /// Which stream it was read from, if its number counts there.
+    fn source(&self) -> Option<Source> {
+        match self {
+            Self::Inbox { .. } => Some(Source::Inbox),
+            Self::Heard(_) | Self::Sample { .. } | Self::Unreadable { .. } => Some(Source::Samples),
+            Self::AppendFailed { .. }
+            | Self::CaughtUp
+            | Self::Opened { .. }
+            | Self::Present(..)
+            | Self::Record { .. }
+            | Self::Wake => None,
+        }
+    }
 }
 
 /// What the shell must do.
@@ -115,6 +141,10 @@ pub struct Core {
     live_at: BTreeMap<AgentId, Timestamp>,
     remembered: BTreeMap<Service, (Ordinal, Hash)>,
     relays: VecDeque<(Timestamp, Box<Record>)>,
+    /// When the streams were created that are read.
+    created: BTreeMap<Source, Timestamp>,
+    /// What was read of a stream that counts anew, until the log says so.
+    held: BTreeMap<Source, Vec<Event>>,
     heard: Timestamp,
     caught_up: bool,
     /// No decision before this instant: after time was lost, agents are given time to be heard.
@@ -134,6 +164,8 @@ impl Core {
             live_at: BTreeMap::new(),
             remembered,
             relays: VecDeque::new(),
+            created: BTreeMap::new(),
+            held: BTreeMap::new(),
             heard: Timestamp::default(),
             caught_up: false,
             resume_at: Timestamp::default(),
@@ -146,7 +178,7 @@ impl Core {
     /// Takes in one event at `now`. With `adrift` nothing vouches for `now`, and nothing is decided.
     pub fn handle(&mut self, event: Event, now: Timestamp, adrift: bool) -> Vec<Effect> {
         let mut effects = Vec::new();
-        self.take(event, now, &mut effects);
+        self.take_or_hold(event, now, &mut effects);
         if adrift {
             self.was_adrift = true;
         } else if std::mem::take(&mut self.was_adrift) {
@@ -178,10 +210,33 @@ impl Core {
         self.rooms.get(service)
     }
 
-    /// Where the readers must begin after the log was read: samples, and inbox.
-    pub fn positions(&self) -> (Option<u64>, u64) {
-        let samples = self.rooms.values().filter(|room| room.is_running()).map(|room| room.samples_from).min();
-        (samples, self.rooms.values().map(|room| room.desk.inbox).min().unwrap_or(0))
+    /// Where the readers must begin after the log was read: the first sequence of a stream, or
+    /// `None` for what comes next. A stream that was lost is read from its start.
+    pub fn begin_at(&self, source: Source) -> Option<u64> {
+        let mut rooms = self.rooms.values();
+        match source {
+            _ if self.has_lost(source) => Some(1),
+            Source::Inbox => Some(rooms.map(|room| room.desk.inbox).min().unwrap_or(0).saturating_add(1)),
+            Source::Samples => rooms.by_ref().filter(|room| room.is_running()).map(|room| room.samples_from).min(),
+        }
+    }
+
+    fn has_lost(&self, source: Source) -> bool {
+        self.rooms.values().any(|room| room.has_lost(source))
+    }
+
+    /// What counts anew waits for the record that says so; then it follows in its order.
+    fn take_or_hold(&mut self, event: Event, now: Timestamp, effects: &mut Vec<Effect>) {
+        if let Some(source) = event.source().filter(|source| self.has_lost(*source)) {
+            return self.held.entry(source).or_default().push(event);
+        }
+        self.take(event, now, effects);
+        for source in [Source::Inbox, Source::Samples] {
+            if !self.has_lost(source) {
+                let held = self.held.remove(&source).unwrap_or_default();
+                held.into_iter().for_each(|event| self.take(event, now, effects));
+            }
+        }
     }
 
     fn take(&mut self, event: Event, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -197,6 +252,10 @@ impl Core {
                 if let Some(room) = self.room_mut(&service) {
                     room.offer(seq, *input);
                 }
+            }
+            Event::Opened { source, created, last } => {
+                self.created.insert(source, created);
+                self.rooms.values_mut().for_each(|room| room.opened(source, created, last));
             }
             Event::Present(at, presence) => {
                 self.live_at.insert(presence.agent.clone(), at);
@@ -291,7 +350,8 @@ impl Core {
         let delay = self.delay();
         let mut wakes = Vec::new();
         for (service, room) in &mut self.rooms {
-            let ctx = Context { coordinator: &self.id, now, heard: self.heard, delay, live: &self.live };
+            let (created, live) = (&self.created, &self.live);
+            let ctx = Context { coordinator: &self.id, now, heard: self.heard, created, delay, live };
             match room.look(&ctx) {
                 Verdict::Append(record, body) => {
                     let (ordinal, expected) = (record.ordinal, room.log_seq);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bellwether_protocol::action::ActionResult;
 use bellwether_protocol::codec;
-use bellwether_protocol::command::{Ask, COMMAND_VALID, Command, CommandBody, Excluded, Start, Verb};
+use bellwether_protocol::command::{Ask, COMMAND_BY_SEQ, COMMAND_VALID, Command, CommandBody, Excluded, Start, Verb};
 use bellwether_protocol::id::{CommandId, Service};
 use bellwether_protocol::plan::{Finding, FindingSeverity, read_plan};
 use bellwether_protocol::record::Input;
@@ -43,7 +43,7 @@ pub fn read(
             Some((service, Input::Result { seq, result }))
         }
         InboxSubject::Command { service, verb, principal } => {
-            let own = || format!("seq-{seq}").parse().ok();
+            let own = || format!("{COMMAND_BY_SEQ}{seq}").parse().ok();
             let id: CommandId = id.and_then(|id| id.parse().ok()).or_else(own)?;
             let trimmed = body.trim_ascii();
             let body: &[u8] = if trimmed.is_empty() { b"{}" } else { trimmed };

@@ -14,7 +14,7 @@ pub fn record(
     previous: Hash,
     coordinator: &CoordinatorId,
     inputs: Vec<Input>,
-    samples: u64,
+    positions: Positions,
     now: Timestamp,
     step: &Step,
 ) -> Record {
@@ -27,7 +27,7 @@ pub fn record(
         coordinator: coordinator.clone(),
         now,
         inputs,
-        positions: Positions { samples, inbox: step.desk.inbox },
+        positions,
         reasons: step.reasons.clone(),
         actions: step.actions.clone(),
         alerts: step.alerts.clone(),

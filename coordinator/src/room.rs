@@ -1,12 +1,14 @@
 //! One service: its desk, its place in the log, and what waits to be folded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_decide::collect::{CLOSED_MAX, Collector};
 use bellwether_decide::{Desk, Step, step};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, CoordinatorId, Ordinal, Service};
-use bellwether_protocol::record::{AgentHere, AgentSeen, Agents, Hash, Input, RECORD_LEN_MAX, Record};
+use bellwether_protocol::record::{
+    AgentHere, AgentSeen, Agents, Hash, Input, Positions, RECORD_LEN_MAX, Record, Source,
+};
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::log::{self, RecordError};
@@ -29,6 +31,10 @@ pub struct Room {
     pub decided_at: Timestamp,
     /// From where the samples must be read again after a restart.
     pub samples_from: u64,
+    /// When the streams that its positions are of were created.
+    created: BTreeMap<Source, Timestamp>,
+    /// Streams that were lost, which the log does not say yet.
+    lost: BTreeSet<Source>,
     /// Why no decision is made for this service, if so.
     pub stopped: Option<String>,
     pub(crate) collector: Collector,
@@ -55,6 +61,8 @@ impl Room {
             log_seq: 0,
             decided_at: Timestamp::default(),
             samples_from: 0,
+            created: BTreeMap::new(),
+            lost: BTreeSet::new(),
             stopped: None,
             collector: Collector::default(),
             inbox: BTreeMap::new(),
@@ -80,6 +88,15 @@ impl Room {
         self.log_seq = seq;
         self.decided_at = record.now;
         self.samples_from = record.positions.samples;
+        self.created.extend(&record.positions.created);
+        for input in &record.inputs {
+            let Input::StreamReset { source } = input else { continue };
+            self.lost.remove(source);
+            match source {
+                Source::Inbox => self.inbox.clear(),
+                Source::Samples => self.collector.begin_anew(),
+            }
+        }
         self.inbox = self.inbox.split_off(&self.desk.inbox.saturating_add(1));
         self.collector.prune(&self.desk);
         self.appending = None;
@@ -98,6 +115,25 @@ impl Room {
         }
     }
 
+    /// Takes note of what a stream is now that its reader has begun: another one than the positions
+    /// in the log are of, or one that ends before them, was lost.
+    pub(crate) fn opened(&mut self, source: Source, created: Timestamp, last: u64) {
+        let position = match source {
+            Source::Inbox => self.desk.inbox.max(self.inbox.last_key_value().map_or(0, |(seq, _)| *seq)),
+            Source::Samples if self.is_running() => self.desk.read.max(self.collector.read_upto()),
+            Source::Samples => self.desk.read,
+        };
+        let is_other = self.created.get(&source).is_some_and(|known| *known != created);
+        if position > 0 && (is_other || position > last) {
+            self.lost.insert(source);
+        }
+    }
+
+    /// Whether messages of this stream must wait until the log says that they count anew.
+    pub(crate) fn has_lost(&self, source: Source) -> bool {
+        self.stopped.is_none() && self.lost.contains(&source)
+    }
+
     /// Whether a rollout is on, so that slots must be closed.
     pub(crate) fn is_running(&self) -> bool {
         self.desk.running().is_some()
@@ -105,7 +141,7 @@ impl Room {
 
     /// Tries what would be decided now, and whether that must be written down now.
     pub(crate) fn look(&mut self, ctx: &Context<'_>) -> Verdict {
-        let is_idle = !self.is_running() && self.inbox.is_empty();
+        let is_idle = !self.is_running() && self.inbox.is_empty() && self.lost.is_empty();
         if self.stopped.is_some() || self.appending.is_some() || is_idle {
             return Verdict::Wait(None, None);
         }
@@ -141,8 +177,13 @@ impl Room {
         let (mut inputs, mut step) = (inputs, step);
         let mut most = CLOSED_MAX;
         loop {
-            let samples = self.collector.lowest_needed(&step.desk);
-            let record = log::record(&self.desk, self.hash, ctx.coordinator, inputs, samples, now, &step);
+            let is_anew = inputs.contains(&Input::StreamReset { source: Source::Samples });
+            let positions = Positions {
+                samples: if is_anew { 1 } else { self.collector.lowest_needed(&step.desk) },
+                inbox: step.desk.inbox,
+                created: ctx.created.clone(),
+            };
+            let record = log::record(&self.desk, self.hash, ctx.coordinator, inputs, positions, now, &step);
             match codec::to_json("record", &record) {
                 Ok(body) if body.len() <= RECORD_LEN_MAX || most == 1 => {
                     self.appending = Some(record.ordinal);
@@ -166,6 +207,9 @@ impl Room {
         inputs.extend(self.collector.inputs(&self.desk, ctx.heard, most));
         // In the inbox's order: what is left over is behind the position that this record names.
         inputs.extend(self.inbox.values().take(most).cloned());
+        if self.inbox.len() <= most {
+            inputs.extend(self.lost.iter().map(|source| Input::StreamReset { source: *source }));
+        }
         let step = step(&self.desk, &inputs, now);
         (inputs, step)
     }
@@ -177,6 +221,8 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Timestamp,
     /// Everything stored in the samples stream before this instant has been offered.
     pub(crate) heard: Timestamp,
+    /// When the streams were created that are read.
+    pub(crate) created: &'a BTreeMap<Source, Timestamp>,
     /// How long this coordinator leaves the others to act first.
     pub(crate) delay: Span,
     pub(crate) live: &'a BTreeMap<AgentId, bellwether_protocol::presence::Presence>,

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bellwether_bus::{AppendError, Bus, Clock, ConnectError, ConnectOptions, From, Kv, KvError, Message, Reader};
+use bellwether_bus::{
+    AppendError, Bus, Clock, ConnectError, ConnectOptions, From, Kv, KvError, Message, Next, Reader, StreamState,
+};
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IdError, Role};
 use bellwether_protocol::presence::{PRESENCE_EVERY, Presence};
 use bellwether_protocol::reason::Reason;
-use bellwether_protocol::record::Record;
+use bellwether_protocol::record::{Record, Source};
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
 use bellwether_protocol::subject::{Bucket, Stream, assignment_key};
@@ -121,10 +123,13 @@ impl Shell {
             last = message.seq;
             self.handle_record(message, events).await;
         }
-        let (samples_from, inbox_from) = self.core.positions();
+        let samples = self.bus.state(Stream::Samples).await?;
+        self.handle(opened(Source::Samples, samples), events).await;
         let inbox_state = self.bus.state(Stream::Inbox).await?;
-        let mut inbox = self.bus.read(Stream::Inbox, Vec::new(), From::Sequence(inbox_from.saturating_add(1)));
-        let mut last = if inbox_state.first > inbox_state.last { inbox_state.last } else { inbox_from };
+        self.handle(opened(Source::Inbox, inbox_state), events).await;
+        let inbox_from = self.core.begin_at(Source::Inbox).unwrap_or(1);
+        let mut inbox = self.bus.read(Stream::Inbox, Vec::new(), From::Sequence(inbox_from));
+        let mut last = if inbox_state.first > inbox_state.last { inbox_state.last } else { inbox_from - 1 };
         while last < inbox_state.last {
             let message = inbox.next().await;
             last = message.seq;
@@ -132,6 +137,7 @@ impl Shell {
                 self.handle(event, events).await;
             }
         }
+        let samples_from = self.core.begin_at(Source::Samples);
         let presence = self.bus.kv(Bucket::Presence);
         for key in presence.keys().await? {
             if let Some(event) = presence.get(&key).await?.and_then(presence_event) {
@@ -373,7 +379,11 @@ async fn pump_log(mut log: Reader, bus: Bus, events: mpsc::Sender<Event>) {
 
 async fn pump_inbox(mut inbox: Reader, bus: Bus, events: mpsc::Sender<Event>) {
     loop {
-        if let Some(event) = inbox_event(&bus, inbox.next().await)
+        let event = match inbox.next_or_reset().await {
+            Next::Message(message) => inbox_event(&bus, message),
+            Next::Reset(state) => Some(opened(Source::Inbox, state)),
+        };
+        if let Some(event) = event
             && events.send(event).await.is_err()
         {
             return;
@@ -383,16 +393,13 @@ async fn pump_inbox(mut inbox: Reader, bus: Bus, events: mpsc::Sender<Event>) {
 
 async fn pump_samples(mut samples: Reader, bus: Bus, own: AgentId, events: mpsc::Sender<Event>) {
     loop {
-        let message = samples.next().await;
-        let Some(agent) = bus.prefix().read_sample(&message.subject) else { continue };
-        let seq = message.seq;
-        // The subject is what permissions pin: a body that names another agent is not believed.
-        let event = match codec::from_msgpack::<Tick>("tick", &message.body) {
-            _ if agent == own => Event::Heard(message.at),
-            Ok(tick) if tick.agent == agent => Event::Sample { seq, tick: Box::new(tick) },
-            Ok(_) | Err(_) => Event::Unreadable { seq, agent },
+        let event = match samples.next_or_reset().await {
+            Next::Message(message) => sample_event(&bus, &own, message),
+            Next::Reset(state) => Some(opened(Source::Samples, state)),
         };
-        if events.send(event).await.is_err() {
+        if let Some(event) = event
+            && events.send(event).await.is_err()
+        {
             return;
         }
     }
@@ -418,6 +425,21 @@ fn inbox_event(bus: &Bus, message: Message) -> Option<Event> {
     let Message { subject, seq, at, id, body } = message;
     let (service, input) = inbox::read(bus.prefix(), &subject, seq, at, id.as_deref(), &body)?;
     Some(Event::Inbox { service, seq, input: Box::new(input) })
+}
+
+fn sample_event(bus: &Bus, own: &AgentId, message: Message) -> Option<Event> {
+    let agent = bus.prefix().read_sample(&message.subject)?;
+    let seq = message.seq;
+    // The subject is what permissions pin: a body that names another agent is not believed.
+    Some(match codec::from_msgpack::<Tick>("tick", &message.body) {
+        _ if agent == *own => Event::Heard(message.at),
+        Ok(tick) if tick.agent == agent => Event::Sample { seq, tick: Box::new(tick) },
+        Ok(_) | Err(_) => Event::Unreadable { seq, agent },
+    })
+}
+
+fn opened(source: Source, state: StreamState) -> Event {
+    Event::Opened { source, created: state.created, last: state.last }
 }
 
 fn presence_event(entry: bellwether_bus::KvEntry) -> Option<Event> {

@@ -129,6 +129,9 @@ pub struct Command {
     pub ask: Ask,
 }
 
+/// With what the id of a command begins that was given none: its inbox sequence follows.
+pub const COMMAND_BY_SEQ: &str = "seq-";
+
 /// How long a command stays valid when it does not say.
 pub const COMMAND_VALID: Span = Span::from_secs(300);
 

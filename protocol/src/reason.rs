@@ -10,6 +10,7 @@ use crate::command::{Excluded, Verb};
 use crate::id::{
     ActionId, AgentId, CommandId, CriterionName, Entry, LeverName, LeverValue, Principal, Region, Release, StageName,
 };
+use crate::record::Source;
 use crate::sample::Cohort;
 use crate::time::{Span, Timestamp};
 
@@ -325,6 +326,11 @@ pub enum Reason {
         plan_hash: String,
         /// Who asked.
         principal: Principal,
+    },
+    /// A stream was created anew, or had lost its end; it is read from its start.
+    StreamReset {
+        /// Which.
+        source: Source,
     },
     /// Levers began to be set back.
     TakingBack {

@@ -53,13 +53,35 @@ pub struct Record {
     pub state: Hash,
 }
 
+/// A stream that a coordinator reads besides the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Commands and results.
+    Inbox,
+    /// Samples.
+    Samples,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Inbox => "inbox",
+            Self::Samples => "samples",
+        })
+    }
+}
+
 /// Where readers go on after a restart.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Positions {
     /// The lowest sequence of the samples stream that an unlogged slot may still need.
     pub samples: u64,
     /// The last sequence of the inbox that was folded.
     pub inbox: u64,
+    /// When each stream that these sequences are of was created: a stream created anew counts anew.
+    #[serde(default)]
+    pub created: BTreeMap<Source, Timestamp>,
 }
 
 /// A SHA-256, written as 64 hexadecimal digits.
@@ -146,6 +168,12 @@ pub enum Input {
         seq: u64,
         /// The answer.
         result: ActionResult,
+    },
+    /// A stream was created anew, or has lost its end, and with it what nobody had read. It is read
+    /// again from its start: sequences count anew from here on.
+    StreamReset {
+        /// Which.
+        source: Source,
     },
 }
 

@@ -83,6 +83,7 @@ fn told(reason: &Reason) -> Option<String> {
             let previous = previous.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
             format!("started   {release}, goes back to {previous}")
         }
+        Reason::StreamReset { source } => format!("stream    {source} was lost"),
         Reason::TakingBack { cause, level, levels, .. } => {
             format!("takes     back, level {level} of {levels}, for {}", cause_text(cause))
         }

@@ -84,6 +84,7 @@ fn planted_defects_are_found() {
         (Bug::ForgetInbox, "one_command_one_outcome"),
         (Bug::HeardBlindly, "closed_with_all_stored"),
         (Bug::NoFence, "chain"),
+        (Bug::ResetUnseen, "one_command_one_outcome"),
         (Bug::RelayFirst, "append_before_relay"),
         (Bug::SilentIsGreen, "no_blind_promotion"),
     ] {

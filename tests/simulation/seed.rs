@@ -2,6 +2,7 @@
 
 use bellwether_protocol::command::{CommandBody, Verb};
 use bellwether_protocol::reason::Hold;
+use bellwether_protocol::record::Source;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::world::{BEGIN, Bug, Fault, Faults, Hand, Node, Probe, World};
@@ -152,6 +153,12 @@ fn trouble(world: &mut World, kind: Kind) {
         };
         world.at(instant(from), move |world| turn(world, true));
         world.at(instant((from + long).min(90)), move |world| turn(world, false));
+    }
+    for source in [Source::Inbox, Source::Samples] {
+        if world.rng.u8(0..8) == 0 {
+            let at = instant(world.rng.u64(3..85));
+            world.at(at, move |world| world.lose(source));
+        }
     }
     for i in 0..world.nodes.len() {
         if world.rng.bool() {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `by_hand` | ask and read with any NATS client |
 //! | `kills` | lose any process at any named point |
+//! | `lost_streams` | lose a stream under a rollout |
 //! | `mistakes` | be told what to do |
 //! | `pairs` | run two coordinators |
 //! | `parent` | kill what started everything |
@@ -12,6 +13,7 @@
 
 mod by_hand;
 mod kills;
+mod lost_streams;
 mod mesh;
 mod mistakes;
 mod pairs;

@@ -156,6 +156,18 @@ impl Collector {
         self.faults.retain(|agent, _| !rollout.faulty.contains(agent));
     }
 
+    /// The stream is read from its start, under new numbers. What is held cannot be read again.
+    pub fn begin_anew(&mut self) {
+        self.read_upto = 0;
+        self.late.clear();
+        self.open.values_mut().flat_map(BTreeMap::values_mut).for_each(|report| report.seq = 0);
+    }
+
+    /// The last sequence that was offered.
+    pub fn read_upto(&self) -> u64 {
+        self.read_upto
+    }
+
     /// When the next slot closes at the latest.
     pub fn next_close(&self, desk: &Desk) -> Option<Timestamp> {
         let rollout = desk.running()?;
@@ -167,7 +179,7 @@ impl Collector {
     pub fn lowest_needed(&self, desk: &Desk) -> u64 {
         let next = |series: &Series| desk.running().and_then(|r| r.evidence.series.get(series)).map(|state| state.next);
         let open = self.open.iter().filter(|((slot, series), _)| next(series).is_some_and(|next| *slot >= next));
-        let open = open.flat_map(|(_, reports)| reports.values()).map(|report| report.seq);
+        let open = open.flat_map(|(_, reports)| reports.values()).map(|report| report.seq).filter(|seq| *seq > 0);
         let late = self.late.keys().copied().filter(|seq| *seq > desk.read);
         open.chain(late).min().unwrap_or(self.read_upto.saturating_add(1))
     }

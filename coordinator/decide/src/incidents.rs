@@ -3,6 +3,7 @@
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Numbers, Proof, Severity};
 use bellwether_protocol::id::{AgentId, CriterionName, IncidentId, Region};
 use bellwether_protocol::reason::{DataFault, Ending, Hold};
+use bellwether_protocol::record::Source;
 
 use crate::state::{Incident, Phase, Rollout};
 use crate::step::Out;
@@ -53,6 +54,22 @@ pub(crate) fn tell_fault(rollout: &mut Rollout, agent: &AgentId, fault: DataFaul
     open(rollout, Tell { cause, severity: Severity::Warn, state: "data_fault", regions, headline, numbers: None }, out);
 }
 
+/// Tells of a stream that was lost: what nobody had read of it is gone.
+pub(crate) fn tell_reset(rollout: &mut Rollout, source: Source, out: &mut Out) {
+    let what = match source {
+        Source::Inbox => "commands and results sent meanwhile may be lost: ask again",
+        Source::Samples => "agents send the last minutes again, what stays missing holds",
+    };
+    let headline = format!("{}: the {source} stream was created anew or cut off; {what}", rollout.release);
+    let (cause, regions) = (reset_cause(source), Vec::new());
+    let tell = Tell { cause, severity: Severity::Warn, state: "stream_reset", regions, headline, numbers: None };
+    update(rollout, tell, out);
+}
+
+fn reset_cause(source: Source) -> CriterionName {
+    cause(&format!("stream-{source}"))
+}
+
 fn fault_cause(agent: &AgentId) -> CriterionName {
     cause(&format!("data-{}-{}", agent.name, agent.region))
 }
@@ -61,6 +78,7 @@ fn fault_cause(agent: &AgentId) -> CriterionName {
 pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out) {
     let patience = rollout.plan.slot.times(silent_slots);
     let mut on: Vec<CriterionName> = rollout.faulty.iter().map(fault_cause).collect();
+    on.extend([Source::Inbox, Source::Samples].map(reset_cause));
     for hold in rollout.holds.clone() {
         let told = match &hold {
             Hold::Approval => Some(("approval".to_owned(), Vec::new(), "waits for approval".to_owned())),

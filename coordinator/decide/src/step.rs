@@ -1,12 +1,14 @@
 //! One decision: fold first, decide second.
 
+use std::collections::BTreeSet;
+
 use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::alert::Alert;
-use bellwether_protocol::command::Outcome;
+use bellwether_protocol::command::{COMMAND_BY_SEQ, Outcome};
 use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Ordinal};
 use bellwether_protocol::plan::Stage;
 use bellwether_protocol::reason::{DataFault, Reason};
-use bellwether_protocol::record::{AgentSeen, Input};
+use bellwether_protocol::record::{AgentSeen, Input, Source};
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::evidence::Frame;
@@ -58,7 +60,7 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
     // Results and commands share one inbox, and are not folded in its order: what counts as read
     // is what was read before this step.
     let inbox = desk.inbox;
-    let mut asked = Vec::new();
+    let (mut asked, mut reset) = (Vec::new(), BTreeSet::new());
     for input in inputs {
         match input {
             Input::Closed(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold(frame, slot)),
@@ -73,10 +75,15 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
                 fold_result(&mut desk, result, &mut out);
             }
             Input::Result { .. } => {}
+            Input::StreamReset { source } => _ = reset.insert(*source),
         }
     }
     for command in asked {
         commands::fold(&mut desk, command, &mut out);
+    }
+    // What was read before is folded above, by its old number.
+    for source in reset {
+        fold_reset(&mut desk, source, &mut out);
     }
     if let Some(mut rollout) = desk.rollout.take() {
         note_readings(&desk, &mut rollout);
@@ -212,6 +219,21 @@ fn fold_fault(desk: &mut Desk, agent: &AgentId, fault: DataFault, out: &mut Out)
     if rollout.faulty.insert(agent.clone()) {
         out.reasons.push(Reason::DataFault { agent: agent.clone(), fault });
         incidents::tell_fault(rollout, agent, fault, out);
+    }
+}
+
+/// Reads a stream from its start: its sequences, and the ids made of them, count anew.
+fn fold_reset(desk: &mut Desk, source: Source, out: &mut Out) {
+    match source {
+        Source::Inbox => {
+            desk.inbox = 0;
+            desk.commands.retain(|id| !id.as_str().starts_with(COMMAND_BY_SEQ));
+        }
+        Source::Samples => desk.read = 0,
+    }
+    out.reasons.push(Reason::StreamReset { source });
+    if let Some(rollout) = desk.rollout.as_mut().filter(|rollout| !rollout.is_over()) {
+        incidents::tell_reset(rollout, source, out);
     }
 }
 

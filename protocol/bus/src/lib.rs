@@ -33,4 +33,4 @@ pub use clock::{ANCHOR_AGE_MAX, Clock};
 pub use connect::{Bus, ConnectError, ConnectOptions, Credentials};
 pub use kv::{Kv, KvEntry, KvError, KvWatch};
 pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
-pub use read::{From, Message, ReadError, Reader, StreamState};
+pub use read::{From, Message, Next, ReadError, Reader, StreamState};

@@ -68,11 +68,27 @@ pub struct ReadError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// What a reader comes upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The next message.
+    Message(Message),
+    /// The stream was created anew, or had lost its end: sequences count anew. What follows is read
+    /// from its start, without what this reader has delivered already.
+    Reset(StreamState),
+}
+
 /// Messages of one stream, in order. Stops reading when dropped.
 #[derive(Debug)]
 pub struct Reader {
-    messages: mpsc::Receiver<Delivered>,
+    messages: mpsc::Receiver<Found>,
     task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug)]
+enum Found {
+    Delivered(Delivered),
+    Reset(StreamState),
 }
 
 /// A message, and whether it deletes a key.
@@ -137,7 +153,9 @@ impl Bus {
     pub(crate) fn read_named(&self, stream: String, filters: Vec<String>, position: Position) -> Reader {
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let jetstream = self.jetstream.clone();
-        let source = Source { jetstream, health: Arc::clone(&self.health), stream, filters, position, created: None };
+        let health = Arc::clone(&self.health);
+        let source =
+            Source { jetstream, health, stream, filters, position, created: None, seen_upto: None, again_below: 0 };
         Reader { messages, task: tokio::spawn(source.run(sender)) }
     }
 }
@@ -148,9 +166,25 @@ impl Reader {
         self.next_delivered().await.message
     }
 
+    /// The next message, or that the stream was lost. As [`Reader::next`] otherwise.
+    pub async fn next_or_reset(&mut self) -> Next {
+        match self.next_found().await {
+            Found::Delivered(delivered) => Next::Message(delivered.message),
+            Found::Reset(state) => Next::Reset(state),
+        }
+    }
+
     pub(crate) async fn next_delivered(&mut self) -> Delivered {
+        loop {
+            if let Found::Delivered(delivered) = self.next_found().await {
+                return delivered;
+            }
+        }
+    }
+
+    async fn next_found(&mut self) -> Found {
         match self.messages.recv().await {
-            Some(delivered) => delivered,
+            Some(found) => found,
             // The task ends only with the whole program.
             None => std::future::pending().await,
         }
@@ -193,15 +227,19 @@ struct Source {
     filters: Vec<String>,
     position: Position,
     created: Option<Timestamp>,
+    /// When the last message was stored that was delivered.
+    seen_upto: Option<Timestamp>,
+    /// Below this, numbers are used again.
+    again_below: u64,
 }
 
 impl Source {
-    async fn run(mut self, sender: mpsc::Sender<Delivered>) {
+    async fn run(mut self, sender: mpsc::Sender<Found>) {
         let mut failures = 0;
         loop {
             let mut connects = self.health.connects();
             connects.mark_unchanged();
-            let ended = match self.open().await {
+            let ended = match self.open(&sender).await {
                 Ok(messages) => {
                     let delivered_before = failures;
                     failures = 0;
@@ -225,9 +263,12 @@ impl Source {
         }
     }
 
-    async fn open(&mut self) -> Result<pull::Stream, String> {
+    async fn open(&mut self, sender: &mpsc::Sender<Found>) -> Result<pull::Stream, String> {
         let state = stream_state(&self.jetstream, &self.stream).await.map_err(|error| chain(&*error))?;
-        self.resume_in(state);
+        if self.resume_in(state) {
+            // Whoever is gone is noticed when messages are forwarded.
+            let _ = sender.send(Found::Reset(state)).await;
+        }
         let deliver_policy = match self.position {
             Position::At(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
             Position::LastPerSubject => DeliverPolicy::LastPerSubject,
@@ -248,8 +289,8 @@ impl Source {
         pulled.messages().await.map_err(|error| chain(&error))
     }
 
-    /// Fits the position to the stream as it is now: it may have been lost, or have lost its tail.
-    fn resume_in(&mut self, state: StreamState) {
+    /// Fits the position to the stream as it is now; tells whether it was lost, or has lost its end.
+    fn resume_in(&mut self, state: StreamState) -> bool {
         let is_other = self.created.is_some_and(|created| created != state.created);
         self.created = Some(state.created);
         match self.position {
@@ -257,19 +298,24 @@ impl Source {
             Position::At(next) if is_other => {
                 tracing::warn!(stream = self.stream, next, "the stream was created anew, reading it from its start");
                 self.position = Position::At(1);
+                return true;
             }
             Position::At(next) if next > state.last + 1 => {
                 tracing::warn!(stream = self.stream, next, last = state.last, "the stream has lost its end");
-                self.position = Position::At(state.last + 1);
+                // Numbers may have been used again already: then what was delivered is told by its time.
+                self.again_below = self.again_below.max(next);
+                self.position = Position::At(if self.seen_upto.is_some() { 1 } else { state.last + 1 });
+                return true;
             }
             Position::At(_) | Position::LastPerSubject => {}
         }
+        false
     }
 
     async fn forward(
         &mut self,
         mut messages: pull::Stream,
-        sender: &mpsc::Sender<Delivered>,
+        sender: &mpsc::Sender<Found>,
         connects: &mut tokio::sync::watch::Receiver<u64>,
     ) -> Forwarded {
         let mut expected = 1;
@@ -295,9 +341,11 @@ impl Source {
                 return failed(format!("delivery {delivery} came instead of {expected}"));
             }
             expected += 1;
-            if sender.send(delivered(message.message, seq, at)).await.is_err() {
+            let is_seen = seq < self.again_below && self.seen_upto.is_some_and(|seen| at <= seen);
+            if !is_seen && sender.send(Found::Delivered(delivered(message.message, seq, at))).await.is_err() {
                 return Forwarded::Closed;
             }
+            self.seen_upto = self.seen_upto.max(Some(at));
             if let Position::At(next) = &mut self.position {
                 *next = seq + 1;
             }

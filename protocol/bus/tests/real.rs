@@ -2,7 +2,7 @@
 //!
 //! This program is its own harness, so that it can also be the shim under which servers run.
 
-#![expect(clippy::expect_used, reason = "a test")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bellwether_bus::server::{self, LocalServer, ServerOptions, StartServerError};
 use bellwether_bus::{
-    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, ProvisionError, PublishError, child,
+    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, Next, ProvisionError, PublishError,
+    child,
 };
 use bellwether_protocol::subject::{Bucket, Stream};
 use futures_util::future::BoxFuture;
@@ -208,6 +209,8 @@ async fn a_reader_notices_a_lost_stream() {
     admin.delete_stream("bw-alerts").await.expect("deleted");
     bus.provision().await.expect("created anew");
     bus.publish("bw.alert.page.shop".to_owned(), "again", b"again".to_vec()).await.expect("stored");
+    let Next::Reset(state) = reader.next_or_reset().await else { panic!("nothing was noticed") };
+    assert!(state.last <= 1 && state.created == bus.state(Stream::Alerts).await.expect("a stream").created);
     let message = reader.next().await;
     assert_eq!((message.seq, message.body.as_slice()), (1, b"again".as_slice()));
 }

@@ -8,7 +8,7 @@ use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::command::Outcome;
 use bellwether_protocol::id::{AgentId, Region};
 use bellwether_protocol::presence::Presence;
-use bellwether_protocol::record::{Input, Record};
+use bellwether_protocol::record::{Input, Record, Source};
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::time::Timestamp;
 
@@ -35,7 +35,10 @@ pub(crate) struct Broker {
     pub(crate) assignments: BTreeMap<Region, Assignment>,
     /// Revision, instant and value.
     pub(crate) presence: BTreeMap<AgentId, (u64, Timestamp, Presence)>,
+    /// When streams were created that were lost once.
+    pub(crate) created: BTreeMap<Source, Timestamp>,
     ids: BTreeMap<String, String>,
+    answers: BTreeSet<String>,
 }
 
 impl Broker {
@@ -46,6 +49,18 @@ impl Broker {
             self.log.push(body);
         }
         fits
+    }
+
+    /// A stream is gone, with the ids that it remembered; an empty one is in its place.
+    pub(crate) fn lose(&mut self, source: Source, now: Timestamp) {
+        self.created.insert(source, now);
+        match source {
+            Source::Inbox => {
+                self.inbox.clear();
+                self.answers.clear();
+            }
+            Source::Samples => self.samples.clear(),
+        }
     }
 
     /// Every record, as stored.
@@ -100,10 +115,7 @@ impl World {
     /// Stores an answer, unless this very one is stored already.
     pub(crate) fn answer(&mut self, result: ActionResult) {
         let ActionResult { agent, action, outcome, .. } = &result;
-        let id = format!("{agent}/{action}/{outcome}");
-        let seen: BTreeSet<&String> = self.broker.ids.keys().filter(|own| **own == id).collect();
-        if seen.is_empty() {
-            self.broker.ids.insert(id, String::new());
+        if self.broker.answers.insert(format!("{agent}/{action}/{outcome}")) {
             let seq = self.broker.inbox.len() as u64 + 1;
             self.broker.inbox.push(Input::Result { seq, result });
             self.stored(Stored::Inbox);

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bellwether_coordinator::core::{Core, Effect, Event};
 use bellwether_protocol::id::{AgentId, CoordinatorId, Ordinal, Service};
 use bellwether_protocol::presence::PRESENCE_EVERY;
-use bellwether_protocol::record::{Hash, Record};
+use bellwether_protocol::record::{Hash, Record, Source};
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::time::{Span, Timestamp};
 
-use super::{Bug, Stored, World, presence};
+use super::{BEGIN, Bug, Stored, World, presence};
 
 /// As in the shell.
 const SLEEP_MAX: Span = Span::from_secs(5);
@@ -66,18 +66,57 @@ impl World {
         node.seen.clear();
         node.read = BTreeMap::from([(Stored::Log, 0)]);
         self.pump(i, life, Stored::Log);
+        self.node_opens(i, life, Source::Samples);
+        self.node_opens(i, life, Source::Inbox);
         let Some(core) = self.nodes[i].core.as_ref().filter(|_| self.nodes[i].life == life) else { return };
-        let (samples, mut inbox) = core.positions();
-        if self.bug == Some(Bug::ForgetInbox) && life > 1 {
-            inbox = self.broker.inbox.len() as u64;
-        }
+        let (inbox, samples) = (core.begin_at(Source::Inbox).unwrap_or(1), core.begin_at(Source::Samples));
         let samples = samples.map_or(self.broker.samples.len(), |from| from.max(1) as usize - 1);
-        self.nodes[i].read.insert(Stored::Inbox, inbox as usize);
+        let is_forgetful = self.bug == Some(Bug::ForgetInbox) && life > 1;
+        let inbox = if is_forgetful { self.broker.inbox.len() } else { inbox as usize - 1 };
+        self.nodes[i].read.insert(Stored::Inbox, inbox);
         self.pump(i, life, Stored::Inbox);
         self.pump(i, life, Stored::Presence);
         self.handle(i, life, Event::CaughtUp);
         self.nodes[i].read.insert(Stored::Samples, samples);
         self.pump_soon(i, Stored::Samples);
+    }
+
+    fn node_opens(&mut self, i: usize, life: u64, source: Source) {
+        let created = self.broker.created.get(&source).copied().unwrap_or(Timestamp::from_ms(BEGIN));
+        let last = match source {
+            Source::Inbox => self.broker.inbox.len(),
+            Source::Samples => self.broker.samples.len(),
+        };
+        if self.bug != Some(Bug::ResetUnseen) {
+            self.handle(i, life, Event::Opened { source, created, last: last as u64 });
+        }
+    }
+
+    /// A stream is lost and created anew. Its readers notice a little later, and begin at its start.
+    pub(crate) fn lose(&mut self, source: Source) {
+        self.broker.lose(source, self.now);
+        let stream = match source {
+            Source::Inbox => Stored::Inbox,
+            Source::Samples => Stored::Samples,
+        };
+        if stream == Stored::Inbox {
+            // What nobody had decided on is gone.
+            let outcomes: BTreeSet<_> =
+                self.broker.records().flat_map(|record| record.outcomes).map(|outcome| outcome.command).collect();
+            self.watch.asked.retain(|id| outcomes.contains(id));
+        }
+        for i in 0..self.nodes.len() {
+            let (life, took) = (self.nodes[i].life, self.some(100, 9_000));
+            if self.nodes[i].read.remove(&stream).is_some() {
+                self.in_life(i, life, took, move |world| {
+                    world.node_opens(i, life, source);
+                    if world.nodes[i].life == life {
+                        world.nodes[i].read.insert(stream, 0);
+                        world.pump(i, life, stream);
+                    }
+                });
+            }
+        }
     }
 
     fn node_crashes(&mut self, i: usize) {

@@ -55,6 +55,7 @@ pub(crate) enum Bug {
     HeardBlindly,
     NoFence,
     RelayFirst,
+    ResetUnseen,
     SilentIsGreen,
 }
 

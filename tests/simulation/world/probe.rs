@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::id::{AgentId, SliName};
 use bellwether_protocol::presence::{PRESENCE_EVERY, Watching};
-use bellwether_protocol::record::Series;
+use bellwether_protocol::record::{Series, Source};
 use bellwether_protocol::sample::{Cohort, Control, Portion, Sample, Tick, class};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
 
@@ -24,6 +24,9 @@ pub(crate) struct Probe {
     slot: Timestamp,
     samples: BTreeMap<(SliName, Cohort), Sample>,
     spool: Vec<Tick>,
+    /// What was sent, and into which stream: sent again into another one.
+    sent: Vec<Tick>,
+    sent_to: Option<Timestamp>,
     seq: u64,
     /// Alive, but looks at nothing.
     pub(crate) is_silent: bool,
@@ -42,6 +45,8 @@ impl Probe {
             slot: Timestamp::default(),
             samples: BTreeMap::new(),
             spool: Vec::new(),
+            sent: Vec::new(),
+            sent_to: None,
             seq: 0,
             is_silent: false,
             is_dead: false,
@@ -165,6 +170,12 @@ impl World {
         if probe.is_cut_off {
             return;
         }
+        let created = self.broker.created.get(&Source::Samples).copied();
+        if probe.sent_to != created {
+            probe.sent_to = created;
+            probe.spool.splice(0..0, std::mem::take(&mut probe.sent));
+        }
+        probe.sent.extend(probe.spool.iter().cloned());
         for tick in std::mem::take(&mut probe.spool) {
             let (lost, late, twice) = (self.faults.sample_lost, self.faults.sample_late, self.faults.sample_twice);
             if self.strikes(lost) {

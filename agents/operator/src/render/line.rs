@@ -206,6 +206,10 @@ fn short(reason: &Reason, look: Look) -> Line {
             let from = previous.as_ref().map_or_else(|| "nothing known".to_owned(), ToString::to_string);
             format!("started: {from} -> {release}, by {principal}, plan {plan_hash}")
         }
+        Reason::StreamReset { source } => {
+            let text = format!("the {source} stream was lost");
+            return Line::default().styled(Style::Warn, text).then("; it is read from its start");
+        }
         Reason::TakingBack { cause, level, levels, set, due } => {
             let line = Line::default().styled(Style::Fail, "taking back");
             let set = settings(set, " ", ", ");
@@ -280,6 +284,7 @@ fn long(reason: &Reason) -> String {
             let from = previous.as_ref().map(|previous| format!(" previous={previous}")).unwrap_or_default();
             format!("started release={release}{from} by={principal} plan={plan_hash}")
         }
+        Reason::StreamReset { source } => format!("stream {source} reset"),
         Reason::TakingBack { cause, level, levels, set, due } => {
             let (set, due) = (settings(set, "=", " "), due.clock());
             format!("action {set} asked due={due} level={level}/{levels} why={:?}", cause_words(cause))

@@ -1,0 +1,54 @@
+//! A stream is deleted and created anew under a running rollout: it is noticed, told, and survived.
+
+use std::collections::BTreeMap;
+
+use bellwether_protocol::reason::{Ending, Reason};
+use bellwether_protocol::record::{Input, Record, Series, Source};
+use bellwether_protocol::subject::Stream;
+
+use crate::mesh::{BAD, Log, Mesh};
+use crate::run;
+
+async fn lose(mesh: &Mesh, log: &mut Log, stream: Stream, lost: Source) {
+    let client = async_nats::connect(mesh.url()).await.expect("connected");
+    let name = mesh.bus.prefix().stream(stream);
+    async_nats::jetstream::new(client).delete_stream(name).await.expect("deleted");
+    mesh.bus.provision().await.expect("created anew");
+    log.until("the reset", |reason| *reason == Reason::StreamReset { source: lost }).await;
+}
+
+/// The canary was not left before five whole seconds of both regions had been seen.
+fn was_soaked(records: &[Record]) {
+    let passed = |record: &Record| record.reasons.iter().any(|reason| matches!(reason, Reason::StagePassed { .. }));
+    let until = records.iter().position(passed).expect("it was left");
+    let mut seen: BTreeMap<Series, u32> = BTreeMap::new();
+    for input in records[..=until].iter().flat_map(|record| &record.inputs) {
+        if let Input::Closed(slot) = input {
+            *seen.entry(slot.series.clone()).or_default() += u32::from(slot.reporters > 0);
+        }
+    }
+    assert!(seen.len() == 4 && seen.values().all(|covered| *covered >= 5), "{seen:?}");
+}
+
+#[test]
+fn a_rollout_survives_the_loss_of_samples_and_inbox() {
+    run(async {
+        let mut mesh = Mesh::start(&["coordinator-1"]).await;
+        let mut log = mesh.log_from_now().await;
+        assert_eq!(mesh.start_rollout("v42").await.refused, None);
+        log.until("looking", |reason| matches!(reason, Reason::Looking { .. })).await;
+        lose(&mesh, &mut log, Stream::Samples, Source::Samples).await;
+        assert_eq!(log.until_ended().await, Ending::Completed);
+        was_soaked(&log.seen);
+
+        lose(&mesh, &mut log, Stream::Inbox, Source::Inbox).await;
+        // Commands and results count anew from 1, also for a coordinator that was not there.
+        assert_eq!(mesh.start_rollout(BAD).await.refused, None);
+        log.until("the take-back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
+        mesh.kill_and_restart("coordinator-1", "");
+        assert_eq!(log.until_ended().await, Ending::RolledBack);
+        assert_eq!(mesh.lever("traffic"), "0%");
+        let replayed = mesh.run(&["rollout", "replay", "shop"]);
+        assert_eq!(replayed.status.code(), Some(0), "{}", String::from_utf8_lossy(&replayed.stderr));
+    });
+}
