@@ -111,7 +111,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn coordinate(mesh: &Mesh, args: CoordinatorArgs) -> anyhow::Result<u8> {
     let _telemetry = telemetry::init("bellwether-coordinator");
-    let options = bellwether_coordinator::Options { connect: mesh.options(), id: args.id, dir: args.dir };
+    let CoordinatorArgs { dir, id, nats_monitor: monitor } = args;
+    let options = bellwether_coordinator::Options { connect: mesh.options(), id, dir, monitor };
     tokio::select! {
         ended = bellwether_coordinator::run(options) => ended.map(|()| exit::DONE).context("the coordinator stopped"),
         () = bellwether_runtime::shutdown() => Ok(exit::DONE),

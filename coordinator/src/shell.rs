@@ -31,6 +31,8 @@ pub struct Options {
     pub id: Option<CoordinatorId>,
     /// Where it keeps its high-water marks.
     pub dir: PathBuf,
+    /// The monitoring port of the NATS server, to see whether it syncs every write.
+    pub monitor: Option<String>,
 }
 
 /// Why a coordinator could not begin, or go on.
@@ -72,6 +74,9 @@ pub async fn run(options: Options) -> Result<(), CoordinatorError> {
     let id = identity(&options)?;
     let bus = Bus::connect(&options.connect).await?;
     bus.provision().await?;
+    if let Some(doubt) = bus.sync_doubt(options.monitor.as_deref()).await {
+        tracing::warn!("{doubt}");
+    }
     let clock = Clock::new();
     let agent = AgentId { region: "hub".parse()?, role: Role::Coordinator, name: id.as_str().parse()? };
     let core = Core::new(id, high_water.marks());

@@ -108,6 +108,7 @@ async fn start_mesh(dir: &Path, url: &str, site: &Site) {
         },
         id: None,
         dir: dir.join("coordinator"),
+        monitor: None,
     };
     tokio::spawn(async move { bellwether_coordinator::run(options).await.expect("the coordinator runs") });
     let head = |role: &str| {

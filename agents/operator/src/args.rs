@@ -40,6 +40,9 @@ pub struct CoordinatorArgs {
     /// Its name among coordinators; default: the one its directory remembers
     #[arg(long)]
     pub id: Option<CoordinatorId>,
+    /// Monitoring port of NATS, asked once whether every write is synced; such as http://127.0.0.1:8222
+    #[arg(long, env = "BELLWETHER_NATS_MONITOR", value_name = "URL")]
+    pub nats_monitor: Option<String>,
 }
 
 /// Look, act or tell: run one agent

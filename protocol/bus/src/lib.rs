@@ -12,6 +12,7 @@
 //! | `publish` | acknowledged publish, and append at an expected sequence |
 //! | [`Reader`] | messages in order |
 //! | [`Kv`] | the latest value of each key, and its changes |
+//! | `sync` | whether what is acknowledged is on disk |
 //! | [`Clock`] | time anchored on NATS |
 //! | [`server`] | finding, installing and supervising a local `nats-server` |
 //! | [`child`] | processes that die with their parent |
@@ -27,6 +28,7 @@ mod kv;
 mod publish;
 mod read;
 pub mod server;
+mod sync;
 
 pub use assets::ProvisionError;
 pub use clock::{ANCHOR_AGE_MAX, Clock};

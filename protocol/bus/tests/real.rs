@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 
 type Test = (&'static str, fn() -> BoxFuture<'static, ()>);
 
-const TESTS: [Test; 13] = [
+const TESTS: [Test; 14] = [
     ("provisioning_is_idempotent_and_repairs", || Box::pin(provisioning_is_idempotent_and_repairs())),
     ("a_repeated_publish_is_stored_once", || Box::pin(a_repeated_publish_is_stored_once())),
     ("an_append_is_fenced", || Box::pin(an_append_is_fenced())),
@@ -32,6 +32,9 @@ const TESTS: [Test; 13] = [
     ("an_absent_server_is_named", || Box::pin(an_absent_server_is_named())),
     ("wrong_credentials_are_named", || Box::pin(wrong_credentials_are_named())),
     ("a_denied_subject_is_named", || Box::pin(a_denied_subject_is_named())),
+    ("a_server_that_may_lose_what_it_acknowledged_is_named", || {
+        Box::pin(a_server_that_may_lose_what_it_acknowledged_is_named())
+    }),
     ("a_server_is_supervised_and_dies_with_its_pipe", || Box::pin(a_server_is_supervised_and_dies_with_its_pipe())),
     ("a_server_dies_with_a_killed_parent", || Box::pin(a_server_dies_with_a_killed_parent())),
 ];
@@ -304,7 +307,7 @@ async fn guarded() -> (child::Child, String, tempfile::TempDir) {
     let options = options(dir.path().to_owned(), 0);
     let config = dir.path().join("guarded.conf");
     let text = format!(
-        "host: \"127.0.0.1\"\nport: -1\nports_file_dir: \"{0}\"\njetstream {{ store_dir: \"{0}/store\" }}\n\
+        "host: \"127.0.0.1\"\nport: -1\nhttp: \"127.0.0.1:-1\"\nports_file_dir: \"{0}\"\njetstream {{ store_dir: \"{0}/store\" }}\n\
          authorization {{ users: [\n {{ user: admin, password: right }}\n {{ user: probe, password: right, \
          permissions: {{ publish: [\"$JS.API.>\", \"bw.sample.>\"], subscribe: [\"_INBOX.>\"] }} }}\n] }}\n",
         dir.path().display()
@@ -318,15 +321,38 @@ async fn guarded() -> (child::Child, String, tempfile::TempDir) {
         output: child::Output::File(dir.path().join("log")),
     };
     let child = child::Child::spawn(&spec).expect("started");
+    let url = listens_at(&child, &dir, "nats://").await;
+    (child, url, dir)
+}
+
+async fn listens_at(child: &child::Child, dir: &tempfile::TempDir, scheme: &str) -> String {
     let file = dir.path().join(format!("nats-server_{}.ports", child.pid()));
-    let url = loop {
+    loop {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        if let Some(found) = text.split('"').find(|part| part.starts_with("nats://") && text.ends_with('}')) {
-            break found.to_owned();
+        if let Some(found) = text.split('"').find(|part| part.starts_with(scheme) && text.ends_with('}')) {
+            return found.to_owned();
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-    (child, url, dir)
+    }
+}
+
+async fn a_server_that_may_lose_what_it_acknowledged_is_named() {
+    let own = World::new().await;
+    assert_eq!(own.bus().await.sync_doubt(None).await, None);
+    let (mut child, url, dir) = guarded().await;
+    let bus = Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
+    let monitor = listens_at(&child, &dir, "http://").await;
+    let nats = url.replace("nats://", "http://");
+    for (asked, word) in [
+        (None, "--nats-monitor"),
+        (Some(monitor.as_str()), "does not sync every write"),
+        (Some(nats.as_str()), "could not be asked"),
+        (Some("https://127.0.0.1:1"), "write http://HOST:PORT"),
+    ] {
+        let doubt = bus.sync_doubt(asked).await.expect("a doubt");
+        assert!(doubt.contains(word) && doubt.contains("sync_interval: always"), "{doubt}");
+    }
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
 }
 
 /// The verb under which this program is a parent that only holds a server, to be killed.

@@ -212,6 +212,9 @@ fn launch(options: &ServerOptions) -> Result<(Child, u16), StartServerError> {
     }
 }
 
+/// How a server that we configured calls itself.
+pub(crate) const LOCAL_NAME: &str = "bellwether-local";
+
 fn configuration(options: &ServerOptions) -> String {
     let port = if options.port == 0 { -1 } else { i32::from(options.port) };
     // JSON strings are valid here, and quote whatever a path may hold.
@@ -222,6 +225,7 @@ fn configuration(options: &ServerOptions) -> String {
         "# Written by Bellwether at each start; changes are lost.\n\
          host: \"127.0.0.1\"\n\
          port: {port}\n\
+         server_name: {LOCAL_NAME}\n\
          ports_file_dir: {ports}\n\
          # Without `always`, an acknowledged decision can be lost with the machine's power.\n\
          jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {STORE_MAX} }}\n"

@@ -7,4 +7,5 @@ mod install;
 mod local;
 
 pub use install::{InstallError, VERSION, cached, find, install};
+pub(crate) use local::LOCAL_NAME;
 pub use local::{LocalServer, ServerOptions, StartServerError};
