@@ -7,11 +7,13 @@
 //! | [`log`] | one record: written, hashed, verified |
 //! | `inbox` | messages of people and agents, read into inputs |
 //! | `shell` | the same core on NATS |
+//! | `relay` | what a record says, on its way out |
 //! | `high_water` | a file that remembers how far the log went, should the log forget |
 //! | [`offline`] | verbs that need the judge without a mesh |
 
 mod high_water;
 mod inbox;
+mod relay;
 mod shell;
 
 pub mod core;

@@ -11,7 +11,6 @@ use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IdError, Role};
 use bellwether_protocol::presence::{PRESENCE_EVERY, Presence};
-use bellwether_protocol::reason::Reason;
 use bellwether_protocol::record::{Record, Source};
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
@@ -21,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::core::{Core, Effect, Event};
 use crate::high_water::HighWater;
 use crate::inbox;
+use crate::relay::{page, relay_on};
 
 /// How a coordinator runs.
 #[derive(Debug)]
@@ -224,12 +224,7 @@ impl Shell {
             }
             // Both workers end only with the whole program; a full queue slows the core down.
             Effect::Assign(assignments) => drop(self.projections.send(Projection::Assignments(assignments)).await),
-            Effect::Page(alert) => {
-                let subject = self.bus.prefix().alert(alert.severity, &alert.service);
-                let id = format!("alert-{}-{}-stopped", alert.incident, alert.record);
-                let bus = self.bus.clone();
-                tokio::spawn(async move { publish_json(&bus, subject, id, "alert", &*alert).await });
-            }
+            Effect::Page(alert) => drop(tokio::spawn(page(self.bus.clone(), alert))),
             Effect::Relay(record) => drop(self.relays.send(record).await),
             Effect::Remember(service, ordinal, hash) => {
                 if let Err(error) = self.high_water.remember(service, ordinal, hash) {
@@ -246,50 +241,12 @@ impl Shell {
     }
 }
 
-/// Relays records one after the other, so that people and agents hear of them in order.
-async fn relay_on(bus: Bus, mut records: mpsc::Receiver<Box<Record>>) {
-    while let Some(record) = records.recv().await {
-        relay(&bus, &record).await;
-    }
-}
-
 async fn project_on(bus: Bus, mut projected: mpsc::Receiver<Projection>) {
     while let Some(projection) = projected.recv().await {
         match projection {
             Projection::Assignments(assignments) => assign(&bus, assignments).await,
             Projection::Status(status) => show(&bus, &status).await,
         }
-    }
-}
-
-/// Publishes what a record says, under derived ids: a repeat is recognised.
-async fn relay(bus: &Bus, record: &Record) {
-    if record.reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. })) {
-        bellwether_bus::fault::point("between append and relay").await;
-    }
-    for reason in &record.reasons {
-        let reason = serde_json::to_string(reason).unwrap_or_default();
-        tracing::info!(service = %record.service, record = record.ordinal.0, reason, "decided");
-    }
-    for action in &record.actions {
-        let subject = bus.prefix().action(&action.service, &action.lever);
-        publish_json(bus, subject, format!("action-{}", action.id), "action", action).await;
-    }
-    for alert in &record.alerts {
-        let subject = bus.prefix().alert(alert.severity, &alert.service);
-        publish_json(bus, subject, format!("alert-{}-{}", alert.incident, alert.seq), "alert", alert).await;
-    }
-    for outcome in &record.outcomes {
-        let subject = bus.prefix().outcome(&record.service, &outcome.command);
-        publish_json(bus, subject, format!("outcome-{}-{}", record.service, outcome.command), "outcome", outcome).await;
-    }
-}
-
-async fn publish_json<T: serde::Serialize>(bus: &Bus, subject: String, id: String, what: &'static str, value: &T) {
-    let Ok(body) = codec::to_json(what, value) else { return };
-    if let Err(error) = bus.publish(subject, &id, body).await {
-        // Whoever starts next relays it again: the log still holds it.
-        tracing::error!(%id, error = &error as &dyn std::error::Error, "could not relay");
     }
 }
 
