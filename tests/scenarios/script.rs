@@ -43,9 +43,11 @@ fn shop() -> World {
     let mut node = Node::new("c1", world.now);
     node.mark_every = Span::from_secs(1);
     world.nodes = vec![node];
-    world.probes = vec![Probe::new("east.probe.p1"), Probe::new("west.probe.p1")];
-    world.hands =
-        vec![Hand::new("hub.rollback.r1", "release", &["v1", "v0"]), Hand::new("hub.rollback.t1", "traffic", &[])];
+    world.probes = vec![Probe::new("east.probe.p1", 0), Probe::new("west.probe.p1", 0)];
+    world.hands = vec![
+        Hand::new("hub.rollback.r1", "release", &["v1", "v0"], 0),
+        Hand::new("hub.rollback.t1", "traffic", &[], 0),
+    ];
     world
 }
 

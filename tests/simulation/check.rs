@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_coordinator::offline::replay;
 use bellwether_protocol::alert::{IncidentKind, Severity};
+use bellwether_protocol::id::{CriterionName, Region};
 use bellwether_protocol::reason::{Cause, Ending, Reason, Verdict};
 use bellwether_protocol::record::{ClosedSlot, Input, Record};
 use bellwether_protocol::sample::Cohort;
@@ -14,6 +15,11 @@ use crate::seed::{Kind, Run};
 /// As in the plan of the simulation.
 const SLOT: Span = Span::from_secs(5);
 const GRACE: Span = Span::from_secs(2);
+/// How far an agent's clock may run ahead.
+const SKEW: Span = Span::from_ms(200);
+/// How long a hard failure may wait for the baseline's same slots: they close a grace after their
+/// end, once the samples stream was heard so far, and a message may take nine seconds.
+const BLAME_WITHIN: Span = Span::from_secs(18);
 
 /// Everything that was promised and not kept: by which checker, and how.
 pub(crate) fn check(run: &mut Run) -> Vec<(&'static str, String)> {
@@ -26,6 +32,7 @@ pub(crate) fn check(run: &mut Run) -> Vec<(&'static str, String)> {
     let mut say = |checker, what: String| found.push((checker, what));
     promoted(run, &records, &mut say);
     taken_back(run, &records, &mut say);
+    blamed(&records, &mut say);
     closed(run, &records, &mut say);
     relayed(run, &records, &mut say);
     incidents(&records, &mut say);
@@ -57,7 +64,7 @@ fn promoted(run: &Run, records: &[Record], say: &mut Say<'_>) {
                     for region in ["east", "west"] {
                         let seen = run.world.watch.looked.iter().filter(|((series, slot), seen)| {
                             let ours = series.region.as_str() == region && series.cohort == Cohort::Canary;
-                            ours && *slot >= from && *slot + SLOT <= record.now && seen.contains_key(&release)
+                            ours && *slot >= from && *slot + SLOT <= record.now + SKEW && seen.contains_key(&release)
                         });
                         let seen = seen.count();
                         if seen < needed {
@@ -116,6 +123,41 @@ fn taken_back(run: &Run, records: &[Record], say: &mut Say<'_>) {
             say("failed_is_back_or_paged", format!("{:?} was completed", run.kind));
         }
         _ => {}
+    }
+}
+
+/// A hard failure that the baseline does not share is taken back by the first record that is made
+/// once the two could be compared.
+fn blamed(records: &[Record], say: &mut Say<'_>) {
+    let mut failing: BTreeSet<(Cohort, CriterionName, Option<Region>)> = BTreeSet::new();
+    let mut alone = BTreeMap::new();
+    for record in records {
+        for reason in &record.reasons {
+            match reason {
+                Reason::VerdictChanged { judgement } if judgement.hard => {
+                    let what = (judgement.cohort, judgement.criterion.clone(), judgement.region.clone());
+                    match judgement.verdict {
+                        Verdict::Fail => _ = failing.insert(what),
+                        Verdict::Inconclusive(_) | Verdict::Pass => _ = failing.remove(&what),
+                    }
+                }
+                Reason::Ended { .. } | Reason::StageEntered { .. } | Reason::TakingBack { .. } => failing.clear(),
+                _ => {}
+            }
+        }
+        let is_shared = |(_, criterion, region): &(Cohort, CriterionName, Option<Region>)| {
+            failing.contains(&(Cohort::Baseline, criterion.clone(), region.clone()))
+        };
+        alone.retain(|what, _| failing.contains(what) && !is_shared(what));
+        for what in failing.iter().filter(|what| what.0 == Cohort::Canary && !is_shared(what)) {
+            let since: &mut Timestamp = alone.entry(what.clone()).or_insert(record.now);
+            if record.now.since(*since) > BLAME_WITHIN {
+                say(
+                    "fail_is_taken_back_in_time",
+                    format!("{what:?} failed at {since}, and still did at {}", record.now),
+                );
+            }
+        }
     }
 }
 

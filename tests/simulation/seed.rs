@@ -31,6 +31,8 @@ pub(crate) struct Run {
 /// From when on nothing goes wrong any more, and until when a run may take at most.
 const HEAL: Span = Span::from_secs(90);
 const LIMIT: Span = Span::from_secs(600);
+/// How far off an agent's clock is at most that was anchored lately, in milliseconds.
+const SKEW_MS: i64 = 200;
 /// How long after the end of the rollout stragglers may still come in.
 const AFTERWARDS: Span = Span::from_secs(15);
 
@@ -91,18 +93,18 @@ fn furnish(world: &mut World) {
     world.site.lever("release", &["east", "west"], "v1", lags[0]);
     world.site.lever("traffic", &["edge"], "0%", lags[1]);
     world.site.lever("new_checkout", &["store"], "off", lags[2]);
+    let mut skew = || world.rng.i64(-SKEW_MS..=SKEW_MS);
     world.hands = vec![
-        Hand::new("hub.rollback.r1", "release", &["v1", "v0"]),
-        Hand::new("hub.rollback.t1", "traffic", &[]),
-        Hand::new("hub.flag.f1", "new_checkout", &[]),
+        Hand::new("hub.rollback.r1", "release", &["v1", "v0"], skew()),
+        Hand::new("hub.rollback.t1", "traffic", &[], skew()),
+        Hand::new("hub.flag.f1", "new_checkout", &[], skew()),
     ];
+    world.probes = vec![Probe::new("east.probe.p1", skew()), Probe::new("west.probe.p1", skew())];
+    let second = Probe::new("west.probe.p2", skew());
+    world.probes.extend(Some(second).filter(|_| world.rng.bool()));
     let nodes = if world.rng.u8(0..3) == 0 { &["c1"][..] } else { &["c1", "c2"] };
     world.nodes = nodes.iter().map(|name| Node::new(name, now)).collect();
     world.nodes.iter_mut().for_each(|node| node.mark_every = Span::from_secs(1));
-    world.probes = vec![Probe::new("east.probe.p1"), Probe::new("west.probe.p1")];
-    if world.rng.bool() {
-        world.probes.push(Probe::new("west.probe.p2"));
-    }
 }
 
 fn trouble(world: &mut World, kind: Kind) {
@@ -144,11 +146,12 @@ fn trouble(world: &mut World, kind: Kind) {
         if world.rng.bool() {
             continue;
         }
-        let (from, long, how) = (world.rng.u64(1..75), world.rng.u64(5..40), world.rng.u8(0..4));
+        let (from, long, how) = (world.rng.u64(1..75), world.rng.u64(5..40), world.rng.u8(0..5));
         let turn = move |world: &mut World, on: bool| match how {
             0 => world.probes[i].is_silent = on,
             1 => world.probes[i].is_dead = on,
             2 => world.probes[i].is_sick = on,
+            3 => world.probes[i].is_adrift = on,
             _ => world.probes[i].is_cut_off = on,
         };
         world.at(instant(from), move |world| turn(world, true));

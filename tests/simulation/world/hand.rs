@@ -28,10 +28,12 @@ pub(crate) struct Hand {
     wake: Option<Timestamp>,
     reading: Option<Reading>,
     history: Vec<Release>,
+    /// How far its clock is off, in milliseconds.
+    skew: i64,
 }
 
 impl Hand {
-    pub(crate) fn new(agent: &str, lever: &str, history: &[&str]) -> Self {
+    pub(crate) fn new(agent: &str, lever: &str, history: &[&str], skew: i64) -> Self {
         let (agent, lever): (AgentId, LeverName) = (agent.parse().unwrap(), lever.parse().unwrap());
         Self {
             ledger: Ledger::new(agent.clone(), lever.clone(), State::default()),
@@ -47,7 +49,12 @@ impl Hand {
             wake: None,
             reading: None,
             history: history.iter().map(|release| release.parse().unwrap()).collect(),
+            skew,
         }
+    }
+
+    fn clock(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_ms(now.as_ms() + self.skew)
     }
 }
 
@@ -102,7 +109,7 @@ impl World {
     /// Carries out effects until a driver has to be waited for, or nothing is left to do.
     fn hand_goes_on(&mut self, i: usize) {
         while !self.hands[i].is_busy {
-            let now = self.now;
+            let now = self.hands[i].clock(self.now);
             let hand = &mut self.hands[i];
             let Some(effect) = hand.effects.pop_front() else {
                 let Some(event) = hand.waiting.pop_front() else { return };
@@ -122,7 +129,7 @@ impl World {
         let lever = self.hands[i].lever.clone();
         match effect {
             Effect::Answer(result) => {
-                let is_new = result.outcome == ActionOutcome::Done && Some(result.at) == Some(self.now);
+                let is_new = result.outcome == ActionOutcome::Done && result.at == self.hands[i].clock(self.now);
                 let asked = self.broker.actions.iter().find(|action| action.id == result.action);
                 if is_new && asked.is_some_and(|action| !self.site.read(&lever).is_all_at(&action.to)) {
                     self.watch.complain("done_is_read_back", format!("{} answered done", result.action));
@@ -153,7 +160,8 @@ impl World {
             Effect::WakeAt(at) => {
                 let life = self.hands[i].life;
                 self.hands[i].wake = Some(at);
-                self.at(at, move |world| {
+                let at_ours = Timestamp::from_ms(at.as_ms() - self.hands[i].skew);
+                self.at(at_ours, move |world| {
                     world.in_hand(i, life, |world| {
                         if world.hands[i].wake == Some(at) {
                             world.hands[i].wake = None;
@@ -171,7 +179,7 @@ impl World {
         self.hands[i].is_busy = true;
         self.after(took, move |world| {
             world.in_hand(i, life, |world| {
-                let now = world.now;
+                let now = world.hands[i].clock(world.now);
                 let hand = &mut world.hands[i];
                 hand.is_busy = false;
                 let effects = hand.ledger.handle(event, now);

@@ -15,6 +15,8 @@ use super::{Bug, World, presence};
 /// Looks per slot, and answers per look.
 const LOOKS: u64 = 6;
 const ANSWERS: u64 = 10;
+/// How far off a clock is that nothing vouches for.
+const ADRIFT_MS: i64 = 20_000;
 
 /// One probe agent.
 #[derive(Debug)]
@@ -35,10 +37,16 @@ pub(crate) struct Probe {
     /// Resolves no name, and knows it by its control target.
     pub(crate) is_sick: bool,
     pub(crate) is_cut_off: bool,
+    /// Its clock is far off, and it knows.
+    pub(crate) is_adrift: bool,
+    was_adrift: bool,
+    /// How far its clock is off when it is well, in milliseconds.
+    skew: i64,
+    handed_over: Timestamp,
 }
 
 impl Probe {
-    pub(crate) fn new(id: &str) -> Self {
+    pub(crate) fn new(id: &str, skew: i64) -> Self {
         Self {
             id: id.parse().unwrap(),
             assignment: None,
@@ -52,6 +60,10 @@ impl Probe {
             is_dead: false,
             is_sick: false,
             is_cut_off: false,
+            is_adrift: false,
+            was_adrift: false,
+            skew,
+            handed_over: Timestamp::default(),
         }
     }
 }
@@ -98,18 +110,27 @@ impl World {
     }
 
     pub(crate) fn looks_begin(&mut self, i: usize) {
-        let half = Span::from_ms(self.slot.as_ms() / LOOKS / 2);
-        self.after(half, move |world| world.look(i));
+        // Near the edge of a slot where the clock is off, so that some looks fall into another one.
+        let half = i64::try_from(self.slot.as_ms() / LOOKS / 2).unwrap();
+        let first = Timestamp::from_ms(self.now.as_ms() + half + 2 * self.probes[i].skew);
+        self.at(first, move |world| world.look(i));
     }
 
     fn look(&mut self, i: usize) {
         let every = Span::from_ms(self.slot.as_ms() / LOOKS);
         self.after(every, move |world| world.look(i));
-        let slot = slot_start(self.now, self.slot);
+        let is_adrift = self.probes[i].is_adrift;
+        let skew = if is_adrift { ADRIFT_MS } else { self.probes[i].skew };
+        let slot = slot_start(Timestamp::from_ms(self.now.as_ms() + skew), self.slot);
         if self.probes[i].slot != slot {
             self.send(i);
             self.probes[i].slot = slot;
         }
+        // A clock that was set back makes no second sample of one slot.
+        if slot <= self.probes[i].handed_over {
+            return;
+        }
+        self.probes[i].was_adrift |= is_adrift;
         let Some(assignment) = self.probes[i].assignment.clone().filter(|_| !self.probes[i].is_dead) else { return };
         let is_silent = self.probes[i].is_silent;
         if is_silent && self.bug != Some(Bug::SilentIsGreen) {
@@ -120,7 +141,7 @@ impl World {
             let release = self.site.release(look.cohort, &assignment.region).filter(|_| !is_sick);
             let bad = self.site.bad_of(ANSWERS, release.as_ref(), &assignment.region, &mut self.rng);
             let (class, bad) = if is_sick { (class::RESOLVE, ANSWERS) } else { (class::HTTP_5XX, bad) };
-            if !is_sick && !is_silent {
+            if !is_sick && !is_silent && !is_adrift {
                 let series = Series { sli: look.sli.clone(), cohort: look.cohort, region: assignment.region.clone() };
                 let seen = self.watch.looked.entry((series, slot)).or_default();
                 *seen.entry(release.clone()).or_default() += ANSWERS;
@@ -164,8 +185,10 @@ impl World {
         }
         if !probe.samples.is_empty() {
             probe.seq += 1;
+            probe.handed_over = probe.handed_over.max(probe.slot);
+            let clock_adrift = std::mem::take(&mut probe.was_adrift);
             let samples = std::mem::take(&mut probe.samples).into_values().collect();
-            probe.spool.push(Tick { agent: probe.id.clone(), seq: probe.seq, clock_adrift: false, samples });
+            probe.spool.push(Tick { agent: probe.id.clone(), seq: probe.seq, clock_adrift, samples });
         }
         if probe.is_cut_off {
             return;
