@@ -62,7 +62,11 @@ pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Run {
             world.watch.is_over = true;
             let until = world.now + AFTERWARDS;
             world.run(until, |_| false);
-            return Run { kind, world };
+            // Somebody may have asked again just before: then that comes to its end too.
+            let is_open = world.watch.status.as_ref().is_some_and(|status| status.ending.is_none());
+            if held || !is_open || world.now > limit {
+                return Run { kind, world };
+            }
         }
     }
 }
