@@ -23,6 +23,8 @@ pub const RANK_STEP: Span = Span::from_secs(2);
 const RELAY_AGAIN: Span = Span::from_secs(3_000);
 /// Most services of one mesh: a bound against names made up by whoever may publish commands.
 const SERVICES_MAX: usize = 1_000;
+/// Most messages that wait for their service to be known.
+const UNPLACED_MAX: usize = 1_000;
 /// How often people see a status that no record stands behind yet.
 const STATUS_EVERY: Span = Span::from_secs(1);
 
@@ -141,6 +143,8 @@ pub struct Core {
     live_at: BTreeMap<AgentId, Timestamp>,
     remembered: BTreeMap<Service, (Ordinal, Hash)>,
     relays: VecDeque<(Timestamp, Box<Record>)>,
+    /// The last messages with samples of services that are not known yet.
+    unplaced: VecDeque<(u64, Box<Tick>)>,
     /// When the streams were created that are read.
     created: BTreeMap<Source, Timestamp>,
     /// What was read of a stream that counts anew, until the log says so.
@@ -164,6 +168,7 @@ impl Core {
             live_at: BTreeMap::new(),
             remembered,
             relays: VecDeque::new(),
+            unplaced: VecDeque::new(),
             created: BTreeMap::new(),
             held: BTreeMap::new(),
             heard: Timestamp::default(),
@@ -254,6 +259,9 @@ impl Core {
                 }
             }
             Event::Opened { source, created, last } => {
+                if source == Source::Samples {
+                    self.unplaced.clear();
+                }
                 self.created.insert(source, created);
                 self.rooms.values_mut().for_each(|room| room.opened(source, created, last));
             }
@@ -263,6 +271,13 @@ impl Core {
             }
             Event::Record { service, seq, body } => self.fold(&service, seq, &body, now, effects),
             Event::Sample { seq, tick } => {
+                // The log, which names the services, is read by another reader, which may be behind.
+                if tick.samples.iter().any(|sample| !self.rooms.contains_key(&sample.rollout.service)) {
+                    self.unplaced.push_back((seq, tick.clone()));
+                    if self.unplaced.len() > UNPLACED_MAX {
+                        self.unplaced.pop_front();
+                    }
+                }
                 for room in self.rooms.values_mut() {
                     room.collector.offer(&room.desk, seq, &tick);
                 }
@@ -282,7 +297,9 @@ impl Core {
                 tracing::warn!(%service, "more than {SERVICES_MAX} services; this one is ignored");
                 return None;
             }
-            self.rooms.insert(service.clone(), Room::new(service.clone()));
+            let mut room = Room::new(service.clone());
+            self.unplaced.iter().for_each(|(seq, tick)| room.collector.offer(&room.desk, *seq, tick));
+            self.rooms.insert(service.clone(), room);
         }
         self.rooms.get_mut(service)
     }

@@ -16,12 +16,16 @@ use crate::state::{Desk, Rollout};
 
 /// Most slots that one record closes; the rest goes into the next one, so that records stay small.
 pub const CLOSED_MAX: usize = 400;
+/// Most messages that wait for the log, the newest ones.
+const EARLY_MAX: usize = 1_000;
 
 /// Samples of one service that the log does not hold yet.
 #[derive(Debug, Default, Clone)]
 pub struct Collector {
     open: BTreeMap<(Timestamp, Series), Open>,
     late: BTreeMap<u64, Vec<ClosedSlot>>,
+    /// Samples of an assignment that the log, as far as it was read, does not hold yet.
+    early: BTreeMap<u64, Tick>,
     /// The first fault of each agent that is still to be told.
     faults: BTreeMap<AgentId, DataFault>,
     read_upto: u64,
@@ -41,6 +45,15 @@ impl Collector {
     /// left out; so is what cannot be right, and that is told.
     pub fn offer(&mut self, desk: &Desk, seq: u64, tick: &Tick) {
         self.read_upto = self.read_upto.max(seq);
+        // The log is read by another reader, which may be behind.
+        if tick.samples.iter().any(|sample| is_early(desk, &tick.agent.region, sample)) {
+            let mut early = tick.clone();
+            early.samples.retain(|sample| is_early(desk, &tick.agent.region, sample));
+            self.early.insert(seq, early);
+            if self.early.len() > EARLY_MAX {
+                self.early.pop_first();
+            }
+        }
         let Some(rollout) = desk.running() else { return };
         let own = tick.samples.iter().filter(|sample| sample.rollout == rollout.id);
         for sample in own.take(SAMPLES_MAX) {
@@ -128,8 +141,15 @@ impl Collector {
         inputs
     }
 
-    /// Forgets what the log now holds.
+    /// Forgets what the log now holds, and takes in what was early.
     pub fn prune(&mut self, desk: &Desk) {
+        self.forget(desk);
+        for (seq, tick) in std::mem::take(&mut self.early) {
+            self.offer(desk, seq, &tick);
+        }
+    }
+
+    fn forget(&mut self, desk: &Desk) {
         let Some(rollout) = desk.running() else {
             self.open.clear();
             self.late.clear();
@@ -160,6 +180,7 @@ impl Collector {
     pub fn begin_anew(&mut self) {
         self.read_upto = 0;
         self.late.clear();
+        self.early.clear();
         self.open.values_mut().flat_map(BTreeMap::values_mut).for_each(|report| report.seq = 0);
     }
 
@@ -181,8 +202,15 @@ impl Collector {
         let open = self.open.iter().filter(|((slot, series), _)| next(series).is_some_and(|next| *slot >= next));
         let open = open.flat_map(|(_, reports)| reports.values()).map(|report| report.seq).filter(|seq| *seq > 0);
         let late = self.late.keys().copied().filter(|seq| *seq > desk.read);
-        open.chain(late).min().unwrap_or(self.read_upto.saturating_add(1))
+        open.chain(late).chain(self.early.keys().copied()).min().unwrap_or(self.read_upto.saturating_add(1))
     }
+}
+
+/// Whether a sample is of an assignment that comes after those that are known.
+fn is_early(desk: &Desk, region: &Region, sample: &Sample) -> bool {
+    let known = desk.rollout.as_ref().map(|rollout| (rollout.id.number, rollout.revisions.get(region).copied()));
+    let known = known.map(|(number, revision)| (number, revision.unwrap_or_default()));
+    sample.rollout.service == desk.service && known.is_none_or(|known| known < (sample.rollout.number, sample.revision))
 }
 
 /// Agents that have taken up a region's assignment, and so are waited for.

@@ -205,6 +205,20 @@ fn what_is_logged_is_forgotten_and_what_comes_after_is_late() {
     assert!(matches!(collector.inputs(&next, at(62), CLOSED_MAX)[..], [Input::Read { seq: 2 }, Input::Late(_)]));
 }
 
+/// Samples and log are read by two readers: samples of an assignment may come before its record.
+#[test]
+fn what_comes_before_its_assignment_waits_for_it() {
+    let desk = desk(&["probe-1"]);
+    let mut collector = Collector::default();
+    let before = Desk::new("shop".parse().unwrap());
+    collector.offer(&before, 7, &tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well));
+    collector.prune(&before);
+    assert_eq!((closed(collector.inputs(&before, at(70), CLOSED_MAX)), collector.lowest_needed(&before)), (vec![], 7));
+    collector.prune(&desk);
+    let slots = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
+    assert_eq!((slots.len(), slots[0].reporters, n(&slots[0])), (1, 1, 5));
+}
+
 /// What is wrong is left out, and told once per agent and rollout.
 #[test]
 fn an_agent_that_sends_something_wrong_is_told_of_once() {
