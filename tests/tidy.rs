@@ -24,7 +24,10 @@ fn house() -> Vec<(String, String)> {
                 if ![".git", "target"].contains(&own.as_str()) {
                     rooms.push(path);
                 }
-            } else if let Ok(text) = fs::read_to_string(&path) {
+            // Where several branches are checked out, `.git` is a file with a path of this machine.
+            } else if own != ".git"
+                && let Ok(text) = fs::read_to_string(&path)
+            {
                 files.push((own, text));
             }
         }
