@@ -9,6 +9,8 @@
 //! | [`collect`] | which slots are closed, and whose word counts in them? |
 //! | [`evidence`] | what do the closed slots add up to? |
 //! | [`judge`] | does a criterion hold on that evidence? |
+//! | [`kernel`] | what is the evidence for and against, in logarithms? |
+//! | [`rule`] | does a level drift, does an error budget burn? |
 //! | [`state`] | what does the judge remember? |
 //! | `commands` | may this command be done? |
 //! | `stages` | may this stage be left? |
@@ -25,7 +27,9 @@ mod take_back;
 pub mod collect;
 pub mod evidence;
 pub mod judge;
+pub mod kernel;
 pub mod project;
+pub mod rule;
 pub mod state;
 
 pub use state::{Desk, Rollout};
