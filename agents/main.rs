@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bellwether_coordinator::{backtest, explain, offline};
 use bellwether_operator::{
-    AgentArgs, AgentRole, AgentsVerb, CommandVerb, CoordinatorArgs, DemoArgs, Mesh, PlanVerb, ReplayArgs, RolloutVerb,
-    UpArgs, VerbError, exit,
+    AgentArgs, AgentRole, AgentsVerb, AuditVerb, BacktestArgs, CommandVerb, CoordinatorArgs, DemoArgs, ExplainArgs,
+    Mesh, PlanVerb, ReplayArgs, RolloutVerb, UpArgs, VerbError, exit,
 };
 use bellwether_protocol::plan::Validators;
 use bellwether_runtime::telemetry;
@@ -36,9 +37,12 @@ enum Verb {
     Command(CommandVerb),
     #[command(subcommand)]
     Agents(AgentsVerb),
+    #[command(subcommand)]
+    Audit(AuditVerb),
+    Backtest(BacktestArgs),
     /// Print a completion script
     Completions {
-        shell: clap_complete::Shell,
+        shell: bellwether_operator::Shell,
     },
     #[command(hide = true)]
     Shim {
@@ -56,6 +60,8 @@ enum Verb {
 enum Rollout {
     #[command(flatten)]
     Operator(RolloutVerb),
+    /// Say why a rollout went as it did: decided when, on which numbers, and seen to work how
+    Explain(ExplainArgs),
     /// Decide a whole log again, and compare
     Replay(ReplayArgs),
 }
@@ -72,37 +78,39 @@ fn main() -> ExitCode {
         Err(error) => return complain(&error.into()),
     };
     let code = runtime.block_on(run(cli));
-    // What still blocks, such as a process that is being stopped, must not hold up the end.
-    runtime.shutdown_background();
+    runtime.shutdown_background(); // what still blocks, such as a process being stopped, must not hold up the end
     code.unwrap_or_else(|error| complain(&error))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { mesh, verb } = cli;
+    let service = match &verb {
+        Verb::Agent(_) => Some("bellwether-agent"),
+        Verb::Coordinator(_) => Some("bellwether-coordinator"),
+        Verb::Up(_) => Some("bellwether-up"),
+        _ => None,
+    };
+    let _telemetry = service.map(telemetry::init);
     let validators: Validators = bellwether_probe::validators().into_iter().collect();
     Ok(ExitCode::from(match verb {
         Verb::Demo(args) => bellwether_operator::demo(&mesh, &args).await?,
-        Verb::Up(args) => {
-            let _telemetry = telemetry::init("bellwether-up");
-            bellwether_operator::up(&args, &mesh.prefix.to_string()).await?
-        }
+        Verb::Up(args) => bellwether_operator::up(&args, &mesh.prefix.to_string()).await?,
         Verb::Coordinator(args) => coordinate(&mesh, args).await?,
         Verb::Agent(args) => agent(args.role, &args.config).await?,
-        Verb::Plan(verb) => bellwether_operator::plan(&verb, mesh.json, &validators)?,
+        Verb::Plan(verb) => bellwether_operator::plan(&verb, mesh.json, &validators, offline::power)?,
         Verb::Rollout(Rollout::Operator(verb)) => bellwether_operator::rollout(&mesh, verb, &validators).await?,
+        Verb::Rollout(Rollout::Explain(args)) => args.show(&mesh, explain::explain).await??,
         Verb::Rollout(Rollout::Replay(args)) => {
-            let records = bellwether_operator::stored_records(&mesh, &args).await?;
-            let replayed = bellwether_coordinator::offline::replay(records)?;
-            bellwether_operator::show_replayed(&mesh, &replayed.records, &replayed.heads)
+            args.show(&mesh, |log| offline::replay(log).map(|all| all.parts())).await??
         }
+        Verb::Audit(verb) => verb.show(&mesh, offline::verify).await??,
         Verb::Command(verb) => bellwether_operator::command(&mesh, verb).await?,
         Verb::Agents(verb) => bellwether_operator::agents(&mesh, verb).await?,
-        Verb::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "bellwether", &mut script);
-            bellwether_operator::print(format_args!("{}", String::from_utf8_lossy(&script)));
-            exit::DONE
-        }
+        Verb::Backtest(args) => args.show(&mesh, &validators, |asked| {
+            let samples = backtest::Samples::read(asked.name, asked.samples, asked.plan)?;
+            anyhow::Ok(backtest::backtest(asked.plan, &samples, asked.with_looks, asked.tell))
+        })??,
+        Verb::Completions { shell } => bellwether_operator::completions(shell, &mut Cli::command()),
         Verb::Shim { .. } => exit::USAGE,
         Verb::Site(args) => bellwether_site::run(&args).await.map(|()| exit::DONE)?,
         Verb::SiteLever(args) => return Ok(bellwether_site::lever::lever(&args).await),
@@ -110,7 +118,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn coordinate(mesh: &Mesh, args: CoordinatorArgs) -> anyhow::Result<u8> {
-    let _telemetry = telemetry::init("bellwether-coordinator");
     let CoordinatorArgs { dir, id, nats_monitor: monitor } = args;
     let options = bellwether_coordinator::Options { connect: mesh.options(), id, dir, monitor };
     tokio::select! {
@@ -120,7 +127,6 @@ async fn coordinate(mesh: &Mesh, args: CoordinatorArgs) -> anyhow::Result<u8> {
 }
 
 async fn agent(role: AgentRole, config: &std::path::Path) -> anyhow::Result<u8> {
-    let _telemetry = telemetry::init("bellwether-agent");
     match role {
         AgentRole::Alert => bellwether_alert::run(config).await?,
         AgentRole::Flag => bellwether_flag::run(config).await?,
@@ -134,7 +140,7 @@ async fn agent(role: AgentRole, config: &std::path::Path) -> anyhow::Result<u8> 
 fn complain(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
     let Some(verb) = error.downcast_ref::<VerbError>() else {
-        let is_log = error.is::<bellwether_coordinator::offline::ReplayError>();
+        let is_log = error.is::<offline::ReplayError>();
         return ExitCode::from(if is_log { exit::UNKNOWN } else { exit::USAGE });
     };
     if let Some(hint) = verb.hint() {

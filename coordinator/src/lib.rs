@@ -9,6 +9,8 @@
 //! | `shell` | the same core on NATS |
 //! | `relay` | what a record says, on its way out |
 //! | `high_water` | a file that remembers how far the log went, should the log forget |
+//! | [`backtest`] | what a plan would have decided on samples that were seen before |
+//! | [`explain`] | why a rollout went as it did, from its records alone |
 //! | [`offline`] | verbs that need the judge without a mesh |
 
 mod high_water;
@@ -16,7 +18,9 @@ mod inbox;
 mod relay;
 mod shell;
 
+pub mod backtest;
 pub mod core;
+pub mod explain;
 pub mod log;
 pub mod offline;
 pub mod room;

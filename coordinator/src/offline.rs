@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use bellwether_decide::power::power;
 use bellwether_decide::{Desk, project};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{Ordinal, Service};
@@ -19,6 +20,13 @@ pub struct Replayed {
     pub status: BTreeMap<Service, Status>,
     /// The last record of each service, and its hash.
     pub heads: BTreeMap<Service, (Ordinal, Hash)>,
+}
+
+impl Replayed {
+    /// The records and the heads.
+    pub fn parts(self) -> (Vec<Record>, BTreeMap<Service, (Ordinal, Hash)>) {
+        (self.records, self.heads)
+    }
 }
 
 /// Why a log does not replay.
@@ -49,8 +57,27 @@ pub enum ReplayError {
 /// # Errors
 /// The first record that is not the next of its chain, or that is decided otherwise.
 pub fn replay(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Replayed, ReplayError> {
+    let (mut records, mut status) = (Vec::new(), BTreeMap::new());
+    let heads = replay_each(lines, |record, desk| {
+        if let Some(now) = project::status(desk, record.now) {
+            status.insert(record.service.clone(), now);
+        }
+        records.push(record.clone());
+    })?;
+    Ok(Replayed { records, status, heads })
+}
+
+/// Decides every record again, and hands each over with the state after it. Gives the last record of
+/// each service and its hash.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_each(
+    lines: impl IntoIterator<Item = Vec<u8>>,
+    mut each: impl FnMut(&Record, &Desk),
+) -> Result<BTreeMap<Service, (Ordinal, Hash)>, ReplayError> {
     let mut desks: BTreeMap<Service, (Desk, Hash)> = BTreeMap::new();
-    let mut replayed = Replayed { records: Vec::new(), status: BTreeMap::new(), heads: BTreeMap::new() };
+    let mut heads = BTreeMap::new();
     for (index, body) in lines.into_iter().enumerate() {
         let line = index + 1;
         let record: Record = codec::from_json("record", &body).map_err(|source| ReplayError::Line { line, source })?;
@@ -60,11 +87,16 @@ pub fn replay(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Replayed, Repl
         let (record, next) = log::verify(desk, *hash, &body).map_err(|source| ReplayError::Record { line, source })?;
         *desk = next;
         *hash = hash.chain(&body);
-        replayed.heads.insert(service.clone(), (record.ordinal, *hash));
-        if let Some(status) = project::status(desk, record.now) {
-            replayed.status.insert(service, status);
-        }
-        replayed.records.push(record);
+        heads.insert(service, (record.ordinal, *hash));
+        each(&record, desk);
     }
-    Ok(replayed)
+    Ok(heads)
+}
+
+/// Decides every record again, and keeps nothing but the heads.
+///
+/// # Errors
+/// As [`replay`].
+pub fn verify(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<BTreeMap<Service, (Ordinal, Hash)>, ReplayError> {
+    replay_each(lines, |_, _| ())
 }

@@ -15,15 +15,21 @@
 //! | [`command`], [`action`], [`alert`] | what people ask, what agents are told to do, what people are told |
 //! | [`record`], [`reason`] | one decision, and why |
 //! | [`status`] | the projection that `rollout status` and `watch` read |
+//! | [`backtest`] | what a plan would have decided |
+//! | [`explanation`] | what a rollout came to, and why |
+//! | [`power`] | what a plan's looks can show |
 //! | [`codec`] | bytes to values, bounded |
 
 pub mod action;
 pub mod alert;
 pub mod assignment;
+pub mod backtest;
 pub mod codec;
 pub mod command;
+pub mod explanation;
 pub mod id;
 pub mod plan;
+pub mod power;
 pub mod presence;
 pub mod ratio;
 pub mod reason;

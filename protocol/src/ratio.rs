@@ -62,12 +62,69 @@ impl FromStr for Ratio {
         }
         let whole: u32 = whole.parse().map_err(|_| wrong())?;
         let fraction: u32 = format!("{fraction:0<7}").parse().map_err(|_| wrong())?;
-        let ppb = whole * 10_000_000 + fraction;
+        let ppb = whole.saturating_mul(10_000_000).saturating_add(fraction);
         if ppb > ONE_PPB { Err(wrong()) } else { Ok(Self(ppb)) }
     }
 }
 
 text_serde!(Ratio);
+
+/// How many times as much, in thousandths. Written with an x: `1.5x`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Times(u32);
+
+impl Times {
+    /// As much.
+    pub const ONE: Self = Self(1_000);
+
+    /// `milli` thousandths.
+    pub const fn from_milli(milli: u32) -> Self {
+        Self(milli)
+    }
+
+    /// Thousandths.
+    pub const fn milli(self) -> u32 {
+        self.0
+    }
+
+    /// As a factor.
+    pub fn factor(self) -> f64 {
+        f64::from(self.0) / 1e3
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fraction = format!("{:03}", self.0 % 1_000);
+        let fraction = fraction.trim_end_matches('0');
+        let dot = if fraction.is_empty() { "" } else { "." };
+        f.pad(&format!("{}{dot}{fraction}x", self.0 / 1_000))
+    }
+}
+
+impl FromStr for Times {
+    type Err = TimesError;
+
+    fn from_str(text: &str) -> Result<Self, TimesError> {
+        let wrong = || TimesError(text.chars().take(40).collect());
+        let number = text.strip_suffix('x').ok_or_else(wrong)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || fraction.len() > 3 || whole.len() > 4 {
+            return Err(wrong());
+        }
+        let whole: u32 = whole.parse().map_err(|_| wrong())?;
+        let fraction: u32 = format!("{fraction:0<3}").parse().map_err(|_| wrong())?;
+        Ok(Self(whole * 1_000 + fraction))
+    }
+}
+
+text_serde!(Times);
+
+/// Why a text does not say how many times as much.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` does not say how many times as much: write for example `1.5x`, with at most 3 decimals")]
+pub struct TimesError(pub String);
 
 /// Why a text is not a ratio.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +144,7 @@ mod tests {
 
     #[test]
     fn ratios_without_sense_are_refused() {
-        for text in ["", "%", "0.1", "-1%", "101%", "1e3%", "NaN%", ".5%", "1.%", "0.00000001%"] {
+        for text in ["", "%", "0.1", "-1%", "101%", "430%", "999%", "1e3%", "NaN%", ".5%", "1.%", "0.00000001%"] {
             assert!(text.parse::<Ratio>().is_err(), "`{text}` was accepted");
         }
     }

@@ -10,6 +10,7 @@ use crate::command::{Excluded, Verb};
 use crate::id::{
     ActionId, AgentId, CommandId, CriterionName, Entry, LeverName, LeverValue, Principal, Region, Release, StageName,
 };
+use crate::ratio::Ratio;
 use crate::record::Source;
 use crate::sample::Cohort;
 use crate::time::{Span, Timestamp};
@@ -66,7 +67,51 @@ pub struct Judgement {
     pub numbers: Numbers,
     /// Since when it has failed without a break.
     pub failing_since: Option<Timestamp>,
+    /// What a statistical verdict rests on; absent for a rule that needs no proof.
+    pub grounds: Option<Box<Grounds>>,
 }
+
+/// What a statistical verdict rests on: enough to recompute it from the closed slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grounds {
+    /// Natural logarithm of the evidence against the release, an e-value.
+    pub ln_e_fail: Nats,
+    /// The same of the evidence for it; absent where no Pass test is run.
+    pub ln_e_pass: Option<Nats>,
+    /// What `ln_e_fail` must reach: `ln(1/alpha)` of this test's share.
+    pub bar: Nats,
+    /// A release at the limit looks as bad as this at most once in so many rollouts, whenever one looks.
+    pub luck_one_in: u64,
+    /// Shares that the data still allow, at 95 % and at every moment: no less than `low`.
+    pub low: Ratio,
+    /// And no more than `high`.
+    pub high: Ratio,
+    /// What explains the data best, such as `2.8%`, `5.6x` or `over 512ms`.
+    pub best: String,
+    /// The numbers are those of the slots from here on, which say most; absent for the whole stage.
+    pub since: Option<Timestamp>,
+    /// The slot in which the bar was first reached.
+    pub crossed: Option<Timestamp>,
+    /// Covered slots.
+    pub covered: u64,
+    /// Slots.
+    pub slots: u64,
+    /// First 12 hexadecimal digits of the SHA-256 of the criterion and this test's share.
+    pub parameters: String,
+}
+
+/// Natural logarithm of an e-value. Finite; compared to the bit.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Nats(pub f64);
+
+impl PartialEq for Nats {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Nats {}
 
 /// Why a rollout does not go on, though nothing is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,6 +135,11 @@ pub enum Hold {
         region: Region,
         /// Since when.
         since: Timestamp,
+    },
+    /// The plan wants a criterion proven, and the data do not prove it yet.
+    NotProven {
+        /// Which.
+        criterion: CriterionName,
     },
     /// Every lever is back and it is still not green: the cause is elsewhere.
     NotRecovered,

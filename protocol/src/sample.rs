@@ -67,7 +67,9 @@ pub mod class {
     pub const RESET: &str = "reset";
     /// The body was longer than the cap.
     pub const TOO_LARGE: &str = "too_large";
-    /// Every class above.
+    /// Counted as bad by whoever measured, without saying how: it is bad to every criterion.
+    pub const BAD: &str = "bad";
+    /// Every class that probes report.
     pub const ALL: [&str; 11] =
         [OK, REDIRECT, HTTP_4XX, HTTP_5XX, UNEXPECTED, RESOLVE, CONNECT, TLS, TIMEOUT, RESET, TOO_LARGE];
 
@@ -76,16 +78,27 @@ pub mod class {
         class.as_str() == OK
     }
 
+    /// Whether it is bad to every criterion, whichever classes that counts.
+    pub fn is_unclassed(class: &Class) -> bool {
+        class.as_str() == BAD
+    }
+
     /// Whether the failure came before any response byte: then it may be the prober's own fault.
     pub fn is_before_response(class: &Class) -> bool {
         matches!(class.as_str(), RESOLVE | CONNECT | TLS)
     }
 }
 
-/// Upper edges of the fixed latency buckets, in milliseconds. A plan's thresholds are added to them.
-pub const LATENCY_EDGES_MS: [u64; 14] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000];
+/// Upper edges of the fixed latency buckets, in milliseconds: two to each doubling, so that a tail
+/// that grows by a fifth moves between them. A plan's thresholds are added.
+pub const LATENCY_EDGES_MS: [u64; 30] = [
+    1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1_024, 1_448, 2_048, 2_896, 4_096,
+    5_793, 8_192, 11_585, 16_384, 23_170, 32_768,
+];
 
 /// Latencies of one slot: non-cumulative counts by upper edge in milliseconds; `u64::MAX` is the rest.
+///
+/// A bucket reaches down to the key before it, so an empty bucket below a full one is kept.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Histogram(pub BTreeMap<u64, u64>);
@@ -93,9 +106,12 @@ pub struct Histogram(pub BTreeMap<u64, u64>);
 impl Histogram {
     /// Counts one latency under the first of `edges` (ascending, in ms) that is not below it.
     pub fn record(&mut self, edges: &[u64], latency: Span) {
-        let edge = edges.iter().copied().find(|edge| latency.as_ms() <= *edge).unwrap_or(u64::MAX);
-        let count = self.0.entry(edge).or_default();
+        let index = edges.iter().position(|edge| latency.as_ms() <= *edge).unwrap_or(edges.len());
+        let count = self.0.entry(edges.get(index).copied().unwrap_or(u64::MAX)).or_default();
         *count = count.saturating_add(1);
+        if let Some(below) = index.checked_sub(1).and_then(|below| edges.get(below)) {
+            self.0.entry(*below).or_default();
+        }
     }
 
     /// How many were recorded.
@@ -103,9 +119,23 @@ impl Histogram {
         self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// How many took longer than `limit`, which must be one of the edges for this to be exact.
+    /// How many took longer than `limit`, at most: a bucket that reaches over it counts whole.
     pub fn over(&self, limit: Span) -> u64 {
         self.0.iter().filter(|(edge, _)| **edge > limit.as_ms()).fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// How many took longer than `limit` for certain: a bucket that reaches over it does not count.
+    /// The same as [`over`](Self::over) when `limit` is one of the edges.
+    pub fn surely_over(&self, limit: Span) -> u64 {
+        let mut below = None;
+        let mut sum = 0_u64;
+        for (edge, count) in &self.0 {
+            if below.is_some_and(|below| below >= limit.as_ms()) {
+                sum = sum.saturating_add(*count);
+            }
+            below = Some(*edge);
+        }
+        sum
     }
 
     /// Adds another slot's or agent's counts.
@@ -165,6 +195,11 @@ impl Portion {
     /// How many looks.
     pub fn n(&self) -> u64 {
         self.classes.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Whether any of them was bad.
+    pub fn has_bad(&self) -> bool {
+        self.classes.iter().any(|(name, count)| *count > 0 && !class::is_ok(name))
     }
 
     /// Adds another portion of the same release.

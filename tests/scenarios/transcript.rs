@@ -100,6 +100,7 @@ fn hold_text(hold: &Hold) -> String {
         Hold::NotRecovered => "not recovered".to_owned(),
         Hold::Paused => "paused".to_owned(),
         Hold::SoftRed { criterion } => format!("soft red: {criterion}"),
+        Hold::NotProven { criterion } => format!("not proven: {criterion}"),
         Hold::TooFewEvents { criterion } => format!("too few events: {criterion}"),
     }
 }

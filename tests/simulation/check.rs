@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bellwether_coordinator::offline::replay;
 use bellwether_protocol::alert::{IncidentKind, Severity};
 use bellwether_protocol::id::{CriterionName, Region};
-use bellwether_protocol::reason::{Cause, Ending, Reason, Verdict};
+use bellwether_protocol::reason::{Cause, Ending, Lack, Reason, Verdict};
 use bellwether_protocol::record::{ClosedSlot, Input, Record};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::{Span, Timestamp};
@@ -56,7 +56,9 @@ fn promoted(run: &Run, records: &[Record], say: &mut Say<'_>) {
                     verdicts.insert((judgement.criterion.clone(), judgement.region.clone()), judgement.verdict);
                 }
                 Reason::StagePassed { stage, .. } => {
-                    if let Some((what, verdict)) = verdicts.iter().find(|(_, verdict)| **verdict != Verdict::Pass) {
+                    let lets_go =
+                        |verdict: &Verdict| matches!(verdict, Verdict::Pass | Verdict::Inconclusive(Lack::NotProven));
+                    if let Some((what, verdict)) = verdicts.iter().find(|(_, verdict)| !lets_go(verdict)) {
                         say("no_blind_promotion", format!("{stage} was passed with {what:?} at {verdict}"));
                     }
                     let needed = if stage.as_str() == "canary" { 6 } else { 4 };

@@ -8,7 +8,7 @@
 //! | `args` | flags that every verb shares |
 //! | `error` | what went wrong, what to try, with which exit code |
 //! | `ask` | a command, from the publish to its outcome |
-//! | `command`, `rollout`, `replay`, `agents`, `plan` | the verbs |
+//! | `command`, `rollout`, `replay`, `agents`, `plan`, `backtest` | the verbs |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
 //! | `render` | facts to text, pure |
@@ -17,6 +17,7 @@
 mod agents;
 mod args;
 mod ask;
+mod backtest;
 mod children;
 mod command;
 mod demo;
@@ -33,11 +34,13 @@ mod up;
 
 pub use agents::{AgentsVerb, agents};
 pub use args::{AgentArgs, AgentRole, CoordinatorArgs, Mesh};
+pub use backtest::BacktestArgs;
+pub use clap_complete::Shell;
 pub use command::{CommandVerb, command};
 pub use demo::{DemoArgs, demo};
 pub use error::{VerbError, exit};
-pub use out::print;
+pub use out::completions;
 pub use plan::{PlanVerb, plan};
-pub use replay::{ReplayArgs, show_replayed, stored_records};
+pub use replay::{AuditVerb, ExplainArgs, ReplayArgs};
 pub use rollout::{RolloutVerb, rollout};
 pub use up::{UpArgs, up};

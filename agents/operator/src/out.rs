@@ -7,13 +7,21 @@ use std::io::{self, Write};
 const CLOSED: i32 = 141;
 
 /// Writes to standard output. Ends the program when nobody reads it any more.
-pub fn print(text: fmt::Arguments<'_>) {
+pub(crate) fn print(text: fmt::Arguments<'_>) {
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_fmt(text).and_then(|()| out.flush())
         && error.kind() == io::ErrorKind::BrokenPipe
     {
         std::process::exit(CLOSED);
     }
+}
+
+/// Prints the completion script of the whole command line for a shell.
+pub fn completions(shell: clap_complete::Shell, command: &mut clap::Command) -> u8 {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, command, "bellwether", &mut script);
+    print(format_args!("{}", String::from_utf8_lossy(&script)));
+    crate::error::exit::DONE
 }
 
 /// One line to standard output; unlike `println!` it does not panic on a closed pipe.

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, read_plan, render};
+use bellwether_protocol::power::StagePower;
 
 use crate::error::{VerbError, exit};
 use crate::out::outln;
+use crate::render::power_lines;
 
 /// Look at plan files
 #[derive(Debug, clap::Subcommand)]
@@ -18,8 +20,19 @@ pub enum PlanVerb {
         /// Override a value, such as `stages.canary.soak=60s`
         #[arg(long = "override", value_name = "KEY=VALUE")]
         overrides: Vec<String>,
+        /// Requests a minute of one cohort in one region; default: the plan's own looks
+        #[arg(long, value_name = "PER_MINUTE", value_parser = traffic)]
+        traffic: Option<f64>,
     },
 }
+
+fn traffic(text: &str) -> Result<f64, String> {
+    let read = text.parse().ok().filter(|traffic: &f64| traffic.is_finite() && *traffic > 0.0 && *traffic <= 1e9);
+    read.ok_or_else(|| "write requests a minute, such as `6` or `240`, at most 1e9".to_owned())
+}
+
+/// What the looks of a plan can show, given the traffic a minute; the judge's to say.
+type Power = fn(&Plan, Option<f64>) -> Vec<StagePower>;
 
 /// Largest plan file, in bytes.
 const PLAN_LEN_MAX: u64 = 1024 * 1024;
@@ -28,24 +41,35 @@ const PLAN_LEN_MAX: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// When a file cannot be read. Findings are a result, not an error.
-pub fn plan(verb: &PlanVerb, json: bool, validators: &Validators) -> Result<u8, VerbError> {
-    let PlanVerb::Check { files, overrides } = verb;
+pub fn plan(verb: &PlanVerb, json: bool, validators: &Validators, power: Power) -> Result<u8, VerbError> {
+    let PlanVerb::Check { files, overrides, traffic } = verb;
+    let mut powers = Vec::new();
     let mut findings = Vec::new();
     let mut sources = Vec::new();
     for path in files {
         let text = read(path)?;
         let name = path.display().to_string();
         findings.extend(match read_plan(&name, &text, overrides, validators) {
-            Ok((_, warnings)) => warnings,
+            Ok((plan, warnings)) => {
+                powers.push((name.clone(), plan.alpha, power(&plan, *traffic)));
+                warnings
+            }
             Err(findings) => findings,
         });
         sources.push((name, text));
     }
     let code = if findings.iter().any(is_error) { exit::USAGE } else { exit::DONE };
     if json {
-        outln!("{}", serde_json::json!({ "findings": findings, "exit": code }));
+        let powers = powers
+            .iter()
+            .map(|(file, alpha, stages)| serde_json::json!({ "file": file, "alpha": alpha, "stages": stages }));
+        let powers: Vec<_> = powers.collect();
+        outln!("{}", serde_json::json!({ "findings": findings, "power": powers, "exit": code }));
     } else {
         let sources: Vec<(&str, &str)> = sources.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        for (_, alpha, stages) in &powers {
+            power_lines(*alpha, stages).iter().for_each(|line| outln!("{line}"));
+        }
         outln!("{} exit {code}", render(&findings, &sources).trim_end());
     }
     Ok(code)

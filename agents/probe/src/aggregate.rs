@@ -314,7 +314,7 @@ mod tests {
         let samples = aggregate.close(at(SLOT));
         assert_eq!(handed(&samples), [(0, 2)]);
         assert_eq!((samples[0].revision, samples[0].control), (Revision(7), Control::Absent));
-        assert_eq!(samples[0].portions[0].latency.0, BTreeMap::from([(100, 1)]));
+        assert_eq!(samples[0].portions[0].latency.0, BTreeMap::from([(10, 0), (100, 1)]));
         assert_eq!(samples[0].evidence.len(), 1);
         assert!(aggregate.close(at(SLOT + 1)).is_empty());
         assert_eq!(handed(&aggregate.close(at(2 * SLOT))), [(30_000, 0)], "an empty slot is told too");

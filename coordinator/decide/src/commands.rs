@@ -8,7 +8,8 @@ use bellwether_protocol::record::Hash;
 use bellwether_protocol::time::Timestamp;
 
 use crate::evidence::Evidence;
-use crate::stages::{PREPARE_WITHIN, begin_epoch, promotion_refusal};
+use crate::gate::promotion_refusal;
+use crate::stages::{PREPARE_WITHIN, begin_epoch};
 use crate::state::{COMMANDS_REMEMBERED, Desk, Exclusion, LeverState, Phase, Rollout};
 use crate::step::Out;
 use crate::take_back;

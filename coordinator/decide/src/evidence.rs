@@ -3,18 +3,20 @@
 //! Slots are folded per series in slot order, so that the result does not depend on how they were
 //! batched into records. State per series is bounded by the longest window of its criteria.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::{CriterionName, Region, Release};
-use bellwether_protocol::plan::{Criterion, Plan, Stage};
-use bellwether_protocol::reason::{Lack, Verdict};
+use bellwether_protocol::id::{Region, Release, SliName};
+use bellwether_protocol::plan::{Criterion, Objective, Plan, Stage};
 use bellwether_protocol::record::{ClosedSlot, Series};
-use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence as Seen, Portion, class};
-use bellwether_protocol::time::{Span, Timestamp, slot_start};
+use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence as Seen};
+use bellwether_protocol::time::{Timestamp, slot_start};
 use serde::{Deserialize, Serialize};
 
-use crate::judge::{self, Tally};
+use crate::budget;
+use crate::judge;
+use crate::tally::{Attributed, Count, Tally};
+use crate::track::{Pair, Track};
 
 /// How many slots the strip of a series remembers.
 pub const STRIP_LEN: usize = 20;
@@ -26,7 +28,7 @@ pub struct Evidence {
     pub from: Timestamp,
     /// Every series that is looked at.
     pub series: BTreeMap<Series, SeriesState>,
-    /// Regions pooled, per SLI and cohort; empty where only one region is looked at.
+    /// What is judged of several series at once: regions pooled, and the canary beside the baseline.
     pub pools: Vec<Pool>,
     /// The first failures.
     pub first_bad: Vec<Seen>,
@@ -67,99 +69,72 @@ pub enum Sight {
     Other,
 }
 
-/// One SLI and cohort over all regions of the stage.
+/// What is judged of several series of one SLI at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
-    /// Any of the series that are pooled; its region means nothing.
-    pub like: Series,
-    /// How many regions are pooled.
-    pub regions: usize,
-    /// Slots that some regions have closed: how many, and one tally per track.
-    pub pending: BTreeMap<Timestamp, (usize, Vec<Tally>)>,
-    /// What the criteria say of the pool.
+    /// The SLI.
+    pub sli: SliName,
+    /// The cohort that is judged.
+    pub cohort: Cohort,
+    /// The one region; absent when all are pooled.
+    pub region: Option<Region>,
+    /// Whether the canary is compared with the baseline of the same region and slot.
+    pub is_paired: bool,
+    /// How many series are in it.
+    pub members: usize,
+    /// Slots that some of its series have closed, with one tally per track.
+    pub pending: BTreeMap<Timestamp, Vec<(Series, Vec<Tally>)>>,
+    /// What the criteria say.
     pub tracks: Vec<Track>,
 }
 
-/// What one criterion says of one series, or of a pool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Track {
-    /// The criterion.
-    pub criterion: CriterionName,
-    /// Everything since the epoch began.
-    pub total: Tally,
-    /// The last slots, as far as the window reaches.
-    pub recent: VecDeque<(Timestamp, Tally)>,
-    /// Slots in a row without one good answer.
-    pub bad_run: u32,
-    /// Since when it has failed without a break, before `for:`.
-    pub failing_since: Option<Timestamp>,
-    /// End of the last slot that was folded.
-    pub upto: Timestamp,
-    /// What people were last told.
-    pub told: Verdict,
-    /// Whether people were last told that it is over the target.
-    pub told_over_target: bool,
-}
-
-impl Track {
-    fn new(criterion: &Criterion, from: Timestamp) -> Self {
-        Self {
-            criterion: criterion.name.clone(),
-            total: Tally::default(),
-            recent: VecDeque::new(),
-            bad_run: 0,
-            failing_since: None,
-            upto: from,
-            told: Verdict::Inconclusive(Lack::NoData),
-            told_over_target: false,
-        }
-    }
-
-    fn push(&mut self, criterion: &Criterion, slot: Timestamp, width: Span, tally: Tally) {
-        self.total.add(&tally);
-        if tally.n > 0 {
-            self.bad_run = if tally.bad == tally.n { self.bad_run.saturating_add(1) } else { 0 };
-        }
-        self.upto = slot + width;
-        self.recent.push_back((slot, tally));
-        let keep_from = self.upto - criterion.window.unwrap_or(width);
-        while self.recent.front().is_some_and(|(slot, _)| *slot < keep_from) {
-            self.recent.pop_front();
-        }
-        if judge::exceeds(criterion, self) {
-            self.failing_since.get_or_insert(slot);
-        } else {
-            self.failing_since = None;
-        }
-    }
-
-    /// What arrived too late for its slot: it may worsen the totals, and never restores anything.
-    fn push_late(&mut self, criterion: &Criterion, slot: Timestamp, tally: Tally) {
-        if tally.bad == 0 {
-            return;
-        }
-        // Only its bad answers: its good ones would dilute what was seen in time.
-        let tally = Tally { n: tally.bad, ..tally };
-        self.total.add(&tally);
-        if let Some((_, own)) = self.recent.iter_mut().find(|(own, _)| *own == slot) {
-            own.add(&tally);
-        }
-        if judge::exceeds(criterion, self) {
-            self.failing_since.get_or_insert(slot);
-        }
-    }
-}
-
-/// What a slot is judged against.
-pub(crate) struct Frame<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) stage: &'a Stage,
+/// What slots are judged against.
+pub struct Frame<'a> {
+    plan: &'a Plan,
+    stage: &'a Stage,
     /// Which release each cohort should show; `None` where the plan has no fingerprint.
-    pub(crate) canary: Option<&'a Release>,
-    pub(crate) baseline: Option<&'a Release>,
+    canary: Option<&'a Release>,
+    baseline: Option<&'a Release>,
+    is_entering: bool,
+    /// The criteria of the stage, by the SLI that they judge.
+    criteria: BTreeMap<&'a SliName, Criteria<'a>>,
 }
 
-impl Frame<'_> {
+/// Which release answers which cohort, as far as the plan can tell.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The release that the canary should show.
+    pub canary: Option<&'a Release>,
+    /// The release that the baseline should show.
+    pub baseline: Option<&'a Release>,
+}
+
+/// The criteria of one SLI.
+#[derive(Default)]
+struct Criteria<'a> {
+    /// Those that judge one cohort by itself.
+    alone: Vec<&'a Criterion>,
+    /// Those that judge the canary by the baseline beside it.
+    paired: Vec<&'a Criterion>,
+}
+
+impl<'a> Criteria<'a> {
+    fn of(&self, is_paired: bool) -> &[&'a Criterion] {
+        if is_paired { &self.paired } else { &self.alone }
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// A frame for one stage. While it `is_entering`, tests get the part of the budget that is kept for that.
+    pub fn new(plan: &'a Plan, stage: &'a Stage, expected: Expected<'a>, is_entering: bool) -> Self {
+        let mut criteria: BTreeMap<&SliName, Criteria<'_>> = BTreeMap::new();
+        for criterion in stage.criteria.iter().filter_map(|name| plan.criterion(name)) {
+            let here = criteria.entry(&criterion.sli).or_default();
+            if is_paired(criterion) { &mut here.paired } else { &mut here.alone }.push(criterion);
+        }
+        Self { plan, stage, canary: expected.canary, baseline: expected.baseline, is_entering, criteria }
+    }
+
     fn expected(&self, cohort: Cohort) -> Option<&Release> {
         match cohort {
             Cohort::Baseline => self.baseline,
@@ -167,11 +142,22 @@ impl Frame<'_> {
         }
     }
 
-    /// The criteria of this stage that judge the SLI of a series.
-    fn criteria(&self, series: &Series) -> impl Iterator<Item = &Criterion> {
-        let names = self.stage.criteria.iter();
-        names.filter_map(|name| self.plan.criterion(name)).filter(|criterion| criterion.sli == series.sli)
+    fn criteria(&self, sli: &SliName, is_paired: bool) -> &[&'a Criterion] {
+        self.criteria.get(sli).map_or(&[], |criteria| criteria.of(is_paired))
     }
+
+    fn tracks(&self, sli: &SliName, is_paired: bool, from: Timestamp) -> Vec<Track> {
+        let track = |criterion: &&Criterion| {
+            let share = budget::share(self.plan, self.stage, criterion, self.is_entering);
+            Track::new(criterion, share, self.plan.slot, from)
+        };
+        self.criteria(sli, is_paired).iter().map(track).collect()
+    }
+}
+
+/// Whether the canary is judged by the baseline beside it.
+fn is_paired(criterion: &Criterion) -> bool {
+    matches!(criterion.objective, Objective::Compare { .. } | Objective::CompareLatency { .. })
 }
 
 /// Every series that a stage looks at, in order.
@@ -197,7 +183,6 @@ impl Evidence {
         let mut series = BTreeMap::new();
         for key in series_of(frame.plan, frame.stage) {
             let old = self.series.get(&key);
-            let tracks = frame.criteria(&key).map(|criterion| Track::new(criterion, first)).collect();
             let state = SeriesState {
                 next: old.map_or(first, |old| old.next),
                 slots: 0,
@@ -206,7 +191,7 @@ impl Evidence {
                 uncovered_since: None,
                 strip: old.map(|old| old.strip.clone()).unwrap_or_default(),
                 answering: old.map(|old| old.answering.clone()).unwrap_or_default(),
-                tracks,
+                tracks: frame.tracks(&key.sli, false, first),
                 green: BTreeSet::new(),
                 sight: None,
             };
@@ -220,7 +205,7 @@ impl Evidence {
 
     /// Folds one closed slot. A slot that is not the next of its series was already folded, by this
     /// record's writer or another; then nothing changes.
-    pub(crate) fn fold(&mut self, frame: &Frame<'_>, closed: &ClosedSlot) {
+    pub fn fold(&mut self, frame: &Frame<'_>, closed: &ClosedSlot) {
         let width = frame.plan.slot;
         let Some(state) = self.series.get_mut(&closed.series) else { return };
         if closed.slot != state.next {
@@ -228,70 +213,104 @@ impl Evidence {
         }
         state.next = closed.slot + width;
         let view = View::of(frame, closed);
-        state.answering = closed.portions.iter().filter_map(|portion| portion.release.clone()).collect();
-        let counts = closed.slot >= self.from;
-        let mut red = false;
-        let mut tallies = Vec::new();
-        for criterion in frame.criteria(&closed.series) {
-            let tally = Tally::of(criterion, &view.portions);
-            red |= judge::slot_is_red(criterion, &tally);
-            tallies.push(tally);
+        let releases = || closed.portions.iter().filter_map(|portion| portion.release.as_ref());
+        if !state.answering.iter().eq(releases()) {
+            state.answering = releases().cloned().collect();
         }
-        state.strip.push(if red {
+        let criteria = frame.criteria(&closed.series.sli, false);
+        let tallies: Vec<Tally> =
+            criteria.iter().map(|criterion| Tally::of(criterion, &view.seen, Count::Alone)).collect();
+        let red = criteria.iter().zip(&tallies).any(|(criterion, tally)| judge::slot_is_red(criterion, tally));
+        state.mark(if red {
             'x'
-        } else if view.covered {
+        } else if view.is_covered {
             '.'
         } else {
             '?'
         });
-        while state.strip.chars().count() > STRIP_LEN {
-            state.strip.remove(0);
-        }
-        if !counts {
+        if closed.slot < self.from {
             return;
         }
         let mut failing = false;
-        for ((track, criterion), tally) in state.tracks.iter_mut().zip(frame.criteria(&closed.series)).zip(&tallies) {
-            track.push(criterion, closed.slot, width, tally.clone());
+        for ((track, criterion), tally) in state.tracks.iter_mut().zip(criteria).zip(&tallies) {
+            track.push(criterion, closed.slot, tally, &[]);
             // What the release itself fails is not green, whoever else fails it too; what only the old
             // release fails is no reason to wait.
-            let is_canary = closed.series.cohort == Cohort::Canary;
-            failing |= is_canary && judge::fails(criterion, track);
+            failing |= closed.series.cohort == Cohort::Canary && track.fails(criterion);
         }
         state.count(closed.slot, &view, red, failing, usize::try_from(frame.plan.take_back.within).unwrap_or(0));
-        self.first_bad.extend(closed.evidence.iter().cloned());
-        self.first_bad.truncate(EVIDENCE_MAX);
-        self.fold_pool(frame, closed, tallies);
+        if self.first_bad.len() < EVIDENCE_MAX {
+            self.first_bad.extend(closed.evidence.iter().cloned());
+            self.first_bad.truncate(EVIDENCE_MAX);
+        }
+        self.fold_pools(frame, closed, &view, tallies);
     }
 
     /// Folds a slot that arrived after it was closed.
-    pub(crate) fn fold_late(&mut self, frame: &Frame<'_>, late: &ClosedSlot) {
+    pub fn fold_late(&mut self, frame: &Frame<'_>, late: &ClosedSlot) {
         if late.slot < self.from {
             return;
         }
-        let Some(state) = self.series.get_mut(&late.series) else { return };
         let view = View::of(frame, late);
-        for (track, criterion) in state.tracks.iter_mut().zip(frame.criteria(&late.series)) {
-            track.push_late(criterion, late.slot, Tally::of(criterion, &view.portions));
+        let criteria = frame.criteria(&late.series.sli, false);
+        let Some(state) = self.series.get_mut(&late.series) else { return };
+        let pooled = self.pools.iter_mut().filter(|pool| !pool.is_paired && pool.has(&late.series));
+        for tracks in pooled.map(|pool| &mut pool.tracks).chain([&mut state.tracks]) {
+            for (track, criterion) in tracks.iter_mut().zip(criteria) {
+                track.push_late(criterion, &Tally::of(criterion, &view.seen, Count::Alone));
+            }
         }
     }
 
-    fn fold_pool(&mut self, frame: &Frame<'_>, closed: &ClosedSlot, tallies: Vec<Tally>) {
-        let same = |pool: &&mut Pool| pool.like.sli == closed.series.sli && pool.like.cohort == closed.series.cohort;
-        let Some(pool) = self.pools.iter_mut().find(same) else { return };
-        let (regions, sums) =
-            pool.pending.entry(closed.slot).or_insert_with(|| (0, vec![Tally::default(); tallies.len()]));
-        *regions += 1;
-        for (sum, tally) in sums.iter_mut().zip(&tallies) {
-            sum.add(tally);
-        }
-        // Regions close in any order; the pool takes a slot only when all have, and so in slot order.
-        while let Some(first) = pool.pending.first_entry().filter(|entry| entry.get().0 >= pool.regions) {
-            let (slot, (_, sums)) = first.remove_entry();
-            for ((track, criterion), tally) in pool.tracks.iter_mut().zip(frame.criteria(&closed.series)).zip(sums) {
-                track.push(criterion, slot, frame.plan.slot, tally);
+    fn fold_pools(&mut self, frame: &Frame<'_>, closed: &ClosedSlot, view: &View<'_>, tallies: Vec<Tally>) {
+        for pool in self.pools.iter_mut().filter(|pool| pool.has(&closed.series)) {
+            let criteria = frame.criteria(&pool.sli, pool.is_paired);
+            let tallies = if pool.is_paired {
+                let count = |criterion: &Criterion| judge::count(criterion, closed.series.cohort);
+                criteria.iter().map(|criterion| Tally::of(criterion, &view.seen, count(criterion))).collect()
+            } else {
+                tallies.clone()
+            };
+            pool.pending.entry(closed.slot).or_default().push((closed.series.clone(), tallies));
+            // Series close in any order; the pool takes a slot only when all have, and so in slot order.
+            while let Some(first) = pool.pending.first_entry().filter(|entry| entry.get().len() >= pool.members) {
+                let (slot, mut parts) = first.remove_entry();
+                parts.sort_by(|(a, _), (b, _)| a.cmp(b));
+                for (index, (track, criterion)) in pool.tracks.iter_mut().zip(criteria).enumerate() {
+                    let (sum, pairs) = together(&parts, index, pool.cohort);
+                    track.push(criterion, slot, &sum, &pairs);
+                }
             }
         }
+    }
+
+    /// What `criterion` says of a cohort in one region, or in all of them.
+    pub fn track(&self, criterion: &Criterion, cohort: Cohort, region: Option<&Region>) -> Option<&Track> {
+        let alone = region.filter(|_| !is_paired(criterion)).and_then(|region| {
+            let series = Series { sli: criterion.sli.clone(), cohort, region: region.clone() };
+            Some(&self.series.get(&series)?.tracks)
+        });
+        let pooled = || Some(&self.pools.iter().find(|pool| pool.judges(criterion, cohort, region))?.tracks);
+        alone.or_else(pooled)?.iter().find(|track| track.criterion == criterion.name)
+    }
+
+    /// The same, to change it.
+    pub(crate) fn track_mut(
+        &mut self,
+        criterion: &Criterion,
+        cohort: Cohort,
+        region: Option<&Region>,
+    ) -> Option<&mut Track> {
+        let series = region.filter(|_| !is_paired(criterion)).map(|region| Series {
+            sli: criterion.sli.clone(),
+            cohort,
+            region: region.clone(),
+        });
+        let tracks = match series {
+            Some(series) => &mut self.series.get_mut(&series)?.tracks,
+            None => &mut self.pools.iter_mut().find(|pool| pool.judges(criterion, cohort, region))?.tracks,
+        };
+        tracks.iter_mut().find(|track| track.criterion == criterion.name)
     }
 
     /// Regions with a series whose last slot was not covered, and since when.
@@ -317,10 +336,17 @@ impl Evidence {
 }
 
 impl SeriesState {
-    fn count(&mut self, slot: Timestamp, view: &View, red: bool, failing: bool, green_kept: usize) {
+    fn mark(&mut self, mark: char) {
+        self.strip.push(mark);
+        while self.strip.chars().count() > STRIP_LEN {
+            self.strip.remove(0);
+        }
+    }
+
+    fn count(&mut self, slot: Timestamp, view: &View<'_>, red: bool, failing: bool, green_kept: usize) {
         self.slots += 1;
         self.sight = view.sight.or(self.sight);
-        if !view.covered {
+        if !view.is_covered {
             self.uncovered_since.get_or_insert(slot);
             return;
         }
@@ -338,175 +364,98 @@ impl SeriesState {
     }
 }
 
+impl Pool {
+    fn judges(&self, criterion: &Criterion, cohort: Cohort, region: Option<&Region>) -> bool {
+        let is_there = self.region.as_ref() == region && self.cohort == cohort;
+        is_there && self.sli == criterion.sli && self.is_paired == is_paired(criterion)
+    }
+
+    /// Whether a series is part of it.
+    pub(crate) fn has(&self, series: &Series) -> bool {
+        let is_here = self.region.as_ref().is_none_or(|region| *region == series.region);
+        self.sli == series.sli && is_here && (self.is_paired || self.cohort == series.cohort)
+    }
+}
+
+/// One track's part of a pooled slot: the judged cohort over all regions, and both cohorts by region.
+fn together(parts: &[(Series, Vec<Tally>)], index: usize, cohort: Cohort) -> (Tally, Vec<Pair>) {
+    let mut sum = Tally::default();
+    let mut pairs: BTreeMap<&Region, Pair> = BTreeMap::new();
+    for (series, tallies) in parts {
+        let Some(tally) = tallies.get(index) else { continue };
+        if series.cohort == cohort {
+            sum.add(tally);
+        }
+        let pair = pairs.entry(&series.region).or_default();
+        match series.cohort {
+            Cohort::Baseline => pair.baseline.add(tally),
+            Cohort::Canary => pair.canary.add(tally),
+        }
+    }
+    (sum, pairs.into_values().collect())
+}
+
 /// A slot as one cohort's evidence.
-struct View {
-    portions: Vec<Portion>,
-    covered: bool,
+struct View<'a> {
+    seen: Vec<Attributed<'a>>,
+    is_covered: bool,
     sight: Option<Sight>,
 }
 
-impl View {
+impl<'a> View<'a> {
     /// What of a slot is evidence for its cohort: answers of the expected release, and bad answers
     /// that named no release. A different release is not evidence, nor is a good answer without a name.
-    fn of(frame: &Frame<'_>, closed: &ClosedSlot) -> Self {
+    fn of(frame: &Frame<'_>, closed: &'a ClosedSlot) -> Self {
+        let whole = |portion| Attributed { portion, only_bad: false };
+        let is_quorate = closed.reporters >= frame.plan.quorum;
         let Some(expected) = frame.expected(closed.series.cohort) else {
-            let covered = closed.reporters >= frame.plan.quorum;
-            return Self { portions: closed.portions.clone(), covered, sight: None };
+            let seen = closed.portions.iter().map(whole).collect();
+            return Self { seen, is_covered: is_quorate, sight: None };
         };
-        let mut portions = Vec::new();
-        let (mut named, mut other) = (false, false);
+        let mut seen = Vec::new();
+        let (mut named, mut other, mut looked, mut attributed) = (false, false, false, false);
         for portion in closed.portions.iter().filter(|portion| portion.n() > 0) {
+            looked = true;
             match &portion.release {
                 Some(release) if release == expected => {
                     named = true;
-                    portions.push(portion.clone());
+                    seen.push(whole(portion));
                 }
                 Some(_) => other = true,
                 None => {
-                    let mut bad = portion.clone();
-                    bad.classes.retain(|name, _| !class::is_ok(name));
-                    bad.latency = Default::default();
-                    bad.numbers = BTreeMap::new();
-                    portions.push(bad);
+                    attributed |= portion.has_bad();
+                    seen.push(Attributed { portion, only_bad: true });
                 }
             }
         }
-        let looked = closed.portions.iter().any(|portion| portion.n() > 0);
-        let attributed = portions.iter().any(|portion| portion.n() > 0);
-        Self {
-            covered: closed.reporters >= frame.plan.quorum && (!looked || attributed),
-            sight: if other {
-                Some(Sight::Other)
-            } else if named {
-                Some(Sight::Expected)
-            } else {
-                None
-            },
-            portions,
-        }
+        let sight = match (other, named) {
+            (true, _) => Some(Sight::Other),
+            (false, true) => Some(Sight::Expected),
+            (false, false) => None,
+        };
+        Self { seen, is_covered: is_quorate && (!looked || named || attributed), sight }
     }
 }
 
 fn pools(frame: &Frame<'_>, series: &BTreeMap<Series, SeriesState>, from: Timestamp) -> Vec<Pool> {
-    let mut pools: Vec<Pool> = Vec::new();
+    let mut pools: BTreeMap<(&SliName, bool, Cohort, Option<&Region>), usize> = BTreeMap::new();
     for key in series.keys() {
-        match pools.iter_mut().find(|pool| pool.like.sli == key.sli && pool.like.cohort == key.cohort) {
-            Some(pool) => pool.regions += 1,
-            None => pools.push(Pool {
-                like: key.clone(),
-                regions: 1,
-                pending: BTreeMap::new(),
-                tracks: frame.criteria(key).map(|criterion| Track::new(criterion, from)).collect(),
-            }),
+        *pools.entry((&key.sli, false, key.cohort, None)).or_default() += 1;
+        if !frame.criteria(&key.sli, true).is_empty() {
+            *pools.entry((&key.sli, true, Cohort::Canary, None)).or_default() += 1;
+            *pools.entry((&key.sli, true, Cohort::Canary, Some(&key.region))).or_default() += 1;
         }
     }
-    pools.retain(|pool| pool.regions > 1);
-    pools
-}
-
-#[cfg(test)]
-mod tests {
-    use bellwether_protocol::plan::{Objective, OnFail};
-    use bellwether_protocol::ratio::Ratio;
-
-    use super::*;
-
-    const WIDTH: Span = Span::from_secs(30);
-    const PASS: Verdict = Verdict::Pass;
-    const FAIL: Verdict = Verdict::Fail;
-    const NO_DATA: Verdict = Verdict::Inconclusive(Lack::NoData);
-    const NOT_PROVEN: Verdict = Verdict::Inconclusive(Lack::NotProven);
-
-    fn criterion(objective: Objective) -> Criterion {
-        Criterion {
-            name: "c".parse().unwrap(),
-            sli: "s".parse().unwrap(),
-            objective,
-            hard: true,
-            window: None,
-            hold_for: Span::ZERO,
-            min_events: 1,
-            on_fail: OnFail::Rollback,
-        }
-    }
-
-    fn ratio() -> Criterion {
-        criterion(Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(10_000_000), target: None })
-    }
-
-    /// Folds slots of (n, bad) and says what the last verdict is.
-    fn check(criterion: &Criterion, slots: &[(u64, u64)], expected: Verdict) {
-        let start = Timestamp::from_ms(0);
-        let mut track = Track::new(criterion, start);
-        let mut at = start;
-        for (n, bad) in slots {
-            track.push(criterion, at, WIDTH, Tally { n: *n, bad: *bad, over_target: 0, worst: None });
-            at = at + WIDTH;
-        }
-        let judged = judge::judgement(criterion, &track, Cohort::Canary, None, false);
-        assert_eq!(judged.verdict, expected, "{:?} after {slots:?}", criterion.objective);
-        let silent = judge::judgement(criterion, &track, Cohort::Canary, None, true);
-        assert_ne!(silent.verdict, PASS, "silence passed: {:?} after {slots:?}", criterion.objective);
-    }
-
-    #[test]
-    fn a_share_is_judged_against_its_limit_once_there_are_events() {
-        check(&ratio(), &[], NO_DATA);
-        check(&ratio(), &[(0, 0)], NO_DATA);
-        check(&ratio(), &[(100, 1)], PASS);
-        check(&ratio(), &[(100, 1), (100, 2)], FAIL);
-        check(&Criterion { min_events: 200, ..ratio() }, &[(100, 50)], NO_DATA);
-        check(&Criterion { min_events: 200, ..ratio() }, &[(100, 50), (100, 0)], FAIL);
-    }
-
-    #[test]
-    fn a_window_forgets_what_lies_before_it() {
-        let window = Criterion { window: Some(WIDTH.times(2)), ..ratio() };
-        check(&window, &[(100, 50), (100, 0)], FAIL);
-        check(&window, &[(100, 50), (100, 0), (100, 0)], PASS);
-        check(&window, &[(100, 0), (0, 0), (0, 0)], NO_DATA);
-    }
-
-    #[test]
-    fn a_fail_counts_only_after_it_has_lasted() {
-        let patient = Criterion { hold_for: WIDTH.times(2), window: Some(WIDTH), ..ratio() };
-        check(&patient, &[(100, 50)], NOT_PROVEN);
-        check(&patient, &[(100, 50), (100, 50)], FAIL);
-        check(&patient, &[(100, 50), (100, 0), (100, 50)], NOT_PROVEN);
-    }
-
-    #[test]
-    fn zero_tolerance_never_forgets() {
-        let zero = criterion(Objective::Zero { bad: Vec::new() });
-        check(&zero, &[(100, 0)], PASS);
-        check(&zero, &[(100, 1), (10_000, 0)], FAIL);
-    }
-
-    #[test]
-    fn failures_in_a_row_are_ended_by_one_good_answer() {
-        let row = criterion(Objective::Consecutive { slots: 3 });
-        check(&row, &[(5, 5), (5, 5)], PASS);
-        check(&row, &[(5, 5), (5, 5), (5, 4), (5, 5)], PASS);
-        check(&row, &[(5, 5), (0, 0), (5, 5), (5, 5)], FAIL);
-    }
-
-    #[test]
-    fn a_number_is_judged_by_its_last_slot() {
-        let number = "memory".parse().unwrap();
-        let level = criterion(Objective::Number { number, min: None, max: Some(1.8e9), target: None });
-        check(&level, &[(3, 0)], PASS);
-        check(&level, &[(3, 0), (3, 3)], FAIL);
-        check(&level, &[(3, 3), (3, 0)], PASS);
-    }
-
-    #[test]
-    fn what_comes_late_may_only_worsen() {
-        let criterion = ratio();
-        let mut track = Track::new(&criterion, Timestamp::from_ms(0));
-        track.push(&criterion, Timestamp::from_ms(0), WIDTH, Tally { n: 100, bad: 2, over_target: 0, worst: None });
-        assert!(judge::fails(&criterion, &track));
-        track.push_late(&criterion, Timestamp::from_ms(0), Tally { n: 10_000, bad: 0, over_target: 0, worst: None });
-        track.push_late(&criterion, Timestamp::from_ms(0), Tally { n: 10_000, bad: 1, over_target: 0, worst: None });
-        assert!(judge::fails(&criterion, &track), "good news that came late undid a fail");
-    }
+    let is_needed =
+        |(_, paired, _, region): &(_, bool, _, Option<_>)| *paired && region.is_some() || frame.stage.regions.len() > 1;
+    let pool = |((sli, is_paired, cohort, region), members): ((&SliName, bool, Cohort, Option<&Region>), usize)| Pool {
+        sli: sli.clone(),
+        cohort,
+        region: region.cloned(),
+        is_paired,
+        members,
+        pending: BTreeMap::new(),
+        tracks: frame.tracks(sli, is_paired, from),
+    };
+    pools.into_iter().filter(|(key, _)| is_needed(key)).map(pool).collect()
 }

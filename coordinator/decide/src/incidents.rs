@@ -104,6 +104,11 @@ pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out
                 on.push(cause(criterion.as_str()));
                 None
             }
+            Hold::NotProven { criterion } => Some((
+                criterion.to_string(),
+                Vec::new(),
+                format!("{criterion} is not proven by the data of the whole soak; nothing is promoted"),
+            )),
             Hold::NoData { .. } | Hold::NotRecovered | Hold::Paused => None,
         };
         if let Some((name, regions, text)) = told {

@@ -1,122 +1,63 @@
-//! Whether a criterion holds on the evidence. Integers decide; text is only for people.
+//! The verdict on one track, with its numbers and what it rests on. Text is only for people.
 
 use bellwether_protocol::alert::Numbers;
-use bellwether_protocol::id::{Class, Region};
-use bellwether_protocol::plan::{Criterion, Objective};
-use bellwether_protocol::reason::{Judgement, Lack, Verdict};
-use bellwether_protocol::sample::{Cohort, Portion, class};
-use serde::{Deserialize, Serialize};
+use bellwether_protocol::id::Region;
+use bellwether_protocol::plan::{Criterion, Objective, Require};
+use bellwether_protocol::ratio::{ONE_PPB, Ratio, Times};
+use bellwether_protocol::reason::{Grounds, Judgement, Lack, Nats, Verdict};
+use bellwether_protocol::record::Hash;
+use bellwether_protocol::sample::Cohort;
+use bellwether_protocol::time::Timestamp;
 
-use crate::evidence::Track;
+use crate::budget::ALPHA_PASS;
+use crate::kernel::interval::Mixture;
+use crate::kernel::threshold::Counts;
+use crate::tally::{Count, Tally};
+use crate::test::Test;
+use crate::track::Track;
 
-/// What one slot, or many, say of one criterion.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tally {
-    /// Events: answers, or for a number the answers that held it.
-    pub n: u64,
-    /// Of these, over the limit.
-    pub bad: u64,
-    /// Of these, over the target.
-    pub over_target: u64,
-    /// The value furthest out, for a number.
-    pub worst: Option<f64>,
+/// Where a track was looked at, and how well.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a> {
+    /// Which cohort.
+    pub cohort: Cohort,
+    /// Which region; absent when all are pooled.
+    pub region: Option<&'a Region>,
+    /// Whether the last slot was not covered.
+    pub is_silent: bool,
+    /// Covered slots of the epoch.
+    pub covered: u64,
+    /// Slots of the epoch.
+    pub slots: u64,
 }
 
-impl Tally {
-    /// What the portions that are evidence say.
-    pub fn of(criterion: &Criterion, portions: &[Portion]) -> Self {
-        let mut tally = Self::default();
-        for portion in portions {
-            tally.add(&Self::of_portion(criterion, portion));
-        }
-        tally
-    }
-
-    fn of_portion(criterion: &Criterion, portion: &Portion) -> Self {
-        let count_bad = |bad: &[Class]| {
-            let is_bad = |name: &Class| if bad.is_empty() { !class::is_ok(name) } else { bad.contains(name) };
-            let counts = portion.classes.iter().filter(|(name, _)| is_bad(name)).map(|(_, count)| *count);
-            counts.fold(0, u64::saturating_add)
-        };
-        match &criterion.objective {
-            Objective::Consecutive { .. } => Self { n: portion.n(), bad: count_bad(&[]), over_target: 0, worst: None },
-            Objective::Number { number, min, max, target } => {
-                let Some(level) = portion.numbers.get(number) else { return Self::default() };
-                let outside = min.is_some_and(|min| level.min < min) || max.is_some_and(|max| level.max > max);
-                let over = target.is_some_and(|target| level.max > target);
-                let worst = if max.is_some() || target.is_some() { level.max } else { level.min };
-                let all_if = |yes: bool| if yes { level.n } else { 0 };
-                Self { n: level.n, bad: all_if(outside), over_target: all_if(over), worst: Some(worst) }
-            }
-            Objective::Quantile { max, target, .. } => Self {
-                n: portion.latency.n(),
-                bad: portion.latency.over(*max),
-                over_target: target.map_or(0, |target| portion.latency.over(target)),
-                worst: None,
-            },
-            Objective::Ratio { bad, .. } | Objective::Zero { bad } => {
-                let bad = count_bad(bad);
-                Self { n: portion.n(), bad, over_target: bad, worst: None }
-            }
-        }
-    }
-
-    /// Adds another slot or region. Of two numbers the larger deviation cannot be told apart here
-    /// from the smaller, so the larger value is kept; a limit from below keeps its own in `bad`.
-    pub fn add(&mut self, other: &Self) {
-        self.n = self.n.saturating_add(other.n);
-        self.bad = self.bad.saturating_add(other.bad);
-        self.over_target = self.over_target.saturating_add(other.over_target);
-        self.worst = match (self.worst, other.worst) {
-            (Some(own), Some(theirs)) => Some(own.max(theirs)),
-            (own, theirs) => own.or(theirs),
-        };
-    }
+/// What the logarithm of a Pass test's e-value must reach.
+pub(crate) fn pass_bar() -> f64 {
+    -libm::log(ALPHA_PASS)
 }
 
-/// What is looked at: the window, or everything.
-fn scope(criterion: &Criterion, track: &Track) -> Tally {
-    let is_number = matches!(criterion.objective, Objective::Number { .. });
-    if criterion.window.is_none() && !is_number {
-        return track.total.clone();
+/// What a cohort's slot is counted for when cohorts are compared.
+pub(crate) fn count(criterion: &Criterion, cohort: Cohort) -> Count {
+    match (cohort, &criterion.objective) {
+        (Cohort::Baseline, _) => Count::Baseline,
+        (Cohort::Canary, Objective::CompareLatency { times, .. }) => Count::Canary { times: *times },
+        (Cohort::Canary, _) => Count::Canary { times: Times::ONE },
     }
-    // A number without a window is judged by the last slot that held it.
-    if criterion.window.is_none() {
-        let last = track.recent.iter().rev().find(|(_, tally)| tally.n > 0);
-        return last.map(|(_, tally)| tally.clone()).unwrap_or_default();
-    }
-    let mut sum = Tally::default();
-    for (_, tally) in &track.recent {
-        sum.add(tally);
-    }
-    sum
-}
-
-/// Whether the evidence is beyond the limit now, before `for:`.
-pub(crate) fn exceeds(criterion: &Criterion, track: &Track) -> bool {
-    let seen = scope(criterion, track);
-    match &criterion.objective {
-        Objective::Consecutive { slots } => track.bad_run >= *slots,
-        Objective::Number { .. } => seen.n >= criterion.min_events && seen.bad > 0,
-        Objective::Quantile { quantile, .. } => {
-            seen.n >= criterion.min_events && quantile.complement().is_exceeded_by(seen.bad, seen.n)
-        }
-        Objective::Ratio { max, .. } => seen.n >= criterion.min_events && max.is_exceeded_by(seen.bad, seen.n),
-        Objective::Zero { .. } => seen.bad > 0,
-    }
-}
-
-/// Whether it has been beyond the limit for as long as the plan wants.
-pub(crate) fn fails(criterion: &Criterion, track: &Track) -> bool {
-    track.failing_since.is_some_and(|since| track.upto.since(since) >= criterion.hold_for)
 }
 
 /// Whether one slot alone is over a hard threshold: then it is not green.
 pub(crate) fn slot_is_red(criterion: &Criterion, tally: &Tally) -> bool {
-    if !criterion.hard {
-        return false;
-    }
+    criterion.hard && is_red(criterion, tally)
+}
+
+/// Whether one slot alone is over the threshold.
+pub(crate) fn is_red(criterion: &Criterion, tally: &Tally) -> bool {
     match &criterion.objective {
+        // Only a comparison, or many slots together, can tell.
+        Objective::Burn { .. }
+        | Objective::Compare { .. }
+        | Objective::CompareLatency { .. }
+        | Objective::Stable { .. } => false,
         Objective::Consecutive { .. } => tally.n > 0 && tally.bad == tally.n,
         Objective::Number { .. } | Objective::Zero { .. } => tally.bad > 0,
         Objective::Quantile { quantile, .. } => quantile.complement().is_exceeded_by(tally.bad, tally.n),
@@ -124,50 +65,124 @@ pub(crate) fn slot_is_red(criterion: &Criterion, tally: &Tally) -> bool {
     }
 }
 
-/// The verdict on one track, with its numbers. `is_silent`: the last slot was not covered.
-pub(crate) fn judgement(
-    criterion: &Criterion,
-    track: &Track,
-    cohort: Cohort,
-    region: Option<&Region>,
-    is_silent: bool,
-) -> Judgement {
-    let seen = scope(criterion, track);
-    let verdict = if fails(criterion, track) {
-        Verdict::Fail
-    } else if is_silent || seen.n < criterion.min_events.max(1) {
-        Verdict::Inconclusive(Lack::NoData)
-    } else if track.failing_since.is_some() {
-        Verdict::Inconclusive(Lack::NotProven)
-    } else {
-        Verdict::Pass
-    };
-    Judgement {
-        criterion: criterion.name.clone(),
-        hard: criterion.hard,
-        cohort,
-        region: region.cloned(),
-        verdict,
-        over_target: verdict == Verdict::Pass && is_over_target(criterion, &seen),
-        numbers: numbers(criterion, track, &seen),
-        failing_since: track.failing_since,
-    }
+/// What a track says now. Its numbers are worked out when somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Finding<'a> {
+    /// What is judged.
+    pub criterion: &'a Criterion,
+    /// On what.
+    pub track: &'a Track,
+    /// Where.
+    pub scope: Scope<'a>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Within the limit, but over the target.
+    pub over_target: bool,
 }
 
-fn is_over_target(criterion: &Criterion, seen: &Tally) -> bool {
-    match &criterion.objective {
-        Objective::Consecutive { .. } | Objective::Zero { .. } => false,
-        Objective::Number { target, .. } => target.is_some() && seen.over_target > 0,
-        Objective::Quantile { quantile, target, .. } => {
-            target.is_some() && quantile.complement().is_exceeded_by(seen.over_target, seen.n)
+impl<'a> Finding<'a> {
+    /// Judges a track.
+    pub fn new(criterion: &'a Criterion, track: &'a Track, scope: Scope<'a>) -> Self {
+        let verdict = verdict(criterion, track, scope.is_silent);
+        let over_target = verdict < Verdict::Fail && is_over_target(criterion, track);
+        Self { criterion, track, scope, verdict, over_target }
+    }
+
+    /// With its numbers and what it rests on.
+    pub fn judgement(&self) -> Judgement {
+        Judgement {
+            criterion: self.criterion.name.clone(),
+            hard: self.criterion.hard,
+            cohort: self.scope.cohort,
+            region: self.scope.region.cloned(),
+            verdict: self.verdict,
+            over_target: self.over_target,
+            numbers: self.numbers(),
+            failing_since: self.track.failing_since,
+            grounds: grounds(self.criterion, self.track, self.scope),
         }
-        Objective::Ratio { target, .. } => target.is_some_and(|target| target.is_exceeded_by(seen.over_target, seen.n)),
+    }
+
+    /// Its counts against its limit.
+    pub fn numbers(&self) -> Numbers {
+        numbers(self.criterion, self.track)
+    }
+
+    /// Logarithm of the evidence that it does not hold, where it is tested.
+    pub fn ln_e_fail(&self) -> Option<f64> {
+        self.track.test.as_ref()?.ln_e_fail()
+    }
+
+    /// Logarithm of the evidence that it holds, where that is tested.
+    pub fn ln_e_pass(&self) -> Option<f64> {
+        self.track.test.as_ref()?.ln_e_pass(self.criterion, &self.track.total)
+    }
+
+    /// Whether the new release fails it.
+    pub(crate) fn is_red(&self) -> bool {
+        self.scope.cohort == Cohort::Canary && self.verdict == Verdict::Fail
+    }
+
+    /// Whether people were last told something else.
+    pub(crate) fn is_news(&self) -> bool {
+        self.track.told != self.verdict || self.track.told_over_target != self.over_target
+    }
+
+    /// Whether its stage may be left on this verdict.
+    pub(crate) fn lets_go(&self) -> bool {
+        match self.verdict {
+            Verdict::Pass => true,
+            Verdict::Inconclusive(Lack::NotProven) => {
+                self.criterion.require == Require::NotFailed && self.track.failing_since.is_none()
+            }
+            Verdict::Inconclusive(Lack::NoData) | Verdict::Fail => false,
+        }
     }
 }
 
-fn numbers(criterion: &Criterion, track: &Track, seen: &Tally) -> Numbers {
-    let share = || percent(seen.bad, seen.n);
+fn verdict(criterion: &Criterion, track: &Track, is_silent: bool) -> Verdict {
+    if track.fails(criterion) {
+        return Verdict::Fail;
+    }
+    let seen = match criterion.objective {
+        Objective::Number { .. } => track.last.n,
+        _ => track.total.n,
+    };
+    if is_silent || seen < criterion.min_events.max(1) {
+        return Verdict::Inconclusive(Lack::NoData);
+    }
+    let is_proven = match criterion.objective {
+        Objective::Burn { .. } | Objective::Stable { .. } => track.test.as_ref().is_some_and(Test::is_kept),
+        Objective::Compare { .. }
+        | Objective::CompareLatency { .. }
+        | Objective::Quantile { .. }
+        | Objective::Ratio { .. } => track.proven,
+        Objective::Consecutive { .. } | Objective::Number { .. } | Objective::Zero { .. } => true,
+    };
+    if is_proven && track.failing_since.is_none() { Verdict::Pass } else { Verdict::Inconclusive(Lack::NotProven) }
+}
+
+fn is_over_target(criterion: &Criterion, track: &Track) -> bool {
+    let Tally { n, over_target, .. } = track.total;
+    match &criterion.objective {
+        Objective::Number { target, .. } => target.is_some() && track.last.over_target > 0,
+        Objective::Quantile { quantile, target: Some(_), .. } => quantile.complement().is_exceeded_by(over_target, n),
+        Objective::Ratio { target: Some(target), .. } => target.is_exceeded_by(over_target, n),
+        _ => false,
+    }
+}
+
+fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
+    let told = worst(criterion, track).map_or(Counts { n: track.total.n, bad: track.total.bad }, |(_, counts)| counts);
+    let Counts { n, bad } = told;
+    let said = || track.test.as_ref().filter(|_| n > 0).map_or_else(|| "no data".to_owned(), Test::best);
     let (value, limit) = match &criterion.objective {
+        Objective::Burn { slo, .. } => (said(), format!("budget of {slo}")),
+        Objective::Compare { times, .. } => (said(), format!("{times} baseline")),
+        Objective::CompareLatency { quantile, times } => {
+            let at = quantile.map(|quantile| format!("p{} ", points(quantile))).unwrap_or_default();
+            (said(), format!("{at}{times} baseline"))
+        }
         Objective::Consecutive { slots } => (format!("{} in a row", track.bad_run), format!("{slots} in a row")),
         Objective::Number { min, max, .. } => {
             let limit = match (min, max) {
@@ -175,19 +190,69 @@ fn numbers(criterion: &Criterion, track: &Track, seen: &Tally) -> Numbers {
                 (Some(min), None) => format!("at least {}", plain(*min)),
                 (None, max) => max.map(plain).unwrap_or_default(),
             };
-            (seen.worst.map_or_else(|| "no data".to_owned(), plain), limit)
+            let Tally { n, bad, value, .. } = track.last;
+            return Numbers { bad, n, value: value.map_or_else(|| "no data".to_owned(), plain), limit };
         }
         Objective::Quantile { quantile, max, .. } => {
-            (format!("{} over {max}", share()), format!("{} over {max}", quantile.complement()))
+            (format!("{} over {max}", percent(bad, n)), format!("{} over {max}", quantile.complement()))
         }
-        Objective::Ratio { max, .. } => (share(), max.to_string()),
-        Objective::Zero { .. } => (seen.bad.to_string(), "0".to_owned()),
+        Objective::Ratio { max, .. } => (percent(bad, n), max.to_string()),
+        Objective::Stable { within, .. } => (said(), format!("{within} a day")),
+        Objective::Zero { .. } => (bad.to_string(), "0".to_owned()),
     };
-    Numbers { bad: seen.bad, n: seen.n, value, limit }
+    Numbers { bad, n, value, limit }
+}
+
+/// Of a failure that came late, the slots that show it: the whole stage would hide it.
+pub(crate) fn worst(criterion: &Criterion, track: &Track) -> Option<(Timestamp, Counts)> {
+    track.failing_since?;
+    let limit = match &criterion.objective {
+        Objective::Quantile { quantile, .. } => quantile.complement(),
+        Objective::Ratio { max, .. } => *max,
+        _ => return None,
+    };
+    let alternative = track.test.as_ref()?.alternative()?;
+    track.worst_since(f64::from(limit.ppb()) / f64::from(ONE_PPB), alternative)
+}
+
+/// A quantile as people say it: 99 for 99 %.
+fn points(quantile: Ratio) -> String {
+    quantile.to_string().trim_end_matches('%').to_owned()
+}
+
+/// What a verdict rests on, where counts are judged as shares.
+fn grounds(criterion: &Criterion, track: &Track, scope: Scope<'_>) -> Option<Box<Grounds>> {
+    let Tally { n, bad, .. } = track.total;
+    let test = track.test.as_ref()?;
+    let ln_e_fail = test.ln_e_fail()?;
+    let luck = libm::exp(test.ln_e_fail_max().unwrap_or(ln_e_fail).clamp(0.0, LN_LUCK_MAX));
+    let (low, high) = Mixture::SHOWN.interval(Counts::new(bad, n));
+    Some(Box::new(Grounds {
+        ln_e_fail: Nats(ln_e_fail),
+        ln_e_pass: test.ln_e_pass(criterion, &track.total).map(Nats),
+        bar: Nats(track.bar),
+        luck_one_in: luck as u64,
+        low: Ratio::from_ppb(libm::floor(low * f64::from(ONE_PPB)) as u32),
+        high: Ratio::from_ppb(libm::ceil(high * f64::from(ONE_PPB)) as u32),
+        best: test.best(),
+        since: worst(criterion, track).map(|(since, _)| since),
+        crossed: track.crossed,
+        covered: scope.covered,
+        slots: scope.slots,
+        parameters: parameters(criterion, track),
+    }))
+}
+
+/// "at most 1 in" is cut here: more says nothing to people.
+const LN_LUCK_MAX: f64 = 34.5;
+
+fn parameters(criterion: &Criterion, track: &Track) -> String {
+    let text = serde_json::to_vec(&(criterion, track.bar.to_bits(), track.planned)).unwrap_or_default();
+    Hash::of(&text).short()
 }
 
 /// A share of `n` with two significant digits, rounded up: against the release, never for it.
-fn percent(bad: u64, n: u64) -> String {
+pub(crate) fn percent(bad: u64, n: u64) -> String {
     if n == 0 {
         return "no data".to_owned();
     }
@@ -206,7 +271,7 @@ fn percent(bad: u64, n: u64) -> String {
 }
 
 /// A number with at most three digits after the point; from a million on in mega or giga, as sizes are read.
-fn plain(value: f64) -> String {
+pub(crate) fn plain(value: f64) -> String {
     match value.abs() {
         size if size >= 1e9 => format!("{}GB", trimmed(value / 1e9)),
         size if size >= 1e6 => format!("{}MB", trimmed(value / 1e6)),

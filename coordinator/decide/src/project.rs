@@ -15,8 +15,10 @@ use bellwether_protocol::status::{
 use bellwether_protocol::time::Timestamp;
 
 use crate::evidence::{STRIP_LEN, SeriesState, series_of};
-use crate::stages;
+use crate::judge::Finding;
 use crate::state::{Desk, Phase, Rollout, TakeBack};
+use crate::tally::stretched;
+use crate::{gate, stages};
 
 /// What each region looks at for one rollout.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,9 +51,16 @@ fn look(plan: &Plan, series: &Series) -> Option<Look> {
     };
     let mut edges: BTreeSet<u64> = LATENCY_EDGES_MS.into_iter().collect();
     for criterion in plan.criteria.iter().filter(|criterion| criterion.sli == series.sli) {
-        if let Objective::Quantile { max, target, .. } = &criterion.objective {
-            edges.insert(max.as_ms());
-            edges.extend(target.map(|target| target.as_ms()));
+        match &criterion.objective {
+            // The canary is counted at edges that lie so many times further out.
+            Objective::CompareLatency { times, .. } => {
+                edges.extend(LATENCY_EDGES_MS.map(|edge| stretched(edge, *times)));
+            }
+            Objective::Quantile { max, target, .. } => {
+                edges.insert(max.as_ms());
+                edges.extend(target.map(|target| target.as_ms()));
+            }
+            _ => {}
         }
     }
     Some(Look {
@@ -132,7 +141,9 @@ fn criteria(rollout: &Rollout, now: Timestamp) -> Vec<Judgement> {
             Cause::Command { .. } | Cause::Lever { .. } => Vec::new(),
         },
         Phase::Preparing { .. } | Phase::Ended { .. } => Vec::new(),
-        Phase::Entering { .. } | Phase::Settling { .. } | Phase::Soaking => stages::judgements(rollout, now),
+        Phase::Entering { .. } | Phase::Settling { .. } | Phase::Soaking => {
+            gate::findings(rollout, now).iter().map(Finding::judgement).collect()
+        }
     }
 }
 
@@ -179,9 +190,10 @@ fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
         Hold::NoData { .. } => 2,
         Hold::TooFewEvents { .. } => 3,
         Hold::SoftRed { .. } => 4,
-        Hold::NotRecovered => 5,
-        Hold::Approval => 6,
-        Hold::Paused => 7,
+        Hold::NotProven { .. } => 5,
+        Hold::NotRecovered => 6,
+        Hold::Approval => 7,
+        Hold::Paused => 8,
     };
     match rollout.holds.iter().min_by_key(|hold| pressing(hold))? {
         Hold::Approval => ask(
@@ -196,6 +208,13 @@ fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
             format!("look at {region}"),
             Some(format!(
                 "bellwether command exclude {service} region {region} --reason TEXT --until {}",
+                (now + bellwether_protocol::time::Span::from_secs(3_600)).seconds()
+            )),
+        ),
+        Hold::NotProven { criterion } => ask(
+            format!("{criterion} is not proven yet"),
+            Some(format!(
+                "bellwether command exclude {service} criterion {criterion} --reason TEXT --until {}",
                 (now + bellwether_protocol::time::Span::from_secs(3_600)).seconds()
             )),
         ),

@@ -6,12 +6,11 @@ use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::command::{COMMAND_BY_SEQ, Outcome};
 use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Ordinal};
-use bellwether_protocol::plan::Stage;
 use bellwether_protocol::reason::{DataFault, Reason};
 use bellwether_protocol::record::{AgentSeen, Input, Source};
 use bellwether_protocol::time::{Span, Timestamp};
 
-use crate::evidence::Frame;
+use crate::evidence::{Expected, Frame};
 use crate::state::{Answer, Desk, Phase, Rollout};
 use crate::{commands, incidents, project, stages, take_back};
 
@@ -61,13 +60,13 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
     // is what was read before this step.
     let inbox = desk.inbox;
     let (mut asked, mut reset) = (Vec::new(), BTreeSet::new());
+    fold_slots(&mut desk, inputs);
     for input in inputs {
         match input {
-            Input::Closed(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold(frame, slot)),
+            Input::Closed(_) | Input::Late(_) => {}
             Input::Command(command) if command.seq > inbox => asked.push(command),
             Input::Command(_) => {}
             Input::DataFault { agent, fault } => fold_fault(&mut desk, agent, *fault, &mut out),
-            Input::Late(slot) => with_frame(&mut desk, |evidence, frame| evidence.fold_late(frame, slot)),
             Input::Presence(seen) => fold_presence(&mut desk, seen),
             Input::Read { seq } => desk.read = desk.read.max(*seq),
             Input::Result { seq, result } if *seq > inbox => {
@@ -149,7 +148,7 @@ pub(crate) struct Out {
 }
 
 impl Out {
-    fn new(now: Timestamp, ordinal: Ordinal) -> Self {
+    pub(crate) fn new(now: Timestamp, ordinal: Ordinal) -> Self {
         let (actions, alerts, outcomes, reasons) = Default::default();
         Self { now, ordinal, actions, alerts, outcomes, reasons }
     }
@@ -187,23 +186,30 @@ fn advance(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
     }
 }
 
-fn with_frame(desk: &mut Desk, fold: impl FnOnce(&mut crate::evidence::Evidence, &Frame<'_>)) {
+fn fold_slots(desk: &mut Desk, inputs: &[Input]) {
     let Some(rollout) = desk.rollout.as_mut().filter(|rollout| !rollout.is_over()) else { return };
     let mut evidence = std::mem::take(&mut rollout.evidence);
     if let Some(frame) = frame(rollout) {
-        fold(&mut evidence, &frame);
+        for input in inputs {
+            match input {
+                Input::Closed(slot) => evidence.fold(&frame, slot),
+                Input::Late(slot) => evidence.fold_late(&frame, slot),
+                _ => {}
+            }
+        }
     }
     rollout.evidence = evidence;
 }
 
 /// What slots are judged against in the current stage and phase.
 pub(crate) fn frame(rollout: &Rollout) -> Option<Frame<'_>> {
-    let stage: &Stage = rollout.stage()?;
     let named = rollout.plan.fingerprint.is_some();
     let previous = rollout.previous.as_ref();
     let is_back = matches!(rollout.phase, Phase::TakingBack(_));
     let canary = if is_back { previous } else { Some(&rollout.release) };
-    Some(Frame { plan: &rollout.plan, stage, canary: canary.filter(|_| named), baseline: previous.filter(|_| named) })
+    let expected = Expected { canary: canary.filter(|_| named), baseline: previous.filter(|_| named) };
+    let is_entering = matches!(rollout.phase, Phase::Entering { .. });
+    Some(Frame::new(&rollout.plan, rollout.stage()?, expected, is_entering))
 }
 
 fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {

@@ -10,7 +10,7 @@ use bellwether_protocol::action::{ActionOutcome, ActionResult};
 use bellwether_protocol::command::{Ask, Command, Start};
 use bellwether_protocol::id::{AgentId, Revision};
 use bellwether_protocol::plan::{
-    Criterion, Fingerprint, LeverUse, Objective, OnFail, Plan, Set, SetTo, Sli, Stage, TakeBack, TakeBackLevel,
+    Criterion, Fingerprint, LeverUse, Objective, OnFail, Plan, Require, Set, SetTo, Sli, Stage, TakeBack, TakeBackLevel,
 };
 use bellwether_protocol::presence::{LeverReading, Target, Watching};
 use bellwether_protocol::ratio::Ratio;
@@ -33,6 +33,7 @@ fn plan() -> Plan {
         slot: SLOT,
         grace: Span::from_secs(10),
         quorum: 1,
+        alpha: Ratio::from_ppb(10_000_000),
         regions: [("east".parse().unwrap(), "http://127.0.0.1:1".to_owned())].into(),
         canary: BTreeMap::new(),
         baseline: None,
@@ -50,7 +51,7 @@ fn plan() -> Plan {
             sli: "checkout".parse().unwrap(),
             objective: Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(5_000_000), target: None },
             hard: true,
-            window: None,
+            require: Require::NotFailed,
             hold_for: Span::ZERO,
             min_events: 1,
             on_fail: OnFail::Rollback,

@@ -1,18 +1,18 @@
-//! What a plan means: names that refer to nothing, values that contradict each other, criteria that
-//! can never fail, and proofs that the looks cannot give.
+//! What a plan means: names that refer to nothing, and values that contradict each other. What its
+//! criteria mean is in `criteria`.
 //!
 //! Works on the tree and passes over in silence what `read` has already reported, so that one run
 //! shows a typo in a duration and a lever that does not exist.
+
+mod criteria;
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use super::node::{Key, Node};
-use super::read::OBJECTIVES;
 use super::report::{FINDINGS_MAX, Finding, cut, suggest};
 use super::{GRACE, SLOT};
 use crate::ratio::Ratio;
-use crate::sample::class;
 use crate::time::Span;
 
 /// Shortest slot. A coordinator folds every slot of every series.
@@ -21,8 +21,8 @@ const SLOT_MIN: Span = Span::from_ms(500);
 const EVERY_MIN: Span = Span::from_ms(10);
 /// Most agents of a region that can be asked to agree.
 const QUORUM_MAX: u64 = 64;
-/// Longest window, in slots: the judge keeps that many per series. Two days of 30 s slots are 5,760.
-const WINDOW_SLOTS_MAX: u64 = 10_000;
+/// Largest chance of a false alarm that makes sense to ask for.
+const ALPHA_MAX: Ratio = Ratio::from_ppb(500_000_000);
 /// Most items of a list, and entries of a map, that are looked at: every criterion meets every stage.
 /// `read` refuses what is longer.
 const ITEMS_MAX: usize = 256;
@@ -85,6 +85,10 @@ impl<'a> Check<'a> {
         let quorum = value(root, "quorum").unwrap_or(1_u64);
         let outside = !(1..=QUORUM_MAX).contains(&quorum);
         self.refuse(outside, "P12", (root, "quorum"), "a quorum that cannot be", format!("from 1 to {QUORUM_MAX}"));
+        let outside = value(root, "alpha").is_some_and(|alpha: Ratio| alpha == Ratio::ZERO || alpha > ALPHA_MAX);
+        let help =
+            format!("more than 0% and at most {ALPHA_MAX}: how often a release within every limit is taken back");
+        self.refuse(outside, "P12", (root, "alpha"), "a chance of false alarms that cannot be", help);
     }
 
     fn levers(&mut self) {
@@ -109,86 +113,6 @@ impl<'a> Check<'a> {
                 "at most the grace of {grace}: a slot closes that long after its end, and a look that hangs must be in it"
             );
             self.refuse(late, "P12", (sli, "timeout"), "a timeout longer than the grace", help);
-        }
-    }
-
-    fn criteria(&mut self) {
-        self.unique("criterion", self.root.get("criteria"));
-        for criterion in items(self.root.get("criteria")) {
-            for kind in OBJECTIVES {
-                if let Some(objective) = criterion.get(kind) {
-                    self.refer("sli", "sli", objective.get("sli"), &self.slis.clone());
-                    self.objective(criterion, kind, objective);
-                    self.classes(objective);
-                }
-            }
-            let longest = self.slot.times(WINDOW_SLOTS_MAX);
-            let long = value::<Span>(criterion, "window").is_some_and(|window| window > longest);
-            let help = format!("at most 10,000 slots, {longest}; without it, the whole stage counts");
-            self.refuse(long, "P10", (criterion, "window"), "a window of too many slots", help);
-            let used = items(self.root.get("stages")).any(|stage| criteria_of(stage, &self.criteria, criterion));
-            if let Some(name) = criterion.get("name").filter(|_| !used && self.root.get("stages").is_some()) {
-                let help = "name it in the `criteria` of a stage, or leave it out";
-                self.push(Finding::new("W02", "no stage uses this criterion").on("name", name).help(help));
-            }
-        }
-    }
-
-    fn objective(&mut self, criterion: &Node, kind: &str, node: &Node) {
-        let never = "this criterion can never fail";
-        let ratio = |key| value::<Ratio>(node, key);
-        let (whole, none) = (Ratio::ZERO.complement(), Ratio::ZERO);
-        match kind {
-            "ratio" => {
-                let all = ratio("max") == Some(whole);
-                self.refuse(all, "P11", (node, "max"), never, "write less than 100%".into());
-                let beyond = ratio("target").zip(ratio("max")).is_some_and(|(target, max)| target > max);
-                self.target_beyond(beyond, node);
-            }
-            "quantile" => {
-                let edge = ratio("q").is_some_and(|q| q == whole || q == none);
-                let help = "write for example `99%`; for no slow answer at all, take a `ratio`".to_owned();
-                self.refuse(edge, "P12", (node, "q"), "not a quantile", help);
-                let span = |key| value::<Span>(node, key);
-                self.target_beyond(span("target").zip(span("max")).is_some_and(|(target, max)| target > max), node);
-            }
-            "number" => {
-                let number = |key| node.get(key).and_then(Node::text).and_then(super::reader::number);
-                let (min, max) = (number("min"), number("max"));
-                let no_limit = node.get("min").is_none() && node.get("max").is_none();
-                self.refuse(no_limit, "P11", (node, ""), never, "add `max: ...` or `min: ...`".into());
-                let crossed = min.zip(max).is_some_and(|(min, max)| min > max);
-                self.refuse(crossed, "P12", (node, "min"), "`min` above `max`", "swap the two".into());
-                let target = number("target");
-                let outside = target.is_some_and(|t| max.is_some_and(|max| t > max) || min.is_some_and(|min| t < min));
-                self.target_beyond(outside, node);
-            }
-            "consecutive" => {
-                let none = value::<u32>(node, "slots") == Some(0);
-                self.refuse(none, "P12", (node, "slots"), "no slots", "write 1 or more".into());
-            }
-            _ => {}
-        }
-        let none = value::<u64>(criterion, "min_events") == Some(0);
-        self.refuse(none, "P12", (criterion, "min_events"), "no events prove nothing", "write 1 or more".into());
-    }
-
-    fn target_beyond(&mut self, beyond: bool, node: &Node) {
-        let help = "a target warns before the limit is reached: write a stricter one".to_owned();
-        self.refuse(beyond, "P12", (node, "target"), "a target beyond the limit", help);
-    }
-
-    fn classes(&mut self, objective: &Node) {
-        for node in items(objective.get("bad")) {
-            let Some(text) = node.text() else { continue };
-            if text == class::OK {
-                let help = "name the classes that count as bad";
-                self.push(Finding::new("P12", "good answers counted as bad").on("bad", node).help(help));
-            } else if !class::ALL.contains(&text) {
-                let help = suggest(text, class::ALL);
-                let message = format!("no probe is known to report `{}`", cut(text));
-                self.push(Finding::new("W01", message).on("bad", node).help(help));
-            }
         }
     }
 
@@ -218,59 +142,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// What cannot happen within the soak of a stage.
     fn soak(&mut self, stage: &Node) {
         let Some(soak) = value::<Span>(stage, "soak") else { return };
         let slot = self.slot;
         let short = soak < slot;
         self.refuse(short, "P12", (stage, "soak"), "a soak shorter than one slot", format!("at least {slot}"));
-        let lasts = Lasts { soak, stage };
-        for criterion in items(self.root.get("criteria")) {
-            if short || !criteria_of(stage, &self.criteria, criterion) {
-                continue;
-            }
-            for key in ["for", "window"] {
-                let long = value::<Span>(criterion, key).is_some_and(|span| span > soak);
-                self.refuse(long, "P11", (criterion, key), "this criterion can never fail", lasts.at_most(soak));
-            }
-            let rows = criterion.get("consecutive").and_then(|node| Some((node, value::<u64>(node, "slots")?)));
-            if let Some((node, slots)) = rows {
-                let help = lasts.at_most_number(soak.as_ms() / slot.as_ms().max(1));
-                let long = slot.times(slots) > soak;
-                self.refuse(long, "P11", (node, "slots"), "this criterion can never fail", help);
-            }
-            self.evidence(criterion, &lasts);
-        }
-    }
-
-    /// What the looks of one stage can show of one criterion, with one agent in every region.
-    fn evidence(&mut self, criterion: &Node, lasts: &Lasts<'_>) {
-        let objective = OBJECTIVES.iter().find_map(|kind| criterion.get(kind));
-        let name = objective.and_then(|node| node.get("sli")?.text());
-        let sli = items(self.root.get("slis")).find(|sli| name.is_some() && text(sli, "name") == name);
-        let Some(sli) = sli else { return };
-        let every: Span = value(sli, "every").unwrap_or(self.slot);
-        if every > lasts.soak {
-            let help = lasts.at_most(lasts.soak);
-            return self.refuse(true, "P11", (sli, "every"), "not one look in a whole stage", help);
-        }
-        let looked = value::<Span>(criterion, "window").map_or(lasts.soak, |window| window.min(lasts.soak));
-        let regions = lasts.stage.get("regions").map_or(self.regions.len(), |node| node.items().len());
-        let looks = (looked.as_ms() / every.as_ms().max(1)).saturating_mul(regions.max(1) as u64);
-        let where_ = format!("in stage `{}`: {looked} at one look per {every}", lasts.name());
-        let needed: u64 = value(criterion, "min_events").unwrap_or(1);
-        if needed > looks {
-            let message = format!("{looks} looks cannot be {needed} events");
-            let help = format!("{where_}; without enough events it stays at no data");
-            return self.refuse(true, "W03", (criterion, "min_events"), &message, help);
-        }
-        let max = criterion.get("ratio").and_then(|node| Some((node, value::<Ratio>(node, "max")?)));
-        if let Some((node, max)) = max.filter(|(_, max)| *max > Ratio::ZERO && shown(looks) > *max) {
-            let message = format!("{looks} looks cannot show {max}");
-            let help = format!("without one failure they show {} (95 % bound)", shown(looks));
-            let finding = Finding::new("W03", message).help(help).note(where_);
-            let finding = finding.note("a failure is seen all the same; a pass stays unproven");
-            self.push(node.get("max").map_or(finding.clone(), |value| finding.on("max", value)));
+        if !short {
+            self.criteria_within(&Lasts { soak, stage });
         }
     }
 
@@ -348,28 +226,6 @@ struct Lasts<'a> {
     stage: &'a Node,
 }
 
-impl Lasts<'_> {
-    fn name(&self) -> String {
-        cut(text(self.stage, "name").unwrap_or("?"))
-    }
-
-    fn at_most(&self, span: Span) -> String {
-        self.at_most_number(span)
-    }
-
-    fn at_most_number(&self, most: impl std::fmt::Display) -> String {
-        let line = self.stage.get("soak").map_or(0, |node| node.mark.line);
-        format!("stage `{}` lasts {} (line {line}); write at most `{most}`", self.name(), self.soak)
-    }
-}
-
-/// The share of bad answers that `looks` without one bad answer still allow: the exact 95 % bound.
-fn shown(looks: u64) -> Ratio {
-    // Only printed and compared with a limit in a warning, so the last digit of `powf` is no matter.
-    let bound = 1.0 - 0.05_f64.powf(1.0 / looks.max(1) as f64);
-    Ratio::from_ppb((bound * 1e5).round() as u32 * 10_000)
-}
-
 fn items(list: Option<&Node>) -> impl Iterator<Item = &Node> {
     list.map_or(&[][..], Node::items).iter().take(ITEMS_MAX)
 }
@@ -388,10 +244,4 @@ fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
 
 fn value<T: FromStr>(node: &Node, key: &str) -> Option<T> {
     text(node, key)?.parse().ok()
-}
-
-/// Whether `stage` uses `criterion`; without `criteria` it uses all.
-fn criteria_of(stage: &Node, all: &[&str], criterion: &Node) -> bool {
-    let Some(name) = text(criterion, "name") else { return false };
-    stage.get("criteria").map_or(all.contains(&name), |list| items(Some(list)).any(|own| own.text() == Some(name)))
 }

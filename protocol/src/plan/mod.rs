@@ -10,6 +10,7 @@
 //! slot: 30s                     # default 30s: one cell of the grid on which everything is measured
 //! grace: 10s                    # default 10s: how long a slot waits for late reporters
 //! quorum: 1                     # default 1: agents of a region that must report a slot
+//! alpha: 1%                     # default 1%: chance that a release within every limit is taken back
 //! regions:                      # where the service is, seen from each place with agents
 //!   east: http://127.0.0.1:8001
 //!   west: http://127.0.0.1:8002
@@ -26,18 +27,26 @@
 //!     every: 500ms              # default: the slot
 //!     timeout: 2s               # default 10s
 //!     http: { path: /checkout } # exactly one kind of probe, with its own settings
-//! criteria:                     # each judges one SLI, with exactly one of five objectives
+//! criteria:                     # each judges one SLI by a sentence, or by one of nine objectives
 //!   - name: error_rate
-//!     ratio: { sli: checkout, max: 0.5%, target: 0.1%, bad: [http_5xx] }  # bad: default all but ok
+//!     sli: checkout             # default: the plan's only one
+//!     must: "error_ratio < 0.1%, alert 0.5%"
 //!     hard: true                # default false
 //!     min_events: 20            # default 1
-//!     window: 5m                # default: the whole stage
+//!     require: proven           # default not_failed
 //!     for: 30s                  # default 0s: how long it fails before that counts
 //!     on_fail: rollback         # or hold; default: rollback when hard
+//!   - name: card_errors         # what a sentence is short for
+//!     ratio: { sli: checkout, max: 0.5%, target: 0.1%, bad: [http_5xx] }  # bad: default all but ok
 //!   - { name: no_5xx, zero: { sli: checkout, bad: [http_5xx] }, hard: true }
 //!   - { name: p99, quantile: { sli: checkout, q: 99%, max: 500ms, target: 300ms } }
 //!   - { name: memory, number: { sli: checkout, number: memory_used, max: 1.8GB, target: 1.5GB } }
+//!   - { name: handlers, number: { sli: checkout, number: handlers, min: 4 } }
 //!   - { name: down, consecutive: { sli: checkout, slots: 3 }, hard: true }
+//!   - { name: worse, compare: { sli: checkout, times: 1.5x, bad: [http_5xx] } }     # default 1.5x
+//!   - { name: slower, compare_latency: { sli: checkout, q: 99%, times: 1.2x } }     # default anywhere, 1.2x
+//!   - { name: leak, stable: { sli: checkout, number: memory_used, within: 5%, uptime: uptime } }
+//!   - { name: budget, burn: { sli: checkout, slo: 99.9%, period: 30d, spend: 10%, bad: [http_5xx] } }  # default 10%
 //! stages:
 //!   - name: canary
 //!     regions: [east, west]     # default: all
@@ -62,11 +71,36 @@
 //!       apply_within: 2m        # default 2m
 //!       automatic: false        # default false: may go beyond the previous release by itself
 //! ```
+//!
+//! What `must` can say, and the objective that it stands for:
+//!
+//! | sentence | objective |
+//! |---|---|
+//! | `error_ratio < 0.1%` | ratio: fails above, and is proven below |
+//! | `error_ratio < 0.1%, alert 0.5%` | ratio: warns above the one, fails above the other |
+//! | `5xx_ratio < 1%`, `timeout_ratio < 1%` | ratio of one class |
+//! | `error_ratio (5xx, timeout) < 1%` | ratio of several classes |
+//! | `no errors`, `no 5xx`, `no http_5xx, timeout` | zero |
+//! | `p99 < 10s`, `p99.9 < 500ms, alert 2s` | quantile |
+//! | `memory_used < 1.5GB, alert 1.8GB` | number: warns above the one, fails above the other |
+//! | `handlers >= 4` | number: fails below |
+//! | `never 3 slots down` | consecutive |
+//! | `canary error_ratio <= 1.5x baseline` | compare; also `5xx_ratio`, `error_ratio (5xx, timeout)` |
+//! | `canary p99 <= 1.5x baseline` | compare_latency at one quantile |
+//! | `canary latency <= 1.2x baseline` | compare_latency anywhere |
+//! | `memory stable within 5% a day` | stable; `, uptime NUMBER` tells restarts |
+//! | `burn 30d slo 99.9%, spend 5%` | burn; `burn (5xx, timeout) 30d ...` names what is bad |
+//!
+//! `4xx` and `5xx` are short for `http_4xx` and `http_5xx`. Of two limits the larger fails and the
+//! smaller warns, whichever comes first: `database < 1GB, alert 900MB` warns from 900MB on and fails
+//! from 1GB on. At a limit itself nothing fails, so `<` and `<=` mean the same. A number that is
+//! called like a word of these sentences, such as `p99`, needs the structured form.
 
 #[cfg(feature = "plan-file")]
 mod check;
 #[cfg(feature = "plan-file")]
 mod node;
+mod number;
 #[cfg(feature = "plan-file")]
 mod overrides;
 #[cfg(feature = "plan-file")]
@@ -75,6 +109,9 @@ mod read;
 mod reader;
 #[cfg(feature = "plan-file")]
 mod report;
+mod sentence;
+#[cfg(feature = "plan-file")]
+mod short;
 
 use std::collections::BTreeMap;
 
@@ -83,7 +120,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{
     Class, CriterionName, LeverName, LeverValue, NumberName, Region, Release, Service, SliName, StageName,
 };
-use crate::ratio::Ratio;
+use crate::ratio::{Ratio, Times};
 use crate::sample::Cohort;
 use crate::time::Span;
 
@@ -94,6 +131,18 @@ pub use report::{Finding, FindingSeverity, render};
 pub const SLOT: Span = Span::from_secs(30);
 /// How long a slot waits for late reporters, when the plan does not say; at most one slot.
 pub const GRACE: Span = Span::from_secs(10);
+/// The chance of a false alarm of one rollout, when the plan does not say.
+pub const ALPHA: Ratio = Ratio::from_ppb(10_000_000);
+/// How many times the baseline's share of bad answers is tolerated, when the plan does not say. Two
+/// machines on one release differ by some tens of per cent from minute to minute, and that is not
+/// the release.
+pub const TIMES: Times = Times::from_milli(1_500);
+/// How many times the baseline's latency is tolerated, when the plan does not say. With enough
+/// traffic a canary that is a twentieth slower is found within minutes; a cold cache does as much,
+/// and nobody takes a release back for it.
+pub const TIMES_LATENCY: Times = Times::from_milli(1_200);
+/// The share of an SLO's error budget that one stage may spend, when the plan does not say.
+pub const SPEND: Ratio = Ratio::from_ppb(100_000_000);
 /// For how long a probe looks at most, when the plan does not say.
 pub const TIMEOUT: Span = Span::from_secs(5);
 /// Deadline of an action, when the plan does not say.
@@ -118,6 +167,7 @@ pub fn read_plan(
     let mut plan = None;
     if let Some(mut root) = root {
         findings.extend(overrides::apply(&mut root, overrides));
+        findings.extend(short::write_out(&mut root, text));
         let mut reader = reader::Reader::new(validators);
         plan = reader.plan(&root);
         findings.append(&mut reader.findings);
@@ -144,6 +194,9 @@ pub struct Plan {
     pub grace: Span,
     /// How many agents of a region must report a slot for it to be covered. Default 1.
     pub quorum: u32,
+    /// The chance, at most, that a rollout of a release that is within every limit is taken back by
+    /// a statistical criterion. Default 1 %.
+    pub alpha: Ratio,
     /// Regions, and where the service is in each, such as `https://sjc.example.com`.
     pub regions: BTreeMap<Region, String>,
     /// Headers that address the canary cohort; empty when the cohort is told by fingerprint alone.
@@ -209,8 +262,8 @@ pub struct Criterion {
     pub objective: Objective,
     /// Whether a Fail takes the release back (hard) or stops the soak's count (soft).
     pub hard: bool,
-    /// How much evidence is looked at: the last so long. Default: the whole stage.
-    pub window: Option<Span>,
+    /// What must be seen of it before its stage may be left. Default: that it did not fail.
+    pub require: Require,
     /// How long it must fail without a break before that counts. Default 0.
     pub hold_for: Span,
     /// Fewer events than this prove nothing. Default 1.
@@ -219,10 +272,46 @@ pub struct Criterion {
     pub on_fail: OnFail,
 }
 
+/// What must be seen of a criterion before its stage may be left.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Require {
+    /// No Fail, every slot covered, enough events. What the data prove is told.
+    #[default]
+    NotFailed,
+    /// The Pass test: the data prove that it holds.
+    Proven,
+}
+
 /// What must hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
+    /// The error budget of an SLO is not burnt too fast, in two windows at once.
+    Burn {
+        /// Which classes are bad. Empty: all but `ok`.
+        bad: Vec<Class>,
+        /// The share of answers that must be good over the period, such as 99.9 %.
+        slo: Ratio,
+        /// Over how long the SLO is kept, such as 30 days.
+        period: Span,
+        /// The share of the period's error budget that one stage may spend. Default 10 %.
+        spend: Ratio,
+    },
+    /// The canary gives not many more bad answers per request than the baseline beside it.
+    Compare {
+        /// Which classes are bad. Empty: all but `ok`.
+        bad: Vec<Class>,
+        /// Tolerated: so many times the baseline's share. Default 1.5.
+        times: Times,
+    },
+    /// The canary is not much slower than the baseline beside it.
+    CompareLatency {
+        /// At which quantile. Absent: anywhere in the distribution.
+        quantile: Option<Ratio>,
+        /// Tolerated: so many times the baseline's latency. Default 1.2.
+        times: Times,
+    },
     /// Not so many slots in a row without one good answer.
     Consecutive {
         /// This many in a row fail.
@@ -254,8 +343,18 @@ pub enum Objective {
         bad: Vec<Class>,
         /// Fails above.
         max: Ratio,
-        /// Warned of above, though within `max`.
+        /// Warned of above, though within `max`; what the Pass test proves. Default: `max`.
         target: Option<Ratio>,
+    },
+    /// A level such as memory neither climbs nor scatters.
+    Stable {
+        /// Which number.
+        number: NumberName,
+        /// By how much of its median it may climb in a day, and how widely it may scatter.
+        within: Ratio,
+        /// The number that tells how long the process has run: when it falls, the process was
+        /// restarted, and what came before says nothing of what comes after.
+        uptime: Option<NumberName>,
     },
     /// Not one answer of these classes in the whole stage.
     Zero {

@@ -15,7 +15,7 @@ const OVERRIDES_MAX: usize = 256;
 const LISTS: [(&str, &[&str]); 4] = [
     ("stages", &["enter_within", "settle", "soak"]),
     ("slis", &["every", "timeout"]),
-    ("criteria", &["window", "for"]),
+    ("criteria", &["for"]),
     ("take_back.levels", &["apply_within"]),
 ];
 /// Durations of the plan itself.

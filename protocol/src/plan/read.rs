@@ -9,8 +9,8 @@ use super::node::Node;
 use super::reader::Reader;
 use super::report::{Finding, cut};
 use super::{
-    Criterion, ENTER_WITHIN, Fingerprint, GRACE, LeverUse, Objective, OnFail, Plan, SLOT, Set, SetTo, Sli, Stage,
-    TIMEOUT, TakeBack, TakeBackLevel,
+    ALPHA, Criterion, ENTER_WITHIN, Fingerprint, GRACE, LeverUse, Objective, OnFail, Plan, Require, SLOT, SPEND, Set,
+    SetTo, Sli, Stage, TIMEOUT, TIMES, TIMES_LATENCY, TakeBack, TakeBackLevel,
 };
 use crate::id::{IdError, LeverName, SliName};
 use crate::sample::Cohort;
@@ -19,7 +19,7 @@ use crate::time::Span;
 /// Most stages, levels of take-back and the like; more is a mistake of whoever generated the file.
 const STAGES_MAX: usize = 64;
 /// Most SLIs and criteria.
-const CRITERIA_MAX: usize = 256;
+pub(super) const CRITERIA_MAX: usize = 256;
 /// Most headers of a cohort.
 const HEADERS_MAX: usize = 16;
 
@@ -28,6 +28,7 @@ const PLAN: &[&str] = &[
     "slot",
     "grace",
     "quorum",
+    "alpha",
     "regions",
     "cohorts",
     "fingerprint",
@@ -39,10 +40,33 @@ const PLAN: &[&str] = &[
 ];
 const COHORTS: &[&str] = &["canary", "baseline"];
 const SLI: &[&str] = &["name", "every", "timeout"];
-const CRITERION: &[&str] =
-    &["name", "ratio", "zero", "quantile", "number", "consecutive", "hard", "min_events", "window", "for", "on_fail"];
-/// The keys of a criterion of which exactly one says what must hold.
-pub(super) const OBJECTIVES: [&str; 5] = ["ratio", "zero", "quantile", "number", "consecutive"];
+const CRITERION: &[&str] = &[
+    "name",
+    "sli",
+    "must",
+    "ratio",
+    "zero",
+    "quantile",
+    "number",
+    "consecutive",
+    "compare",
+    "compare_latency",
+    "stable",
+    "burn",
+    "hard",
+    "min_events",
+    "require",
+    "for",
+    "on_fail",
+];
+/// Keys that a criterion had.
+const CRITERION_GONE: &[(&str, &str)] = &[(
+    "window",
+    "leave it out: the evidence of the whole stage is judged at every moment, and a late regression is seen in it",
+)];
+/// The keys of a criterion of which exactly one says what must hold, unless a sentence does.
+pub(super) const OBJECTIVES: [&str; 9] =
+    ["ratio", "zero", "quantile", "number", "consecutive", "compare", "compare_latency", "stable", "burn"];
 const STAGE: &[&str] =
     &["name", "regions", "cohorts", "enter", "enter_within", "settle", "soak", "criteria", "approval"];
 
@@ -70,6 +94,7 @@ impl Reader<'_> {
         let slot = self.or(s, "slot", SLOT, Self::span);
         let grace = self.or(s, "grace", GRACE.min(slot.unwrap_or(GRACE)), Self::span);
         let quorum = self.or(s, "quorum", 1, Self::count);
+        let alpha = self.or(s, "alpha", ALPHA, Self::ratio);
         let regions = self.need(s, "regions", Self::regions);
         let cohorts = self.or(s, "cohorts", (BTreeMap::new(), None), Self::cohorts);
         let fingerprint = self.or(s, "fingerprint", None, |r, k, n| r.fingerprint(k, n).map(Some));
@@ -88,6 +113,7 @@ impl Reader<'_> {
             slot: slot?,
             grace: grace?,
             quorum: quorum?,
+            alpha: alpha?,
             regions: regions?,
             canary,
             baseline,
@@ -181,10 +207,12 @@ impl Reader<'_> {
     }
 
     fn criterion(&mut self, _: &str, node: &Node) -> Option<Criterion> {
-        let s = self.section("criterion", node, CRITERION)?;
+        let s = self.section_without(CRITERION_GONE, "criterion", node, CRITERION)?;
         let name = self.need(s, "name", Self::token);
         let hard = self.or(s, "hard", false, Self::flag);
-        let window = self.or(s, "window", None, |r, k, n| r.span(k, n).map(Some));
+        let require = self.or(s, "require", Require::NotFailed, |r, k, n| {
+            r.word(k, n, &[("not_failed", Require::NotFailed), ("proven", Require::Proven)])
+        });
         let hold_for = self.or(s, "for", Span::ZERO, Self::span);
         let min_events = self.or(s, "min_events", 1, Self::count);
         let on_fail = match hard {
@@ -194,26 +222,37 @@ impl Reader<'_> {
         let on_fail = self.or(s, "on_fail", on_fail, |r, k, n| {
             r.word(k, n, &[("hold", OnFail::Hold), ("rollback", OnFail::Rollback)])
         });
-        let objective = self.one_of(s, &OBJECTIVES).and_then(|(kind, node)| self.objective(kind, node));
+        let kinds: Vec<&str> = ["must"].into_iter().chain(OBJECTIVES).collect();
+        let objective = self.one_of(s, &kinds).and_then(|(kind, node)| self.objective(kind, node));
+        if let Some((key, _)) = node.entries().iter().find(|(key, _)| key.text == "sli" && node.get("must").is_none()) {
+            let help = "it stands beside `must`; in the structured form, write it inside of the objective";
+            self.push(Finding::new("P03", "`sli` without `must`").on_key(key).help(help));
+        }
         let (sli, objective) = objective?;
         Some(Criterion {
             name: name?,
             sli,
             objective,
             hard: hard?,
-            window: window?,
+            require: require?,
             hold_for: hold_for?,
             min_events: min_events?,
             on_fail: on_fail?,
         })
     }
 
+    /// Nothing for a `must` that is still there: `short` has told what is wrong with it.
     fn objective(&mut self, kind: &str, node: &Node) -> Option<(SliName, Objective)> {
         let keys: &[&str] = match kind {
+            "must" => return None,
             "ratio" => &["sli", "max", "target", "bad"],
             "zero" => &["sli", "bad"],
             "quantile" => &["sli", "q", "max", "target"],
             "number" => &["sli", "number", "min", "max", "target"],
+            "compare" => &["sli", "times", "bad"],
+            "compare_latency" => &["sli", "q", "times"],
+            "stable" => &["sli", "number", "within", "uptime"],
+            "burn" => &["sli", "slo", "period", "spend", "bad"],
             _ => &["sli", "slots"],
         };
         let s = self.section(kind, node, keys)?;
@@ -237,6 +276,27 @@ impl Reader<'_> {
                 let mut limit = |key| self.or(s, key, None, |r, k, n| r.number(k, n).map(Some));
                 let (min, max, target) = (limit("min"), limit("max"), limit("target"));
                 Objective::Number { number: number?, min: min?, max: max?, target: target? }
+            }
+            "compare" => {
+                let times = self.or(s, "times", TIMES, Self::times);
+                Objective::Compare { bad: bad(self)?, times: times? }
+            }
+            "compare_latency" => {
+                let quantile = self.or(s, "q", None, |r, k, n| r.ratio(k, n).map(Some));
+                let times = self.or(s, "times", TIMES_LATENCY, Self::times);
+                Objective::CompareLatency { quantile: quantile?, times: times? }
+            }
+            "stable" => {
+                let number = self.need(s, "number", Self::token);
+                let within = self.need(s, "within", Self::ratio);
+                let uptime = self.or(s, "uptime", None, |r, k, n| r.token(k, n).map(Some));
+                Objective::Stable { number: number?, within: within?, uptime: uptime? }
+            }
+            "burn" => {
+                let slo = self.need(s, "slo", Self::ratio);
+                let period = self.need(s, "period", Self::span);
+                let spend = self.or(s, "spend", SPEND, Self::ratio);
+                Objective::Burn { bad: bad(self)?, slo: slo?, period: period?, spend: spend? }
             }
             _ => Objective::Consecutive { slots: self.need(s, "slots", Self::count)? },
         };

@@ -8,9 +8,10 @@ use std::str::FromStr;
 
 use super::Validators;
 use super::node::{Key, Node, Value};
+use super::number;
 use super::report::{FINDINGS_MAX, Finding, cut, suggest};
 use crate::id::IdError;
-use crate::ratio::{Ratio, RatioError};
+use crate::ratio::{Ratio, RatioError, Times, TimesError};
 use crate::time::{Span, TimeError};
 
 /// Longest URL, header or JSON path, in bytes.
@@ -47,10 +48,22 @@ impl<'a> Reader<'a> {
 
     /// `node` as a map of which every key is one of `known`.
     pub(super) fn section<'n>(&mut self, what: &'n str, node: &'n Node, known: &[&str]) -> Option<Section<'n>> {
+        self.section_without(&[], what, node, known)
+    }
+
+    /// The same, where some keys stand elsewhere: each of them with what to write instead.
+    pub(super) fn section_without<'n>(
+        &mut self,
+        elsewhere: &[(&str, &str)],
+        what: &'n str,
+        node: &'n Node,
+        known: &[&str],
+    ) -> Option<Section<'n>> {
         let Value::Map(entries) = &node.value else { return self.wrong_kind(what, node, "a map") };
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())).take(FINDINGS_MAX) {
             let message = format!("unknown key `{}` in {what}", cut(&key.text));
-            let help = suggest(&key.text, known.iter().copied());
+            let instead = elsewhere.iter().find(|(own, _)| *own == key.text).map(|(_, instead)| (*instead).to_owned());
+            let help = instead.unwrap_or_else(|| suggest(&key.text, known.iter().copied()));
             self.push(Finding::new("P03", message).on_key(key).help(help));
         }
         Some(Section { what, node })
@@ -197,6 +210,12 @@ impl<'a> Reader<'a> {
         read.ok().or_else(|| self.bad(key, node, "not a percentage", help))
     }
 
+    pub(super) fn times(&mut self, key: &str, node: &Node) -> Option<Times> {
+        let read: Result<Times, TimesError> = self.scalar(key, node)?.parse();
+        let help = "write for example `1.5x`, with at most 3 decimals";
+        read.ok().or_else(|| self.bad(key, node, "not a factor", help))
+    }
+
     pub(super) fn count<T: FromStr>(&mut self, key: &str, node: &Node) -> Option<T> {
         let text = self.scalar(key, node)?;
         let digits = text.bytes().all(|b| b.is_ascii_digit());
@@ -218,7 +237,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn number(&mut self, key: &str, node: &Node) -> Option<f64> {
-        let read = number(self.scalar(key, node)?);
+        let read = number::read(self.scalar(key, node)?);
         read.or_else(|| self.bad(key, node, "not a number", "write for example `70`, `1.5`, `900MB` or `2GiB`"))
     }
 }
@@ -229,25 +248,6 @@ pub(super) fn span_error(error: &TimeError) -> (&'static str, String) {
         TimeError::NoUnit(text) => ("duration without a unit", format!("write `{text}s`, `{text}m` or `{text}h`")),
         _ => ("not a duration", "write for example `500ms`, `30s`, `1h30m` or `2d`, at most `366d`".to_owned()),
     }
-}
-
-/// A plain number, or a size: `KB`, `MB`, `GB`, `TB` by 1,000 and `KiB`, `MiB`, `GiB`, `TiB` by 1,024.
-pub(super) fn number(text: &str) -> Option<f64> {
-    const UNITS: [(&str, f64); 8] = [
-        ("KiB", 1024.0),
-        ("MiB", 1_048_576.0),
-        ("GiB", 1_073_741_824.0),
-        ("TiB", 1_099_511_627_776.0),
-        ("KB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("TB", 1e12),
-    ];
-    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
-    let (number, factor) = unit.unwrap_or((text, 1.0));
-    let numeric = |b: u8| b.is_ascii_digit() || b"+-.eE".contains(&b);
-    let value = number.trim_end().parse::<f64>().ok().filter(|_| number.trim_end().bytes().all(numeric))?;
-    Some(value * factor).filter(|value| value.is_finite())
 }
 
 fn invalid(error: &IdError) -> String {

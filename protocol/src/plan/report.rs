@@ -3,7 +3,7 @@
 //! | code | what |
 //! |---|---|
 //! | P01 | not YAML, or over a bound of the reader |
-//! | P02 | a value that cannot be read: duration, percentage, number, name |
+//! | P02 | a value that cannot be read: duration, percentage, number, name, sentence |
 //! | P03 | an unknown key |
 //! | P04 | a name that nothing in the plan has |
 //! | P05 | a key that is missing, or an empty list |

@@ -23,20 +23,19 @@ use crate::rollout::Begin;
 use crate::screen::Mode;
 
 /// The plan's durations, short enough to be watched. Recorded with the rollout, as any override.
-pub(super) const SHORTENED: [&str; 14] = [
+pub(super) const SHORTENED: [&str; 13] = [
     "slot=1s",
     "grace=1s",
-    "slis.checkout.every=100ms",
+    "slis.checkout.every=40ms",
     "slis.checkout.timeout=800ms",
     "slis.health.every=500ms",
     "slis.health.timeout=800ms",
-    "criteria.error_rate.window=5s",
     "stages.staging.settle=1s",
     "stages.staging.soak=5s",
     "stages.canary.settle=1s",
-    "stages.canary.soak=8s",
+    "stages.canary.soak=14s",
     "stages.production.settle=2s",
-    "stages.production.soak=6s",
+    "stages.production.soak=8s",
     "take_back.levels.0.apply_within=20s",
 ];
 /// Longest act: what does not end in this time hangs.

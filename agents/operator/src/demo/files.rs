@@ -73,7 +73,7 @@ fn head(setting: &Setting, role: &str, region: &str, name: &str) -> String {
 
 fn probe(setting: &Setting, region: &str) -> String {
     let host = setting.site.get(region).map(|url| url.trim_start_matches("http://")).unwrap_or_default();
-    format!("probe:\n  allow: [{}]\n  every_min: 100ms\n", quoted(&host))
+    format!("probe:\n  allow: [{}]\n  every_min: 20ms\n", quoted(&host))
 }
 
 fn rollback(setting: &Setting) -> String {

@@ -1,5 +1,6 @@
 //! Spans and counts as people read them: two units, thousands apart.
 
+use bellwether_protocol::ratio::Ratio;
 use bellwether_protocol::time::Span;
 
 /// A span in at most two units: `310ms`, `19s`, `1m56s`, `2h05m`, `4h`, `3d02h`.
@@ -18,6 +19,13 @@ pub(crate) fn span(span: Span) -> String {
         3_600_000..259_200_000 => two(hours, "h", minutes % 60, "m"),
         _ => two(hours / 24, "d", hours % 24, "h"),
     }
+}
+
+/// A share with three digits, rounded up: bounds round against the release.
+pub(crate) fn percent_up(share: Ratio) -> String {
+    let ppb = u64::from(share.ppb());
+    let step = 10_u64.pow(ppb.checked_ilog10().unwrap_or(0).saturating_sub(2));
+    Ratio::from_ppb(u32::try_from(ppb.div_ceil(step) * step).unwrap_or(u32::MAX)).to_string()
 }
 
 /// A count with its thousands apart: `30,180`.

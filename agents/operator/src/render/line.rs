@@ -51,14 +51,12 @@ impl Event {
 
 /// The events of one record, in the order of its reasons.
 pub(crate) fn events(record: &Record, look: Look) -> Vec<Event> {
-    let of = |reason: &Reason| Event {
-        at: record.now,
-        record: record.ordinal,
-        reason: reason.clone(),
-        short: short(reason, look),
-        long: long(reason),
-    };
-    record.reasons.iter().map(of).collect()
+    record.reasons.iter().map(|reason| reason_event(record.now, record.ordinal, reason, look)).collect()
+}
+
+/// One reason as an event.
+pub(crate) fn reason_event(at: Timestamp, record: Ordinal, reason: &Reason, look: Look) -> Event {
+    Event { at, record, reason: reason.clone(), short: short(reason, look), long: long(reason) }
 }
 
 /// Which verdicts people have been told of that were not a plain pass.
@@ -68,7 +66,8 @@ pub(crate) struct Told(BTreeSet<(CriterionName, Cohort, Option<Region>)>);
 impl Told {
     /// The events of one record that a person wants to see: a rollout's life in a few dozen lines.
     ///
-    /// A first pass is what everybody expects; what a take-back asks, its own line says.
+    /// A first pass, or one not proven yet, is what everybody expects; what a take-back asks, its own
+    /// line says.
     pub(crate) fn news(&mut self, record: &Record, look: Look) -> Vec<Event> {
         let takes_back = record.reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. }));
         let mut events = events(record, look);
@@ -82,7 +81,9 @@ impl Told {
 
     fn is_news(&mut self, judgement: &Judgement) -> bool {
         let series = (judgement.criterion.clone(), judgement.cohort, judgement.region.clone());
-        if judgement.verdict == Verdict::Pass && !judgement.over_target {
+        // Proof takes its time: that it is not there yet is news only after bad news.
+        let is_quiet = matches!(judgement.verdict, Verdict::Pass | Verdict::Inconclusive(Lack::NotProven));
+        if is_quiet && !judgement.over_target {
             return self.0.remove(&series);
         }
         self.0.insert(series);
@@ -117,6 +118,7 @@ pub(crate) fn hold_words(hold: &Hold) -> String {
         Hold::NotRecovered => "every lever is back and it is still not green: the cause is elsewhere".to_owned(),
         Hold::Paused => "paused".to_owned(),
         Hold::SoftRed { criterion } => format!("{criterion} is over its limit (soft)"),
+        Hold::NotProven { criterion } => format!("{criterion} is not proven yet"),
         Hold::TooFewEvents { criterion } => format!("too few events for {criterion}"),
     }
 }
@@ -240,6 +242,7 @@ fn hold_token(hold: &Hold) -> String {
         Hold::NotRecovered => "not_recovered".to_owned(),
         Hold::Paused => "paused".to_owned(),
         Hold::SoftRed { criterion } => format!("soft_red criterion={criterion}"),
+        Hold::NotProven { criterion } => format!("not_proven criterion={criterion}"),
         Hold::TooFewEvents { criterion } => format!("too_few_events criterion={criterion}"),
     }
 }

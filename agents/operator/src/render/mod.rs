@@ -5,13 +5,17 @@
 //! from outside are replaced, so that no answer of a service can steer somebody's terminal.
 
 mod amount;
+mod explain;
 mod line;
+mod power;
 mod watch;
 
 pub(crate) mod table;
 
 pub(crate) use amount::{count, span};
-pub(crate) use line::{Told, events, final_lines, hold_words};
+pub(crate) use explain::explain;
+pub(crate) use line::{Told, events, final_lines, hold_words, reason_event};
+pub(crate) use power::power_lines;
 pub(crate) use watch::{Frame, draw};
 
 use bellwether_protocol::reason::{Judgement, Lack, Verdict};
@@ -100,8 +104,8 @@ pub(crate) fn face(judgement: &Judgement, look: Look) -> (&'static str, &'static
     match judgement.verdict {
         Verdict::Fail => (pick("✗", "x"), "FAIL", Style::Fail),
         Verdict::Inconclusive(Lack::NoData) => ("?", "no data", Style::NoData),
+        Verdict::Inconclusive(Lack::NotProven) | Verdict::Pass if judgement.over_target => ("!", "warn", Style::Warn),
         Verdict::Inconclusive(Lack::NotProven) => ("~", "not proven", Style::Plain),
-        Verdict::Pass if judgement.over_target => ("!", "warn", Style::Warn),
         Verdict::Pass => (pick("✓", "+"), "pass", Style::Plain),
     }
 }

@@ -9,6 +9,7 @@ use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
 use bellwether_protocol::time::Timestamp;
 
+use super::amount::percent_up;
 use super::{Line, Look, Style, count, face, hold_words, span};
 
 /// One drawing of the block: what, when, and how much room there is.
@@ -140,6 +141,7 @@ fn hold_word(hold: &bellwether_protocol::reason::Hold) -> &'static str {
         Hold::NotRecovered => "not recovered",
         Hold::Paused => "paused",
         Hold::SoftRed { .. } => "soft criterion red",
+        Hold::NotProven { .. } => "not proven",
         Hold::TooFewEvents { .. } => "too few events",
     }
 }
@@ -250,11 +252,14 @@ fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
         let line = line.then(format!("{:10}  {bound}", if word == "pass" { "" } else { word }));
         let (bad, n) = (judgement.numbers.bad, judgement.numbers.n);
         let line = if n == 0 { line } else { line.then(format!("   {} of {}", count(bad), count(n))) };
+        // What the data prove, whatever the verdict: a number alone says nothing of how sure it is.
+        let high = judgement.grounds.as_ref().filter(|_| n > 0).map(|grounds| percent_up(grounds.high));
+        let line = high.into_iter().fold(line, |line, high| line.then(format!("; proves under {high}")));
         let rank = match judgement.verdict {
             Verdict::Fail => Rank::Keep,
-            Verdict::Inconclusive(_) => Rank::Unknown,
-            Verdict::Pass if judgement.over_target => Rank::Unknown,
-            Verdict::Pass => Rank::Green,
+            Verdict::Inconclusive(Lack::NoData) => Rank::Unknown,
+            Verdict::Inconclusive(Lack::NotProven) | Verdict::Pass if judgement.over_target => Rank::Unknown,
+            Verdict::Inconclusive(Lack::NotProven) | Verdict::Pass => Rank::Green,
         };
         (rank, line)
     };

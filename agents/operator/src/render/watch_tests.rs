@@ -25,6 +25,7 @@ pub(crate) fn judgement(name: &str, verdict: Verdict, bad: u64, n: u64) -> Judge
             limit: "0.5%".into(),
         },
         failing_since: None,
+        grounds: None,
     }
 }
 

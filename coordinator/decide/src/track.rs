@@ -1,0 +1,222 @@
+//! What one criterion says of one series, or of several pooled, since the evidence epoch began.
+
+use std::collections::VecDeque;
+
+use bellwether_protocol::id::CriterionName;
+use bellwether_protocol::plan::{Criterion, Objective};
+use bellwether_protocol::reason::{Lack, Verdict};
+use bellwether_protocol::time::{Span, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::budget::{self, Share};
+use crate::judge;
+use crate::kernel::threshold::Counts;
+use crate::tally::Tally;
+use crate::test::Test;
+
+/// A share or quantile fails on no fewer bad events than this: one alone is an accident.
+const BAD_MIN: u64 = 2;
+/// How many slots are remembered one by one.
+const RECENT_MAX: usize = 40;
+/// Slots in a row that must not be red before a bad day, which the baseline shared, is over.
+const GREEN_AGAIN: u32 = 3;
+
+/// What one criterion says of one series, or of a pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    /// The criterion.
+    pub criterion: CriterionName,
+    /// Everything since the epoch began.
+    pub total: Tally,
+    /// The last slot that held an event.
+    pub last: Tally,
+    /// The last slots that held events, with their counts, for people: where a failure began.
+    pub recent: VecDeque<(Timestamp, Counts)>,
+    /// Slots in a row without one good answer.
+    pub bad_run: u32,
+    /// The test, or the rule that remembers more than counts.
+    pub test: Option<Test>,
+    /// What the test's evidence must reach.
+    pub bar: f64,
+    /// How many slots the stage is planned to take.
+    pub planned: u64,
+    /// Width of a slot.
+    pub slot: Span,
+    /// Since when it has been beyond the limit without a break, before `for:`.
+    pub failing_since: Option<Timestamp>,
+    /// The slot in which it first was.
+    pub crossed: Option<Timestamp>,
+    /// Set once a criterion that takes back has failed: what follows does not undo it.
+    pub failed: bool,
+    /// Set while the baseline is as red: slots in a row since then that were not red.
+    pub shared: Option<u32>,
+    /// Set once the Pass test has proven that it holds.
+    pub proven: bool,
+    /// End of the last slot that was folded.
+    pub upto: Timestamp,
+    /// What people were last told.
+    pub told: Verdict,
+    /// Whether people were last told that it is over the target.
+    pub told_over_target: bool,
+}
+
+/// One slot of one region in both cohorts.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Pair {
+    /// What the canary gave.
+    pub canary: Tally,
+    /// What the baseline gave.
+    pub baseline: Tally,
+}
+
+impl Track {
+    /// A track on which nothing was seen yet; its first slot begins at `from`.
+    pub fn new(criterion: &Criterion, share: Share, slot: Span, from: Timestamp) -> Self {
+        Self {
+            criterion: criterion.name.clone(),
+            total: Tally::default(),
+            last: Tally::default(),
+            recent: VecDeque::new(),
+            bad_run: 0,
+            test: Test::new(criterion, share.planned, slot),
+            bar: share.bar,
+            planned: share.planned,
+            slot,
+            failing_since: None,
+            crossed: None,
+            failed: false,
+            shared: None,
+            proven: false,
+            upto: from,
+            told: Verdict::Inconclusive(Lack::NoData),
+            told_over_target: false,
+        }
+    }
+
+    /// Folds one slot. Slots come in their order, and each once.
+    pub fn push(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally, pairs: &[Pair]) {
+        self.total.add(tally);
+        if tally.n > 0 {
+            self.bad_run = if tally.bad == tally.n { self.bad_run.saturating_add(1) } else { 0 };
+            self.last = tally.clone();
+            self.recent.push_back((slot, Counts { n: tally.n, bad: tally.bad }));
+            if self.recent.len() > RECENT_MAX {
+                self.recent.pop_front();
+            }
+        }
+        self.upto = slot + self.slot;
+        if let Some(test) = &mut self.test {
+            test.fold(slot, tally, pairs);
+            let reached = test.ln_e_pass(criterion, &self.total).is_some_and(|ln_e| ln_e >= judge::pass_bar());
+            self.proven |= reached;
+        }
+        if self.exceeds(criterion) {
+            self.failing_since.get_or_insert(slot);
+            self.crossed.get_or_insert(slot);
+        } else {
+            self.failing_since = None;
+        }
+        self.failed |= budget::takes_back(criterion) && self.has_lasted(criterion);
+        self.note_shared(criterion, tally);
+    }
+
+    /// What arrived too late for its slot may worsen: it breaks zero tolerance, and what was proven
+    /// is not proven any more. It is no proof of a failure: being late is no fair draw.
+    pub fn push_late(&mut self, criterion: &Criterion, tally: &Tally) {
+        if tally.over_target == 0 && tally.bad == 0 {
+            return;
+        }
+        // Only its bad answers: its good ones would dilute what was seen in time.
+        let bad = tally.bad.max(tally.over_target);
+        self.total.add(&Tally { n: bad, bad: tally.bad, over_target: tally.over_target, ..Tally::default() });
+        self.proven = false;
+        if self.exceeds(criterion) {
+            self.failing_since.get_or_insert(self.upto);
+            self.failed |= budget::takes_back(criterion) && self.has_lasted(criterion);
+        }
+    }
+
+    /// Whether it has been beyond the limit for as long as the plan wants.
+    pub fn fails(&self, criterion: &Criterion) -> bool {
+        self.failed || self.has_lasted(criterion)
+    }
+
+    /// The slots that say most against the release, by a likelihood ratio of two shares: since when,
+    /// and their counts. Absent when that is the whole stage.
+    pub fn worst_since(&self, limit: f64, alternative: f64) -> Option<(Timestamp, Counts)> {
+        let (hit, miss) = (libm::log(alternative / limit), libm::log1p(-alternative) - libm::log1p(-limit));
+        let evidence = |counts: Counts| counts.bad as f64 * hit + counts.n.saturating_sub(counts.bad) as f64 * miss;
+        let whole = Counts { n: self.total.n, bad: self.total.bad };
+        let mut worst = (evidence(whole), None);
+        let mut sum = Counts::default();
+        for (slot, counts) in self.recent.iter().rev() {
+            sum = sum.plus(*counts);
+            if evidence(sum) > worst.0 && sum != whole {
+                worst = (evidence(sum), Some((*slot, sum)));
+            }
+        }
+        worst.1
+    }
+
+    /// The first slot that held an event, while it is among the last ones.
+    pub fn first_seen(&self) -> Option<Timestamp> {
+        self.recent.front().filter(|_| self.recent.len() < RECENT_MAX).map(|(slot, _)| *slot)
+    }
+
+    /// What was seen from a slot on that is among the last ones; of the whole stage without one.
+    pub fn counts(&self, since: Option<Timestamp>) -> Counts {
+        let whole = Counts { n: self.total.n, bad: self.total.bad };
+        since.map_or(whole, |since| {
+            let later = self.recent.iter().filter(|(slot, _)| *slot >= since);
+            later.fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts))
+        })
+    }
+
+    /// Whether `counts` alone are over the limit, without asking for proof.
+    pub fn is_over(&self, criterion: &Criterion, counts: Counts) -> bool {
+        match &criterion.objective {
+            Objective::Quantile { quantile, .. } => quantile.complement().is_exceeded_by(counts.bad, counts.n),
+            Objective::Ratio { max, .. } => max.is_exceeded_by(counts.bad, counts.n),
+            _ => self.fails(criterion),
+        }
+    }
+
+    /// The baseline is as red: what was seen is not blamed on the release. Once both have been green
+    /// for a while the track begins anew, for a bad day says nothing of the release. Zero tolerance
+    /// does not begin anew.
+    pub fn share_blame(&mut self) {
+        self.shared.get_or_insert(0);
+    }
+
+    fn note_shared(&mut self, criterion: &Criterion, tally: &Tally) {
+        let Some(green) = self.shared.filter(|_| tally.n > 0) else { return };
+        let green = if judge::is_red(criterion, tally) { 0 } else { green + 1 };
+        self.shared = Some(green);
+        if green >= GREEN_AGAIN && !matches!(criterion.objective, Objective::Zero { .. }) {
+            let share = Share { bar: self.bar, planned: self.planned };
+            let (told, told_over_target) = (self.told, self.told_over_target);
+            *self = Self { told, told_over_target, ..Self::new(criterion, share, self.slot, self.upto) };
+        }
+    }
+
+    fn has_lasted(&self, criterion: &Criterion) -> bool {
+        self.failing_since.is_some_and(|since| self.upto.since(since) >= criterion.hold_for)
+    }
+
+    /// Whether the evidence is beyond the limit now, before `for:`.
+    fn exceeds(&self, criterion: &Criterion) -> bool {
+        let is_enough = self.total.n >= criterion.min_events;
+        let ln_e_fail = self.test.as_ref().and_then(Test::ln_e_fail);
+        let is_proven = || ln_e_fail.is_some_and(|ln_e| ln_e >= self.bar);
+        match &criterion.objective {
+            Objective::Burn { .. } | Objective::Stable { .. } => self.test.as_ref().is_some_and(Test::is_broken),
+            Objective::Compare { .. } | Objective::Quantile { .. } | Objective::Ratio { .. } => {
+                is_enough && self.total.bad >= BAD_MIN && is_proven()
+            }
+            Objective::CompareLatency { .. } => is_enough && is_proven(),
+            Objective::Consecutive { slots } => self.bad_run >= *slots,
+            Objective::Number { .. } => self.last.n >= criterion.min_events && self.last.bad > 0,
+            Objective::Zero { .. } => self.total.bad > 0,
+        }
+    }
+}

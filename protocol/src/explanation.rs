@@ -1,0 +1,97 @@
+//! What one rollout came to and why, gathered from its records, for people to read.
+
+use serde::Serialize;
+
+use crate::action::ActionOutcome;
+use crate::id::{LeverName, LeverValue, Ordinal, Region};
+use crate::reason::{Cause, Judgement};
+use crate::sample::Evidence;
+use crate::status::Status;
+use crate::time::Timestamp;
+
+/// A rollout, explained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Where it stands by its last record.
+    pub status: Status,
+    /// The decision to take it back, if there was one.
+    pub decided: Option<Decided>,
+    /// Every verdict as it stood at that decision; without one, as it stands now.
+    pub verdicts: Vec<Judgement>,
+    /// The line of the plan that names the criterion.
+    pub plan_line: Option<usize>,
+    /// The slots that say most against it, oldest first.
+    pub slots: Vec<SlotCounts>,
+    /// Coverage of each region at the decision.
+    pub covered: Vec<Coverage>,
+    /// What was done to levers, in the order it was asked.
+    pub moves: Vec<Move>,
+    /// When the old release was seen to be back.
+    pub applied: Option<Timestamp>,
+    /// When it was seen to be green again, and in how many slots.
+    pub recovered: Option<(Timestamp, u32)>,
+    /// The first failures, as they were seen.
+    pub evidence: Vec<Evidence>,
+    /// How many records were decided again to say this, each the same to the byte.
+    pub records: usize,
+}
+
+/// The decision to take back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decided {
+    /// When.
+    pub at: Timestamp,
+    /// In which record.
+    pub record: Ordinal,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// One slot of one region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SlotCounts {
+    /// Its start.
+    pub slot: Timestamp,
+    /// Where.
+    pub region: Region,
+    /// Answers.
+    pub n: u64,
+    /// Of these, bad.
+    pub bad: u64,
+    /// Agents that were not well themselves, and whose word did not count.
+    pub unwell: u32,
+}
+
+/// How well a region was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Where.
+    pub region: Region,
+    /// Covered slots.
+    pub covered: u64,
+    /// Out of how many.
+    pub slots: u64,
+}
+
+/// What was done to one lever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Move {
+    /// Which.
+    pub lever: LeverName,
+    /// What this rollout had set it to before.
+    pub from: Option<LeverValue>,
+    /// To what.
+    pub to: LeverValue,
+    /// When it was asked.
+    pub asked: Timestamp,
+    /// When its agent answered.
+    pub answered: Option<Timestamp>,
+    /// How it went.
+    pub outcome: Option<ActionOutcome>,
+    /// Targets read back at the asked value.
+    pub done: u32,
+    /// Out of how many.
+    pub targets: u32,
+    /// Whether it was on the way back.
+    pub is_back: bool,
+}
