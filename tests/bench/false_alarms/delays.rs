@@ -63,28 +63,55 @@ pub(crate) fn run(streams: usize, claims: &mut Claims) {
 }
 
 /// Onset at a random minute of hours 1 to 46 of 48, beside an onset at minute 10.
+///
+/// Only kernel 1 has a bound here. Kernel 2 tempers its later starts, so that two cohorts that drift
+/// apart for minutes are no regression, and it pays for that with patience: the rows say how much.
 pub(crate) fn late(streams: usize, claims: &mut Claims) {
-    let planned = 2 * DAY;
-    let seen = |salt: u64, onset: &(dyn Fn(&mut SmallRng) -> usize + Sync)| {
-        each((streams / 4).max(20), salt, |rng| {
-            let onset = onset(rng);
-            let mut test = threshold::Fail::new(0.005, planned as u64, Weights::Spread);
-            let found = (0..planned).find(|minute| {
-                test.fold(counts(rng, 360.0, if *minute < onset { 0.001 } else { 0.01 }));
-                test.ln_e() >= ln_bar(ALPHA)
-            });
-            found.map(|minute| (minute + 1).saturating_sub(onset))
-        })
+    let streams = (streams / 4).max(20);
+    let seen = |stream: &(dyn Fn(&mut SmallRng, usize) -> Delay + Sync)| {
+        let early = each(streams, 21, |rng| stream(rng, 10));
+        let late = each(streams, 22, |rng| {
+            let onset = rng.random_range(60..46 * 60);
+            stream(rng, onset)
+        });
+        (early, late)
     };
-    let early = seen(21, &|_| 10);
-    let late = seen(22, &|rng| rng.random_range(60..46 * 60));
-    let (p90_early, p90_late) = (quantile(&early, 0.9), quantile(&late, 0.9));
-    let word = claims.check(p90_late <= 2.5 * p90_early, "late onsets take more than 2.5 times as long");
-    println!(
-        "  at minute 10: {}   at random in hours 1 to 46: {}   p90 at most 2.5x: {word}",
-        both(&early),
-        both(&late)
-    );
+    let show = |name: &str, (early, late): &(Vec<Delay>, Vec<Delay>), word: &str| {
+        println!("  {name:<44} {:>14} {:>22}   {word}", both(early), both(late));
+    };
+    println!("  {:<44} {:>14} {:>22}", "", "at minute 10", "in hours 1 to 46");
+    let absolute = seen(&late_absolute);
+    let keeps = quantile(&absolute.1, 0.9) <= 2.5 * quantile(&absolute.0, 0.9);
+    let word = claims.check(keeps, "late onsets take more than 2.5 times as long");
+    show("limit 0.5 %, 0.1 % -> 1 %, 360 a minute", &absolute, &format!("90 % at most 2.5x: {word}"));
+    for ratio in [5.0, 10.0] {
+        let compared = seen(&|rng, onset| late_compared(rng, onset, ratio));
+        show(&format!("0.1 % beside {ratio}x, at most 1.5x, 360 a minute"), &compared, "no bound");
+    }
+}
+
+const LATE_PLANNED: usize = 2 * DAY;
+
+fn late_absolute(rng: &mut SmallRng, onset: usize) -> Delay {
+    let mut test = threshold::Fail::new(0.005, LATE_PLANNED as u64, Weights::Spread);
+    since(onset, |minute| {
+        test.fold(counts(rng, 360.0, if minute < onset { 0.001 } else { 0.01 }));
+        test.ln_e()
+    })
+}
+
+fn late_compared(rng: &mut SmallRng, onset: usize, ratio: f64) -> Delay {
+    let mut test = share::Fail::new(1.5, Ratios::ERRORS, LATE_PLANNED as u64, Weights::Spread);
+    since(onset, |minute| {
+        test.fold([batch(rng, minute, 3_600.0, 0.001, if minute < onset { 1.0 } else { ratio })].into_iter());
+        test.ln_e()
+    })
+}
+
+/// Minutes from the onset to the first alarm. An alarm before it is a false one, and found nothing.
+fn since(onset: usize, mut look: impl FnMut(usize) -> f64) -> Delay {
+    let alarm = (0..LATE_PLANNED).find(|minute| look(*minute) >= ln_bar(ALPHA))?;
+    (alarm + 1).checked_sub(onset).filter(|delay| *delay > 0)
 }
 
 /// The plain test at 5 %, and the product's at its share, on one stream.

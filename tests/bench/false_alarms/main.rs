@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         "\ndelays in minutes, median / 90 %, at alpha {ALPHA} beside the reference, and at the product's share 1 %/54"
     );
     delays::run(streams, &mut claims);
-    println!("\nlate onset: 0.1 % -> 1 % against 0.5 % at 360 a minute, in a soak of 48 h");
+    println!("\nlate onset in a soak of 48 h, delays in minutes, median / 90 %, at alpha {ALPHA}");
     delays::late(streams, &mut claims);
     println!("\na whole rollout, through the gates that decide in production");
     healthy::whole_plan(streams, &mut claims);
