@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Excluded;
 use crate::id::{
-    Entry, GateVersion, IncidentId, LeverName, LeverValue, Ordinal, Region, Release, RolloutId, StageName,
+    CriterionName, Entry, GateVersion, IncidentId, LeverName, LeverValue, Ordinal, Region, Release, RolloutId,
+    StageName,
 };
+use crate::ratio::Ratio;
 use crate::reason::{Ending, Hold, Judgement};
 use crate::sample::Evidence;
 use crate::time::{Span, Timestamp};
@@ -71,6 +73,9 @@ pub struct Status {
     pub leaves_at: Option<Timestamp>,
     /// Criteria, worst first.
     pub criteria: Vec<Judgement>,
+    /// What the tests of the stage may spend; absent before the first stage and after the end.
+    #[serde(default)]
+    pub budget: Option<Budget>,
     /// Regions of the stage.
     pub regions: Vec<RegionStatus>,
     /// Levers that this rollout moves.
@@ -89,6 +94,19 @@ pub struct Status {
     pub excluded: Vec<(Excluded, Timestamp)>,
     /// Width of a slot.
     pub slot: Span,
+}
+
+/// The error budget: the chance that a release within every limit is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Of the whole rollout.
+    pub alpha: Ratio,
+    /// The part of the stage that is on.
+    pub stage: Ratio,
+    /// How many tests share that part.
+    pub tests: u64,
+    /// Criteria that may take the release back outside it: they count, and ask for no proof.
+    pub outside: Vec<CriterionName>,
 }
 
 /// What people must do.

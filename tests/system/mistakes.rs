@@ -199,4 +199,23 @@ async fn replays_without_samples(mesh: &Mesh) {
     async_nats::jetstream::new(client).delete_stream(stream).await.expect("deleted");
     let replayed = mesh.run(&["rollout", "replay", "--json"]);
     check(&replayed, 0, &["rolled_back"]);
+    let explained = mesh.run(&["rollout", "explain", "shop"]);
+    check(&explained, 0, &["v43 was taken back", "users get", "LIMIT", "not the day", "recovered"]);
+    check(&mesh.run(&["rollout", "explain", "shop/99"]), 2, &["no rollout shop/99"]);
+    verifies_offline(mesh);
+}
+
+/// A log in a file is decided again without a mesh, and the first difference is named.
+fn verifies_offline(mesh: &Mesh) {
+    let exported = mesh.run(&["audit", "export", "shop"]);
+    check(&exported, 0, &["error_rate"]);
+    let log = String::from_utf8(exported.stdout).expect("text");
+    let path = mesh.dir.path().join("shop.jsonl");
+    let name = path.display().to_string();
+    std::fs::write(&path, &log).expect("written");
+    check(&mesh.run(&["audit", "verify", &name]), 0, &["each the same to the byte"]);
+    let forged = log.replacen("\"http_5xx\":", "\"http_4xx\":", 1);
+    let line = 1 + log.lines().zip(forged.lines()).position(|(own, other)| own != other).expect("a bad answer");
+    std::fs::write(&path, forged).expect("written");
+    check(&mesh.run(&["audit", "verify", &name]), 4, &[&format!("line {line} ")]);
 }

@@ -14,13 +14,20 @@ fn a_killed_demo_leaves_no_process() {
         let place = dir.path().join("demo");
         let mut command = Command::new(PROGRAM);
         command.args(["demo", "--plain", "--only", "bad", "--dir"]).arg(&place).stdout(Stdio::piped());
-        let mut demo = command.stderr(Stdio::null()).spawn().expect("the demo starts");
+        let errors = dir.path().join("errors");
+        let file = std::fs::File::create(&errors).expect("a file");
+        let mut demo = command.stderr(file).spawn().expect("the demo starts");
         let lines = BufReader::new(demo.stdout.take().expect("its output")).lines();
-        let is_ready = lines.map_while(Result::ok).any(|line| line.contains(" started release="));
+        let mut said = Vec::new();
+        let is_ready = lines.map_while(Result::ok).any(|line| {
+            said.push(line);
+            said.iter().any(|line| line.contains(" started release="))
+        });
         let left = descendants(demo.id());
         kill_9(demo.id());
         demo.wait().expect("gone");
-        assert!(is_ready && left.len() >= 20, "a shim and a program each: {left:?}");
+        let errors = std::fs::read_to_string(&errors).unwrap_or_default();
+        assert!(is_ready && left.len() >= 20, "a shim and a program each: {left:?}\n{}\n{errors}", said.join("\n"));
         let until = Instant::now() + WITHIN / 6;
         while left.iter().any(|pid| is_running(*pid)) {
             assert!(Instant::now() < until, "{:?}", left.iter().filter(|pid| is_running(**pid)).collect::<Vec<_>>());

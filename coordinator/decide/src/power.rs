@@ -117,7 +117,7 @@ fn part(ratio: Ratio) -> f64 {
 }
 
 /// Rounded up: what is said to be ruled out must be.
-fn ratio(part: f64) -> Ratio {
+pub(crate) fn ratio(part: f64) -> Ratio {
     Ratio::from_ppb(libm::ceil(part * f64::from(ONE_PPB)) as u32)
 }
 

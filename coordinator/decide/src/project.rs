@@ -10,7 +10,7 @@ use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement};
 use bellwether_protocol::record::Series;
 use bellwether_protocol::sample::{Cohort, LATENCY_EDGES_MS};
 use bellwether_protocol::status::{
-    LeverStatus, NeedsYou, RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus,
+    Budget, LeverStatus, NeedsYou, RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus,
 };
 use bellwether_protocol::time::Timestamp;
 
@@ -18,7 +18,7 @@ use crate::evidence::{STRIP_LEN, SeriesState, series_of};
 use crate::judge::Finding;
 use crate::state::{Desk, Phase, Rollout, TakeBack};
 use crate::tally::stretched;
-use crate::{gate, stages};
+use crate::{budget, gate, power, stages};
 
 /// What each region looks at for one rollout.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,6 +118,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         gate: rollout.gate,
         leaves_at: leaves_at(rollout, now),
         criteria: criteria(rollout, now),
+        budget: spent(rollout),
         regions: regions(desk, rollout),
         levers: rollout.levers.keys().map(|lever| lever_status(desk, rollout, lever)).collect(),
         take_back: match &rollout.phase {
@@ -145,6 +146,16 @@ fn criteria(rollout: &Rollout, now: Timestamp) -> Vec<Judgement> {
             gate::findings(rollout, now).iter().map(Finding::judgement).collect()
         }
     }
+}
+
+fn spent(rollout: &Rollout) -> Option<Budget> {
+    let stage = rollout.stage().filter(|_| rollout.entry.0 > 0 && !rollout.is_over())?;
+    Some(Budget {
+        alpha: rollout.plan.alpha,
+        stage: power::ratio(budget::alpha(&rollout.plan, stage)),
+        tests: budget::tests(&rollout.plan, stage),
+        outside: budget::outside(&rollout.plan, stage).map(|criterion| criterion.name.clone()).collect(),
+    })
 }
 
 fn state(rollout: &Rollout) -> State {

@@ -25,7 +25,7 @@ use crate::up::{make_dir, start_server, stop_server};
 /// The fault of the demo: one checkout in twenty of v43 fails, in one region only.
 const FAULT: &str = "release=v43,env=west,path=/checkout,errors=5%";
 /// How long a process may take to be ready.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How often to look whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Last lines of each log that are shown when something went wrong.

@@ -143,7 +143,7 @@ fn limit(why: &Explanation) -> Vec<String> {
     let Some(grounds) = &judged.grounds else {
         return vec![format!("{}{line}. This criterion counts; it asks for no proof", judged.numbers.limit)];
     };
-    let needed = libm_exp(grounds.bar.0);
+    let needed = once_in(grounds.bar.0);
     vec![
         format!(
             "{}{line}. A release at the limit does this at most 1 time in {},",
@@ -158,8 +158,8 @@ fn limit(why: &Explanation) -> Vec<String> {
     ]
 }
 
-/// For display only; the decision compared logarithms.
-fn libm_exp(nats: f64) -> u64 {
+/// How seldom a bar is reached by luck. For display only; the decision compared logarithms.
+fn once_in(nats: f64) -> u64 {
     nats.exp().round() as u64
 }
 

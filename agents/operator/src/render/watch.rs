@@ -58,6 +58,7 @@ pub(crate) fn draw(frame: &Frame) -> Vec<Line> {
             rows.extend(part);
         }
     }
+    rows.extend(budget(frame).map(|line| (Rank::Stages, line)));
     rows.push((Rank::Agents, agents(frame)));
     rows.push((Rank::Keep, command(frame)));
     fit(rows, frame.height)
@@ -322,6 +323,16 @@ fn regions(frame: &Frame) -> Vec<(Rank, Line)> {
         return Vec::new();
     }
     std::iter::once((Rank::Regions, Line::of(head))).chain(regions.iter().map(row)).collect()
+}
+
+/// How seldom tests cry wolf, and what may take the release back without a test.
+fn budget(frame: &Frame) -> Option<Line> {
+    let budget = frame.status.budget.as_ref()?;
+    let outside: Vec<&str> = budget.outside.iter().map(|name| name.as_str()).collect();
+    let outside = if outside.is_empty() { String::new() } else { format!("; outside it: {}", outside.join(", ")) };
+    let tests = if budget.tests == 1 { "1 test".to_owned() } else { format!("{} tests", budget.tests) };
+    let part = percent_up(budget.stage);
+    Some(Line::of(format!("error budget {}, here {part} for {tests}{outside}", budget.alpha)))
 }
 
 fn agents(frame: &Frame) -> Line {

@@ -74,6 +74,7 @@ fn good() -> Status {
             pooled("error_rate", "0.013%", "0.5%", 4, 30_180),
             pooled("memory", "1.21GB", "1.8GB", 0, 252),
         ],
+        budget: None,
         regions: vec![
             region("sjc", "....................", 252, 252, &["v41", "v42"]),
             region("iad", "............?.......", 251, 252, &["v41", "v42"]),
