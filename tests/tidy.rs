@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
     ("agents/rollback", AGENT),
+    ("tests/fakes", &[]),
     ("tests/site", &["bellwether-protocol"]),
 ];
 
