@@ -231,6 +231,7 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     fn agents_for(&self, service: &Service) -> Agents {
         let here = |presence: &bellwether_protocol::presence::Presence| AgentHere {
+            kinds: presence.kinds.clone(),
             watching: presence.watching.get(service).cloned(),
             levers: presence.levers.get(service).cloned().unwrap_or_default(),
         };

@@ -308,6 +308,7 @@ async fn beat(bus: &Bus, clock: &Clock, agent: &AgentId) {
         at: clock.now(),
         clock_offset_ms: clock.offset_ms(),
         spooled: 0,
+        kinds: Default::default(),
         watching: BTreeMap::new(),
         levers: BTreeMap::new(),
         serving: BTreeMap::new(),

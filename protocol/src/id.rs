@@ -169,6 +169,8 @@ pub enum Role {
     Coordinator,
     /// Flips flags.
     Flag,
+    /// Reads what others measured.
+    Metric,
     /// Looks.
     Probe,
     /// Moves a service between releases.
@@ -177,7 +179,7 @@ pub enum Role {
 
 impl Role {
     /// Every role, in order.
-    pub const ALL: [Self; 5] = [Self::Alert, Self::Coordinator, Self::Flag, Self::Probe, Self::Rollback];
+    pub const ALL: [Self; 6] = [Self::Alert, Self::Coordinator, Self::Flag, Self::Metric, Self::Probe, Self::Rollback];
 
     /// The role as a subject token.
     pub fn as_str(self) -> &'static str {
@@ -185,6 +187,7 @@ impl Role {
             Self::Alert => "alert",
             Self::Coordinator => "coordinator",
             Self::Flag => "flag",
+            Self::Metric => "metric",
             Self::Probe => "probe",
             Self::Rollback => "rollback",
         }
@@ -202,7 +205,7 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| IdError::new("role", text, "use alert, coordinator, flag, probe or rollback"))
+        found.ok_or_else(|| IdError::new("role", text, "use alert, coordinator, flag, metric, probe or rollback"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! That a process is there, what it holds, and where its levers stand. Written every few seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,9 @@ pub struct Presence {
     pub clock_offset_ms: i64,
     /// Messages that wait on disk for the bus.
     pub spooled: u64,
+    /// Kinds of look that it can do, such as `http`; it leaves out those of other kinds.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kinds: BTreeSet<String>,
     /// Assignments it has taken up, by service.
     pub watching: BTreeMap<Service, Watching>,
     /// Levers it holds, by service.

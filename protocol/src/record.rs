@@ -1,6 +1,6 @@
 //! One decision, as the log holds it. The log alone is the truth: replay recomputes every output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -237,6 +237,9 @@ pub struct AgentSeen {
 /// What a live agent holds for one service.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentHere {
+    /// Kinds of look that it can do.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kinds: BTreeSet<String>,
     /// The assignment it has taken up.
     pub watching: Option<Watching>,
     /// Its levers, read back.

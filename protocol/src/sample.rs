@@ -265,6 +265,10 @@ pub struct Sample {
     pub control: Control,
     /// The first failures.
     pub evidence: Vec<Evidence>,
+    /// Where it was counted, when somebody else did, such as `prometheus main`: two agents that read
+    /// one source saw the same events, and those count once. Absent: these looks are the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// What one agent saw in one tick. One message on the bus.

@@ -118,6 +118,7 @@ impl World {
             at: Timestamp::default(),
             clock_offset_ms: 0,
             spooled: 0,
+            kinds: Default::default(),
             watching: Default::default(),
             levers: Default::default(),
             serving: Default::default(),

@@ -239,6 +239,7 @@ impl Slot {
             portions: self.portions.into_values().collect(),
             control,
             evidence: self.evidence,
+            source: None,
         }
     }
 }

@@ -116,6 +116,7 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
     };
     let control = probe.control().map_err(ProbeError::Control)?;
     let runtime = Runtime::start(Role::Probe, &agent).await?;
+    runtime.presence(|presence| presence.kinds = validators().map(|(kind, _)| kind.to_owned()).into());
     let clock = runtime.clock.clone();
     let anchored = async {
         while clock.is_adrift() {

@@ -90,7 +90,9 @@ impl Looks {
             return Err(format!("a slot of {} is narrower than {SLOT_MIN}", assignment.slot));
         }
         let mut ready: Vec<Ready> = Vec::new();
-        for look in &assignment.looks {
+        // Looks of other kinds are for other agents.
+        let own = |look: &&assignment::Look| crate::validators().iter().any(|(kind, _)| *kind == look.kind);
+        for look in assignment.looks.iter().filter(own) {
             let wrong = |why: String| format!("look `{}` at {}: {why}", look.sli, look.cohort);
             if ready.iter().any(|other| (&other.look.sli, other.look.cohort) == (&look.sli, look.cohort)) {
                 return Err(wrong("named twice".to_owned()));
@@ -268,6 +270,12 @@ mod tests {
         sample_that(&post, |sample| sample.revision == Revision(2) && sample.cohort == Cohort::Canary).await;
         sample_that(&post, |sample| sample.revision == Revision(2) && sample.cohort == Cohort::Baseline).await;
 
+        let foreign = assignment::Look { kind: "prometheus".to_owned(), sli: "other".parse().unwrap(), ..look(&url) };
+        let watching = looks.reconcile(&assigned(2, vec![look(&url), foreign]));
+        assert!(watching.values().all(|w| w.refused.is_none()), "looks of other kinds are for other agents");
+        assert_eq!(ids(&looks).len(), 1);
+        let first = ids(&looks);
+
         looks.reconcile(&assigned(3, vec![assignment::Look { every: Span::from_ms(60), ..look(&url) }]));
         assert!(ids(&looks).len() == 1 && ids(&looks) != first, "a changed look begins anew");
 
@@ -287,8 +295,6 @@ mod tests {
             assert!(ids(looks).is_empty());
         };
         looks.reconcile(&assigned(4, vec![good.clone()]));
-        let kind = "gopher".to_owned();
-        check(&mut looks, assignment::Look { kind, ..good.clone() }, "no probe of kind `gopher`");
         let settings = json!({"path": "/", "expect": ["status is 200"]});
         check(&mut looks, assignment::Look { settings, ..good.clone() }, "/expect/0 column 8: `is` is not a test");
         check(&mut looks, look("http://10.0.0.1"), "10.0.0.1 is not in this agent's `probe.allow`");

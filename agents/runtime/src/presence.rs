@@ -27,6 +27,7 @@ impl Heartbeat {
             at: clock.now(),
             clock_offset_ms: 0,
             spooled: 0,
+            kinds: std::collections::BTreeSet::new(),
             watching: std::collections::BTreeMap::new(),
             levers: std::collections::BTreeMap::new(),
             serving: std::collections::BTreeMap::new(),

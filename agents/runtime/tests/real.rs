@@ -180,6 +180,7 @@ fn sample(n: i64) -> Sample {
         portions: Vec::new(),
         control: Control::Absent,
         evidence: Vec::new(),
+        source: None,
     }
 }
 

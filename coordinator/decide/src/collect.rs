@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_protocol::id::{AgentId, Region, Release, Role};
+use bellwether_protocol::id::{AgentId, Region, Release};
 use bellwether_protocol::reason::DataFault;
 use bellwether_protocol::record::{ClosedSlot, Input, Series};
 use bellwether_protocol::sample::{Control, EVIDENCE_MAX, PORTIONS_MAX, Portion, SAMPLES_MAX, Sample, Tick, class};
@@ -64,7 +64,7 @@ impl Collector {
     /// Takes note of a message of the samples stream that is not one of `agent`'s samples.
     pub fn offer_unreadable(&mut self, desk: &Desk, seq: u64, agent: &AgentId) {
         self.read_upto = self.read_upto.max(seq);
-        if desk.running().is_some_and(|rollout| reporters(desk, rollout, &agent.region).contains(agent)) {
+        if desk.running().is_some_and(|rollout| reporters(desk, rollout, &agent.region, None).contains(agent)) {
             self.faults.entry(agent.clone()).or_insert(DataFault::Unreadable);
         }
     }
@@ -118,7 +118,8 @@ impl Collector {
         }
         let mut closed = Vec::new();
         for (series, state) in &rollout.evidence.series {
-            let reporters = reporters(desk, rollout, &series.region);
+            let kind = rollout.plan.sli(&series.sli).map(|sli| sli.kind.as_str());
+            let reporters = reporters(desk, rollout, &series.region, kind);
             let mut slot = state.next;
             while closed.len() < most {
                 let open = self.open.get(&(slot, series.clone()));
@@ -213,14 +214,15 @@ fn is_early(desk: &Desk, region: &Region, sample: &Sample) -> bool {
     sample.rollout.service == desk.service && known.is_none_or(|known| known < (sample.rollout.number, sample.revision))
 }
 
-/// Agents that have taken up a region's assignment, and so are waited for.
-pub fn reporters(desk: &Desk, rollout: &Rollout, region: &Region) -> BTreeSet<AgentId> {
+/// Agents that can do looks of a kind, or of any kind, and have taken up a region's assignment: they
+/// are waited for.
+pub fn reporters(desk: &Desk, rollout: &Rollout, region: &Region, kind: Option<&str>) -> BTreeSet<AgentId> {
     // Before the region was given an assignment, nobody has taken it up.
     let Some(revision) = rollout.revisions.get(region) else { return BTreeSet::new() };
     let watching = desk.agents.iter().filter(|(agent, here)| {
         let watching = here.watching.as_ref().filter(|watching| watching.refused.is_none());
-        agent.role == Role::Probe
-            && agent.region == *region
+        agent.region == *region
+            && kind.map_or(!here.kinds.is_empty(), |kind| here.kinds.contains(kind))
             && watching.is_some_and(|watching| watching.revision == *revision)
     });
     watching.map(|(agent, _)| agent.clone()).collect()
@@ -236,12 +238,16 @@ fn merge(series: &Series, slot: Timestamp, by_agent: &BTreeMap<AgentId, Report>)
         evidence: Vec::new(),
     };
     let mut portions: BTreeMap<Option<Release>, Portion> = BTreeMap::new();
+    let mut sources = BTreeSet::new();
     for (agent, report) in by_agent {
         if !is_well(agent, by_agent) {
             closed.unwell += 1;
             continue;
         }
         closed.reporters += 1;
+        if report.sample.source.as_ref().is_some_and(|source| !sources.insert(source)) {
+            continue; // another agent read the same events
+        }
         for portion in report.sample.portions.iter().take(PORTIONS_MAX) {
             let empty = || Portion { release: portion.release.clone(), ..Portion::default() };
             portions.entry(portion.release.clone()).or_insert_with(empty).merge(portion);

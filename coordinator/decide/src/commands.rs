@@ -1,10 +1,10 @@
 //! What people ask: done, or refused with a reason. Either is recorded.
 
 use bellwether_protocol::command::{Ask, Command, Excluded, Outcome, Start};
-use bellwether_protocol::id::{Entry, GateVersion, LeverValue, Release, Role, RolloutId};
+use bellwether_protocol::id::{AgentId, Entry, GateVersion, LeverValue, Release, RolloutId};
 use bellwether_protocol::plan::SetTo;
 use bellwether_protocol::reason::{Cause, Reason};
-use bellwether_protocol::record::Hash;
+use bellwether_protocol::record::{AgentHere, Hash};
 use bellwether_protocol::time::Timestamp;
 
 use crate::evidence::Evidence;
@@ -233,9 +233,12 @@ fn missing_agents(desk: &Desk, start: &Start) -> Result<(), String> {
     }
     let quorum = usize::try_from(start.plan.quorum).unwrap_or(usize::MAX);
     for region in start.plan.stages.iter().flat_map(|stage| &stage.regions) {
-        let probes = desk.agents.keys().filter(|agent| agent.role == Role::Probe && agent.region == *region).count();
-        if probes < quorum {
-            missing.push(format!("region {region} has {probes} of {quorum} probe agents"));
+        for kind in start.plan.kinds() {
+            let can = |(agent, here): &(&AgentId, &AgentHere)| agent.region == *region && here.kinds.contains(kind);
+            let live = desk.agents.iter().filter(can).count();
+            if live < quorum {
+                missing.push(format!("region {region} has {live} of {quorum} agents that look by {kind}"));
+            }
         }
     }
     missing.dedup();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::assignment::{Assignment, Look};
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::{LeverName, Region, Role, RolloutId};
+use bellwether_protocol::id::{LeverName, Region, RolloutId};
 use bellwether_protocol::plan::{Objective, Plan, Sli};
 use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement};
 use bellwether_protocol::record::Series;
@@ -291,7 +291,7 @@ fn regions(desk: &Desk, rollout: &Rollout) -> Vec<RegionStatus> {
         let mut answering: Vec<_> = all.iter().flat_map(|state| state.answering.iter().cloned()).collect();
         answering.sort();
         answering.dedup();
-        let live = desk.agents.keys().filter(|agent| agent.role == Role::Probe && agent.region == *region).count();
+        let live = desk.agents.iter().filter(|(agent, here)| agent.region == *region && !here.kinds.is_empty()).count();
         RegionStatus {
             region: region.clone(),
             strip: strip(&all),

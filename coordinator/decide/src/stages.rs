@@ -34,11 +34,12 @@ pub(crate) fn prepare(desk: &Desk, rollout: &mut Rollout, until: Timestamp, out:
         return end(rollout, Ending::NotStarted, why, out);
     }
     let quorum = usize::try_from(rollout.plan.quorum).unwrap_or(usize::MAX);
-    let missing = regions.iter().find(|region| reporters(desk, rollout, region).len() < quorum);
+    let looks = regions.iter().flat_map(|region| rollout.plan.kinds().into_iter().map(move |kind| (region, kind)));
+    let missing = looks.into_iter().find(|(region, kind)| reporters(desk, rollout, region, Some(kind)).len() < quorum);
     match missing {
         None => enter_stage(rollout, 0, out),
-        Some(region) if out.now >= until => {
-            let why = format!("no agent in region {region} took up the assignment within {PREPARE_WITHIN}");
+        Some((region, kind)) if out.now >= until => {
+            let why = format!("too few agents in region {region} took up looks of kind {kind} within {PREPARE_WITHIN}");
             end(rollout, Ending::NotStarted, why, out)
         }
         Some(_) => false,

@@ -87,6 +87,10 @@ fn seen(agent: AgentId, here: AgentHere) -> Input {
     Input::Presence(AgentSeen { agent, here: Some(here) })
 }
 
+fn looker(watching: Option<Watching>) -> AgentHere {
+    AgentHere { kinds: ["http".to_owned()].into(), watching, levers: Vec::new() }
+}
+
 /// A desk with a rollout that is preparing, watched by the named probes.
 fn desk(probes: &[&str]) -> Desk {
     let value = Some("v41".parse().unwrap());
@@ -96,9 +100,9 @@ fn desk(probes: &[&str]) -> Desk {
         targets: vec![Target { id: "east".to_owned(), value }],
         history: Vec::new(),
     };
-    let lever_agent = AgentHere { watching: None, levers: vec![reading] };
+    let lever_agent = AgentHere { levers: vec![reading], ..AgentHere::default() };
     let mut inputs = vec![seen("east.rollback.roll-1".parse().unwrap(), lever_agent)];
-    inputs.extend(probes.iter().map(|name| seen(probe(name), AgentHere::default())));
+    inputs.extend(probes.iter().map(|name| seen(probe(name), looker(None))));
     let start = Start { release: "v42".parse().unwrap(), text: String::new(), overrides: Vec::new(), plan: plan() };
     inputs.push(Input::Command(Command {
         id: "start-1".parse().unwrap(),
@@ -114,10 +118,7 @@ fn desk(probes: &[&str]) -> Desk {
     let started = step(&Desk::new("shop".parse().unwrap()), &inputs, at(1)).desk;
     assert!(started.running().is_some(), "the rollout did not start: {started:?}");
     let watching = Some(Watching { revision: Revision(1), refused: None });
-    let taken_up: Vec<Input> = probes
-        .iter()
-        .map(|name| seen(probe(name), AgentHere { watching: watching.clone(), levers: Vec::new() }))
-        .collect();
+    let taken_up: Vec<Input> = probes.iter().map(|name| seen(probe(name), looker(watching.clone()))).collect();
     step(&started, &taken_up, at(2)).desk
 }
 
@@ -138,6 +139,7 @@ fn tick(desk: &Desk, agent: &str, slot: Timestamp, classes: &[(&str, u64)], cont
             portions: vec![portion],
             control,
             evidence: Vec::new(),
+            source: None,
         }],
     }
 }
@@ -166,6 +168,24 @@ fn a_slot_closes_when_all_are_in_or_when_grace_is_over() {
     collector.offer(&desk, 2, &tick(&desk, "probe-2", first, &[("ok", 7)], Control::Well));
     let all_in = closed(collector.inputs(&desk, at(0), CLOSED_MAX));
     assert_eq!((all_in.len(), all_in[0].reporters, n(&all_in[0])), (1, 2, 12));
+}
+
+#[test]
+fn events_that_two_agents_read_from_one_source_count_once() {
+    let desk = desk(&["probe-1", "probe-2"]);
+    let check = |sources: [Option<&str>; 2], expected: u64| {
+        let mut collector = Collector::default();
+        for (seq, (agent, source)) in (1..).zip(["probe-1", "probe-2"].into_iter().zip(sources)) {
+            let mut tick = tick(&desk, agent, at(30), &[("ok", 5)], Control::Absent);
+            tick.samples[0].source = source.map(str::to_owned);
+            collector.offer(&desk, seq, &tick);
+        }
+        let slots = closed(collector.inputs(&desk, at(0), CLOSED_MAX));
+        assert_eq!((slots[0].reporters, n(&slots[0])), (2, expected), "{sources:?}");
+    };
+    check([None, None], 10);
+    check([Some("main"), Some("main")], 5);
+    check([Some("main"), Some("other")], 10);
 }
 
 #[test]
@@ -285,7 +305,7 @@ fn a_step_that_moves_anything_but_counts_is_not_quiet() {
     };
     let done = step(&desk, &[Input::Result { seq: 2, result }], at(5)).desk;
     let reading = LeverReading { lever, value, targets, history: Vec::new() };
-    let read = [seen(agent, AgentHere { watching: None, levers: vec![reading] })];
+    let read = [seen(agent, AgentHere { levers: vec![reading], ..AgentHere::default() })];
     let right = step(&done, &read, at(6));
     assert!(right.reasons.is_empty() && !right.is_quiet());
     assert!(step(&right.desk, &read, at(7)).is_quiet());

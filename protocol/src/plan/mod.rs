@@ -113,7 +113,7 @@ mod sentence;
 #[cfg(feature = "plan-file")]
 mod short;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -460,6 +460,11 @@ impl Plan {
     /// The SLI of that name.
     pub fn sli(&self, name: &SliName) -> Option<&Sli> {
         self.slis.iter().find(|sli| sli.name == *name)
+    }
+
+    /// The kinds of look that it needs.
+    pub fn kinds(&self) -> BTreeSet<&str> {
+        self.slis.iter().map(|sli| sli.kind.as_str()).collect()
     }
 
     /// The criterion of that name.

@@ -207,6 +207,7 @@ pub(crate) fn presence(agent: &AgentId, now: Timestamp) -> Presence {
         at: now,
         clock_offset_ms: 0,
         spooled: 0,
+        kinds: ["http".to_owned()].into_iter().filter(|_| agent.role == bellwether_protocol::id::Role::Probe).collect(),
         watching: BTreeMap::new(),
         levers: BTreeMap::new(),
         serving: BTreeMap::new(),

@@ -156,6 +156,7 @@ impl World {
                 portions: Vec::new(),
                 control: if is_sick { Control::Sick } else { Control::Well },
                 evidence: Vec::new(),
+                source: None,
             });
             if is_sick {
                 sample.control = Control::Sick;

@@ -90,6 +90,7 @@ mod tests {
             at: "2026-05-05T13:51:10Z".parse().unwrap(),
             clock_offset_ms: 2,
             spooled: 0,
+            kinds: Default::default(),
             watching: BTreeMap::new(),
             levers: BTreeMap::from([(
                 "estimator".parse().unwrap(),
