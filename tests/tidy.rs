@@ -84,6 +84,7 @@ const PURE: &[(&str, &[&str])] = &[
         &[
             "annotate-snippets",
             "chrono",
+            "chrono-tz",
             "ed25519-dalek",
             "rmp-serde",
             "serde",

@@ -437,6 +437,7 @@ fn stop(room: &mut Room, why: String, now: Timestamp, effects: &mut Vec<Effect>)
         record: room.desk.ordinal,
         proof: Proof::default(),
         next: vec![NextStep { why: "see the difference".to_owned(), run: "bellwether rollout replay".to_owned() }],
+        tell: Vec::new(),
         at: now,
     })));
 }

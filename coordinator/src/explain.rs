@@ -8,7 +8,7 @@ use bellwether_protocol::command::Ask;
 use bellwether_protocol::explanation::{Coverage, Decided, Explanation, Move, SlotCounts};
 use bellwether_protocol::id::{LeverName, LeverValue, RolloutId};
 use bellwether_protocol::plan::Plan;
-use bellwether_protocol::reason::{Cause, Judgement, Reason};
+use bellwether_protocol::reason::{Judgement, Reason};
 use bellwether_protocol::record::{ClosedSlot, Input, Record};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::Status;
@@ -142,10 +142,7 @@ impl Gathered {
             Some((decided, verdicts, covered)) => (Some(decided), verdicts, covered),
             None => (None, status.criteria.clone(), coverage(&status)),
         };
-        let judged = decided.as_ref().and_then(|decided| match &decided.cause {
-            Cause::Criterion { judgement } => Some(judgement),
-            Cause::Command { .. } | Cause::Lever { .. } => None,
-        });
+        let judged = decided.as_ref().and_then(|decided| decided.cause.judgement());
         let mut slots = Vec::new();
         if let Some(judged) = judged {
             let since = judged.grounds.as_ref().and_then(|grounds| grounds.since).unwrap_or_default();

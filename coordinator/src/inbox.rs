@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use bellwether_protocol::action::ActionResult;
 use bellwether_protocol::codec;
-use bellwether_protocol::command::{Ask, COMMAND_BY_SEQ, COMMAND_VALID, Command, CommandBody, Excluded, Start, Verb};
+use bellwether_protocol::command::{
+    Amend, Ask, COMMAND_BY_SEQ, COMMAND_VALID, Command, CommandBody, Excluded, Start, Verb,
+};
 use bellwether_protocol::id::{CommandId, Service};
-use bellwether_protocol::plan::{Finding, FindingSeverity, read_plan};
+use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, read_plan};
 use bellwether_protocol::record::Input;
 use bellwether_protocol::subject::{InboxSubject, Prefix};
 use bellwether_protocol::time::Timestamp;
@@ -77,6 +79,10 @@ fn ask(verb: Verb, body: &CommandBody) -> Result<Ask, String> {
     let missing = |field: &str| format!("`{verb}` needs `{field}`");
     match verb {
         Verb::Abort => Ok(Ask::Abort),
+        Verb::Amend => {
+            let (text, plan) = plan(verb, body)?;
+            Ok(Ask::Amend(Box::new(Amend { text, overrides: body.overrides.clone(), plan })))
+        }
         Verb::Approve => Ok(Ask::Approve {
             entry: body.entry.ok_or_else(|| missing("entry"))?,
             gate: body.gate.ok_or_else(|| missing("gate"))?,
@@ -94,20 +100,25 @@ fn ask(verb: Verb, body: &CommandBody) -> Result<Ask, String> {
         Verb::Promote => Ok(Ask::Promote),
         Verb::Resume => Ok(Ask::Resume),
         Verb::Rollback => Ok(Ask::Rollback),
-        Verb::Start => start(body).map(|start| Ask::Start(Box::new(start))),
+        Verb::Start => {
+            let (text, plan) = plan(verb, body)?;
+            let release = body.release.clone().ok_or_else(|| missing("release"))?;
+            let (overrides, shadow, supersede) = (body.overrides.clone(), body.shadow, body.supersede);
+            Ok(Ask::Start(Box::new(Start { release, text, overrides, plan, shadow, supersede })))
+        }
     }
 }
 
-fn start(body: &CommandBody) -> Result<Start, String> {
-    let text = body.plan.clone().ok_or_else(|| "`start` needs `plan`, the text of a plan file".to_owned())?;
-    let release = body.release.clone().ok_or_else(|| "`start` needs `release`".to_owned())?;
+/// The plan that a command carries: its text, and what it says.
+fn plan(verb: Verb, body: &CommandBody) -> Result<(String, Plan), String> {
+    let text = body.plan.clone().ok_or_else(|| format!("`{verb}` needs `plan`, the text of a plan file"))?;
     if text.len() > PLAN_LEN_MAX {
         return Err(format!("the plan has {} bytes, at most {PLAN_LEN_MAX} fit into a record", text.len()));
     }
     // A probe's own settings are checked by the agents that take up the assignment.
-    let (plan, _) =
-        read_plan("plan", &text, &body.overrides, &BTreeMap::new()).map_err(|findings| one_line(&findings))?;
-    Ok(Start { release, text, overrides: body.overrides.clone(), plan })
+    let read = read_plan("plan", &text, &body.overrides, &BTreeMap::new());
+    let (plan, _) = read.map_err(|findings| one_line(&findings))?;
+    Ok((text, plan))
 }
 
 fn one_line(findings: &[Finding]) -> String {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{IncidentId, Ordinal, Region, Release, Service, StageName};
+use crate::id::{Audience, IncidentId, Ordinal, Region, Release, Service, StageName};
 use crate::time::Timestamp;
 
 /// What is asked of people.
@@ -81,6 +81,9 @@ pub struct Alert {
     pub proof: Proof,
     /// What a person can do next.
     pub next: Vec<NextStep>,
+    /// Who the plan wants told, besides whom the alert agents' own routes tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tell: Vec<Audience>,
     /// When it was decided.
     pub at: Timestamp,
 }

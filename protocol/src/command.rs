@@ -12,6 +12,8 @@ use crate::time::{Span, Timestamp};
 pub enum Verb {
     /// End the rollout and restore its levers.
     Abort,
+    /// Go on with another plan.
+    Amend,
     /// A human agrees that this stage may be left.
     Approve,
     /// Go on without a region or a criterion.
@@ -32,8 +34,9 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Abort,
+        Self::Amend,
         Self::Approve,
         Self::Exclude,
         Self::FlagOff,
@@ -48,6 +51,7 @@ impl Verb {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Abort => "abort",
+            Self::Amend => "amend",
             Self::Approve => "approve",
             Self::Exclude => "exclude",
             Self::FlagOff => "flag-off",
@@ -83,12 +87,18 @@ pub struct CommandBody {
     /// `start`: the release to bring out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release: Option<Release>,
-    /// `start`: the text of the plan file.
+    /// `start`, `amend`: the text of the plan file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// `start`: durations to override, such as `stages.canary.soak=60s`.
+    /// `start`, `amend`: durations to override, such as `stages.canary.soak=60s`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<String>,
+    /// `start`: look and decide, and move nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
+    /// `start`: end a rollout that is on, and go on from where it stands.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub supersede: bool,
     /// `approve`: the stage entry that was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<Entry>,
@@ -141,6 +151,8 @@ pub const COMMAND_VALID: Span = Span::from_secs(300);
 pub enum Ask {
     /// See [`Verb::Abort`].
     Abort,
+    /// See [`Verb::Amend`].
+    Amend(Box<Amend>),
     /// See [`Verb::Approve`].
     Approve {
         /// The stage entry that was looked at.
@@ -181,6 +193,7 @@ impl Ask {
     pub fn verb(&self) -> Verb {
         match self {
             Self::Abort => Verb::Abort,
+            Self::Amend(_) => Verb::Amend,
             Self::Approve { .. } => Verb::Approve,
             Self::Exclude { .. } => Verb::Exclude,
             Self::FlagOff => Verb::FlagOff,
@@ -199,6 +212,23 @@ impl Ask {
 pub struct Start {
     /// The release to bring out.
     pub release: Release,
+    /// The plan file as it was sent.
+    pub text: String,
+    /// Overrides as they were sent; already applied to `plan`.
+    pub overrides: Vec<String>,
+    /// The plan.
+    pub plan: Plan,
+    /// Whether nothing is moved: it is only looked and decided.
+    #[serde(default)]
+    pub shadow: bool,
+    /// Whether a rollout that is on is ended first.
+    #[serde(default)]
+    pub supersede: bool,
+}
+
+/// Another plan for a rollout that is on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Amend {
     /// The plan file as it was sent.
     pub text: String,
     /// Overrides as they were sent; already applied to `plan`.

@@ -87,6 +87,8 @@ macro_rules! tokens {
 }
 
 tokens! {
+    /// Somebody to be told, by the name that alert agents route by.
+    Audience = "audience";
     /// The name of one agent process, unique within its region and role.
     AgentName = "agent name";
     /// A class of answers, such as `http_5xx`. See [`crate::sample::class`] for the known ones.

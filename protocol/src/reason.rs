@@ -143,6 +143,16 @@ pub enum Hold {
     },
     /// Every lever is back and it is still not green: the cause is elsewhere.
     NotRecovered,
+    /// What is run while the stage soaks was not done in time.
+    Activity {
+        /// The lever that runs it.
+        lever: LeverName,
+    },
+    /// The plan enters no stage now.
+    Frozen {
+        /// When that ends.
+        until: Timestamp,
+    },
     /// A human paused it.
     Paused,
     /// A soft criterion fails.
@@ -193,6 +203,10 @@ pub enum Ending {
     NotTakenBack,
     /// It failed, and was seen to be back and green.
     RolledBack,
+    /// Another rollout began in its place, from where it stood.
+    Superseded,
+    /// It failed in the shadow: nothing was moved.
+    WouldTakeBack,
 }
 
 impl Ending {
@@ -200,8 +214,9 @@ impl Ending {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Completed => 0,
-            Self::Aborted | Self::RolledBack => 1,
+            Self::Aborted | Self::RolledBack | Self::WouldTakeBack => 1,
             Self::NotStarted => 2,
+            Self::Superseded => 3,
             Self::NotTakenBack => 5,
         }
     }
@@ -223,6 +238,13 @@ pub enum Cause {
         /// On which numbers.
         judgement: Judgement,
     },
+    /// A lever was read elsewhere, and the plan does not bear that.
+    Drift {
+        /// Which lever.
+        lever: LeverName,
+        /// What it was read to be.
+        to: LeverValue,
+    },
     /// A lever could not be set on the way forward.
     Lever {
         /// Which lever.
@@ -232,10 +254,22 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// The numbers of a criterion that failed.
+    pub fn judgement(&self) -> Option<&Judgement> {
+        if let Self::Criterion { judgement } = self { Some(judgement) } else { None }
+    }
+}
+
 /// One reason. A fact in the past tense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
+    /// The plan was changed while it was on; what was seen so far no longer counts.
+    Amended {
+        /// SHA-256 of the new plan text, 12 hexadecimal digits.
+        plan_hash: String,
+    },
     /// An agent was told to set a lever.
     Asked {
         /// Which action.
@@ -298,6 +332,15 @@ pub enum Reason {
         /// What is wrong with it.
         fault: DataFault,
     },
+    /// A lever was read elsewhere than where this rollout put it, or found it.
+    Drifted {
+        /// Which lever.
+        lever: LeverName,
+        /// Where it should stand.
+        from: LeverValue,
+        /// What it was read to be.
+        to: LeverValue,
+    },
     /// It ended.
     Ended {
         /// How.
@@ -339,6 +382,11 @@ pub enum Reason {
         level: u32,
         /// How long after the level was asked.
         after: Span,
+    },
+    /// The levers of the stage were set again, to see whether that helps.
+    Reapplied {
+        /// Which criterion failed, or which lever was read elsewhere.
+        cause: CriterionName,
     },
     /// Green again.
     Recovered {
@@ -399,5 +447,12 @@ pub enum Reason {
     VerdictChanged {
         /// The new verdict and its numbers.
         judgement: Judgement,
+    },
+    /// A rollout in the shadow would have set a lever.
+    WouldSet {
+        /// Which lever.
+        lever: LeverName,
+        /// To what.
+        to: LeverValue,
     },
 }

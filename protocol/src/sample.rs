@@ -65,13 +65,21 @@ pub mod class {
     pub const TIMEOUT: &str = "timeout";
     /// Connected, then broken off.
     pub const RESET: &str = "reset";
+    /// Refused in the way that the plan calls a refusal, such as by a feature that is switched off.
+    pub const REFUSED: &str = "refused";
     /// The body was longer than the cap.
     pub const TOO_LARGE: &str = "too_large";
     /// Counted as bad by whoever measured, without saying how: it is bad to every criterion.
     pub const BAD: &str = "bad";
     /// Every class that probes report.
-    pub const ALL: [&str; 11] =
-        [OK, REDIRECT, HTTP_4XX, HTTP_5XX, UNEXPECTED, RESOLVE, CONNECT, TLS, TIMEOUT, RESET, TOO_LARGE];
+    pub const ALL: [&str; 12] =
+        [OK, REDIRECT, HTTP_4XX, HTTP_5XX, UNEXPECTED, RESOLVE, CONNECT, TLS, TIMEOUT, RESET, REFUSED, TOO_LARGE];
+
+    /// The one good class.
+    #[expect(clippy::expect_used, reason = "the word is a token, and a test reads it")]
+    pub fn ok() -> Class {
+        OK.parse().expect("a class")
+    }
 
     /// Whether this is the one good class.
     pub fn is_ok(class: &Class) -> bool {

@@ -47,6 +47,9 @@ pub struct Status {
     pub plan_hash: String,
     /// Overrides of the plan.
     pub overrides: Vec<String>,
+    /// Whether it is in the shadow: nothing is moved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_shadow: bool,
     /// When it started.
     pub started_at: Timestamp,
     /// When this was decided.

@@ -90,7 +90,13 @@ fn the_documented_plan_is_accepted_and_means_what_it_says() {
     assert_eq!(stage.soak, Span::from_secs(4 * 3_600));
     assert_eq!(stage.enter[1].to, SetTo::Release);
     assert_eq!(plan.take_back.levels[0].set[1].to, SetTo::Previous);
-    assert_eq!(plan.slis[0].settings, serde_json::json!({"path": "/checkout"}));
+    assert_eq!(plan.slis[0].settings["refusal"][1], "body contains FEATURE_DISABLED");
+    assert_eq!((stage.enter[3].to.clone(), stage.during.len(), stage.irreversible), (SetTo::Run, 1, true));
+    assert_eq!(plan.take_back.levels[0].refuses, ["checkout".parse().unwrap()]);
+    assert_eq!(plan.freeze[0].zone.to_string(), "Europe/Berlin");
+    let alone =
+        plan.levers.values().map(|lever| (lever.on_drift, lever.runs)).filter(|own| *own != (OnFail::Hold, false));
+    assert_eq!(alone.collect::<Vec<_>>(), [(OnFail::Rollback, false), (OnFail::Hold, true), (OnFail::Hold, true)]);
     let number = plan.criteria.iter().find_map(|c| match &c.objective {
         Objective::Number { max, .. } => *max,
         _ => None,
@@ -103,7 +109,7 @@ fn what_is_left_out_has_its_default() {
     let plan = accepted(SMALL, &[]);
     assert_eq!((plan.slot, plan.grace, plan.quorum), (Span::from_secs(30), Span::from_secs(10), 1));
     assert!(plan.canary.is_empty() && plan.baseline.is_none() && plan.fingerprint.is_none());
-    assert_eq!(plan.criteria[0].on_fail, OnFail::Rollback);
+    assert_eq!(plan.criteria[0].on_fail, OnFail::Rollback.at_once());
     let stage = &plan.stages[0];
     assert_eq!((stage.regions.len(), stage.criteria.len(), stage.cohorts.len()), (1, 1, 1));
     let level = &plan.take_back.levels[0];
@@ -327,6 +333,43 @@ fn a_take_back_that_leaves_something_behind_is_refused() {
         &with("  green: 3\n  within: 2\n  levels: []"),
         "P11]: recovery can never be seen: write 3 or more",
     );
+}
+
+#[test]
+fn what_follows_a_failure_is_read_as_steps() {
+    let steps =
+        "hard: true\n    on_fail: [{ do: warn, tell: [ops] }, { for: 5m, do: hold }, { for: 15m, do: rollback }]";
+    let criterion = accepted(&SMALL.replacen("hard: true", steps, 1), &[]).criteria.remove(0);
+    let act = |minutes: u64| criterion.act(Span::from_secs(minutes * 60));
+    assert_eq!([act(0), act(5), act(14), act(15)], [OnFail::Warn, OnFail::Hold, OnFail::Hold, OnFail::Rollback]);
+    assert_eq!(criterion.on_fail[0].tell, ["ops".parse().unwrap()]);
+    assert!(criterion.takes_back());
+    let with = |steps: &str| format!("hard: true\n    on_fail: {steps}");
+    check("hard: true", &with("panic"), "P02]: `on_fail` cannot be `panic`: write `warn` or `hold`");
+    check("hard: true", &with("[{ do: hold }, { do: warn }]"), "P12]: steps out of order");
+    check("hard: true", &with("[{ for: 2h, do: hold }]"), "P11]: this step can never begin");
+    check("hard: true", &with("[{ for: 2m }]"), "P05]: step without `do`");
+}
+
+#[test]
+fn what_runs_freezes_and_refuses_makes_sense() {
+    let lever = "database: {}";
+    check(lever, "database: { on_drift: never }", "P02]: `on_drift` cannot be `never`");
+    let enter = "- { set: traffic, to: 10% }";
+    check(enter, "- { run: traffic }", "P12]: a lever that does not run anything");
+    check(enter, "- { run: trafic }", "P04]: unknown lever `trafic`");
+    check(enter, "- { run: traffic, set: traffic }", "P08]: both `run` and `set` in one entry");
+    let during = |text: &str| format!("soak: 1h\n    during: [{text}]");
+    check("soak: 1h", &during("{ every: 10s, run: database }"), "P12]: too often");
+    check("soak: 1h", &during("{ every: 1m, run: database }"), "P12]: longer than `every`");
+    check("soak: 1h", &during("{ every: 10m, run: database }"), "P12]: a lever that does not run anything");
+    let freeze = |text: &str| format!("soak: 1h\nfreeze: [{text}]");
+    check("soak: 1h", &freeze("{ from: Fri 16:00, to: 2027-01-04T08:00 }"), "P11]: a freeze that never is");
+    check("soak: 1h", &freeze("{ from: Friday, to: Mon 08:00 }"), "P02]: `Friday` is not a time");
+    check("soak: 1h", &freeze("{ from: Fri 16:00, to: Mon 08:00, zone: Berlin }"), "P02]: `Berlin` is not a time zone");
+    let level = "soak: 1h\ntake_back:\n  levels: [{ set: [{ set: traffic, to: 0% }, { set: release, to: \"{previous}\" }], refuses: [NAME] }]";
+    check("soak: 1h", &level.replace("NAME", "checkout"), "P11]: this refusal can never be seen");
+    check("soak: 1h", &level.replace("NAME", "chekout"), "P04]: unknown sli `chekout`");
 }
 
 #[test]

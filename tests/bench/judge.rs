@@ -89,7 +89,7 @@ fn criterion(objective: Objective) -> Criterion {
         require: Require::NotFailed,
         hold_for: Span::ZERO,
         min_events: 1,
-        on_fail: OnFail::Rollback,
+        on_fail: OnFail::Rollback.at_once(),
     }
 }
 

@@ -60,12 +60,20 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    amended
     approval_late
     baseline_as_red
+    flag_set_again
+    flags_off
+    foreign_deploy
+    guarded
     healthy
     prober_without_dns
     region_silent
     rollback_not_recovered
     rollback_refused
+    shadow
     single_500
+    steps
+    superseded
 }

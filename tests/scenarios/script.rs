@@ -1,6 +1,7 @@
 //! Scripts: one line per happening, with its minute and second since the beginning.
 
 use bellwether_protocol::command::{CommandBody, Excluded, Verb};
+use bellwether_protocol::sample::class;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::world::{BEGIN, Fault, Hand, Node, Probe, World};
@@ -53,10 +54,12 @@ fn shop() -> World {
 
 fn happen(world: &mut World, plan: &str, words: &[&str]) {
     match words {
-        ["start", release] => {
+        ["start", release, how @ ..] => {
             let body = CommandBody {
                 release: Some(release.parse().unwrap()),
                 plan: Some(plan.to_owned()),
+                shadow: how.contains(&"shadow"),
+                supersede: how.contains(&"supersede"),
                 ..CommandBody::default()
             };
             world.command(Verb::Start, &body);
@@ -69,6 +72,12 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
                 ..CommandBody::default()
             };
             world.command(Verb::Exclude, &body);
+        }
+        ["command", "amend", from, "to", to] => {
+            let (from, to) = (&from.replace('_', " "), &to.replace('_', " "));
+            assert!(plan.contains(from), "the plan does not say `{from}`");
+            let body = CommandBody { plan: Some(plan.replace(from, to)), ..CommandBody::default() };
+            world.command(Verb::Amend, &body);
         }
         ["command", verb] => {
             let verb = Verb::ALL.into_iter().find(|own| own.as_str() == *verb).expect("a verb");
@@ -84,6 +93,12 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
         ["heal"] => world.site.faults.clear(),
         ["lever", name, "refuses"] => world.site.real(name).refuses = Some("403: the token has expired".to_owned()),
         ["lever", name, "obeys"] => world.site.real(name).refuses = None,
+        ["lever", name, "at", value] => {
+            world.site.lever(name, &["here"], value, Span::from_secs(1));
+            world.hands.push(Hand::new(&format!("hub.flag.{name}"), name, &[], 0));
+            world.hand_beats(world.hands.len() - 1);
+        }
+        ["lever", name, "moves", value] => world.order(&name.parse().unwrap(), &value.parse().unwrap()),
         ["lever", name, "stuck", target] => drop(world.site.real(name).stuck.insert((*target).to_owned())),
         ["probe", region, state] => {
             let probe = world.probes.iter_mut().find(|probe| probe.id.region.as_str() == *region);
@@ -104,12 +119,14 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
     }
 }
 
-/// `release=v2 region=east share=5% answers=1 while=traffic:10%`, each optional.
+/// `release=v2 region=east class=refused share=5% answers=1 while=traffic:10%`, each optional.
 fn fault(words: &[&str]) -> Fault {
-    let mut fault = Fault { release: None, region: None, lever: None, share: 1.0, left: u64::MAX };
+    let (class, left) = (class::HTTP_5XX, u64::MAX);
+    let mut fault = Fault { release: None, region: None, lever: None, class, share: 1.0, left };
     for word in words {
         match word.split_once('=').expect("key=value") {
             ("release", text) => fault.release = Some(text.parse().unwrap()),
+            ("class", text) => fault.class = class::ALL.into_iter().find(|own| *own == text).expect("a class"),
             ("region", text) => fault.region = Some(text.parse().unwrap()),
             ("share", text) => fault.share = text.trim_end_matches('%').parse::<f64>().unwrap() / 100.0,
             ("answers", text) => fault.left = text.parse().unwrap(),

@@ -36,7 +36,9 @@ fn lines(record: &Record) -> Vec<String> {
     lines.extend(record.reasons.iter().filter_map(told));
     for alert in &record.alerts {
         let kind = format!("{:?}", alert.kind).to_lowercase();
-        lines.push(format!("alert     {} {kind} [{}] {}", alert.severity, alert.incident.cause, alert.headline));
+        let tell: Vec<&str> = alert.tell.iter().map(|name| name.as_str()).collect();
+        let tell = if tell.is_empty() { String::new() } else { format!(" (for {})", tell.join(", ")) };
+        lines.push(format!("alert     {} {kind} [{}] {}{tell}", alert.severity, alert.incident.cause, alert.headline));
     }
     lines
 }
@@ -57,6 +59,7 @@ fn place(judgement: &Judgement) -> String {
 
 fn told(reason: &Reason) -> Option<String> {
     Some(match reason {
+        Reason::Amended { .. } => "amended   evidence begins anew".to_owned(),
         Reason::Answered { lever, outcome, done, targets, detail, .. } => {
             format!("answered  {lever} {outcome}, {done} of {targets}: {detail}")
         }
@@ -67,12 +70,14 @@ fn told(reason: &Reason) -> Option<String> {
             format!("command   {verb} by {principal} refused: {why}")
         }
         Reason::DataFault { agent, fault } => format!("fault     {agent} sent {fault}"),
+        Reason::Drifted { lever, from, to } => format!("drifted   {lever} from {from} to {to}"),
         Reason::Ended { ending, summary } => format!("ended     {ending:?}: {summary}"),
         Reason::Excluded { what, why, .. } => format!("excluded  {what}: {why}"),
         Reason::Held { hold } => format!("held      {}", hold_text(hold)),
         Reason::LevelGaveWay { level, why } => format!("level     {level} gave way: {why}"),
         Reason::Looking { stage, .. } => format!("looking   {stage}"),
         Reason::ReadBack { level, after } => format!("read back level {level}, after {}", after.rounded()),
+        Reason::Reapplied { cause } => format!("reapplied for {cause}"),
         Reason::Recovered { green, after } => {
             format!("recovered {green} green slots, {} after applied", after.rounded())
         }
@@ -88,6 +93,7 @@ fn told(reason: &Reason) -> Option<String> {
             format!("takes     back, level {level} of {levels}, for {}", cause_text(cause))
         }
         Reason::VerdictChanged { .. } => return None,
+        Reason::WouldSet { lever, to } => format!("would     set {lever} to {to}"),
     })
 }
 
@@ -95,6 +101,8 @@ fn hold_text(hold: &Hold) -> String {
     match hold {
         Hold::Approval => "for approval".to_owned(),
         Hold::BaselineAsRed { criterion } => format!("baseline as red: {criterion}"),
+        Hold::Activity { lever } => format!("run of {lever} not done"),
+        Hold::Frozen { until } => format!("frozen until {}", until.seconds()),
         Hold::Lever { lever } => format!("lever {lever} is elsewhere"),
         Hold::NoData { region, .. } => format!("no data from {region}"),
         Hold::NotRecovered => "not recovered".to_owned(),
@@ -109,6 +117,7 @@ fn cause_text(cause: &Cause) -> String {
     match cause {
         Cause::Command { verb, principal } => format!("{verb} by {principal}"),
         Cause::Criterion { judgement } => format!("{} {}", judgement.criterion, place(judgement)),
+        Cause::Drift { lever, to } => format!("lever {lever} was read at {to}"),
         Cause::Lever { lever, outcome } => format!("lever {lever} {outcome}"),
     }
 }

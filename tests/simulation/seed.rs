@@ -112,7 +112,8 @@ fn furnish(world: &mut World) {
 }
 
 fn trouble(world: &mut World, kind: Kind) {
-    let fault = Fault { release: None, region: None, lever: None, share: 1.0, left: u64::MAX };
+    let class = bellwether_protocol::sample::class::HTTP_5XX;
+    let fault = Fault { release: None, region: None, lever: None, class, share: 1.0, left: u64::MAX };
     let release = Some("v2".parse().unwrap());
     match kind {
         Kind::Bad => world.site.faults.push(Fault { release, share: 0.4, ..fault }),

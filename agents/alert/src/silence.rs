@@ -93,6 +93,7 @@ impl Silence {
             record: Ordinal(0),
             proof: Proof::default(),
             next: vec![NextStep { why: "see who is there".to_owned(), run }],
+            tell: Vec::new(),
             at: now,
         })
     }

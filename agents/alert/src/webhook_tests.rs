@@ -31,6 +31,7 @@ pub(crate) fn alert(seq: u32) -> Alert {
         record: Ordinal(118),
         proof: Proof::default(),
         next: vec![NextStep { why: "see why".into(), run: "bellwether rollout status estimator/42".into() }],
+        tell: Vec::new(),
         at: "2026-05-05T13:51:10Z".parse().unwrap(),
     }
 }

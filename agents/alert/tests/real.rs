@@ -183,6 +183,7 @@ fn alert(seq: u32) -> Alert {
         record: Ordinal(118),
         proof: Proof::default(),
         next: Vec::new(),
+        tell: Vec::new(),
         at: Timestamp::default(),
     }
 }

@@ -1,5 +1,6 @@
 //! `bellwether command`: what people ask of a rollout that is on.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bellwether_protocol::command::{CommandBody, Verb};
@@ -10,12 +11,25 @@ use crate::args::{Asker, Mesh, now};
 use crate::ask::{Asked, ask, say};
 use crate::error::VerbError;
 use crate::out::outln;
+use crate::plan;
 
 /// Ask something of a rollout
 #[derive(Debug, clap::Subcommand)]
 pub enum CommandVerb {
     /// End the rollout and restore its levers
     Abort(Common),
+    /// Go on with another plan; what was seen so far no longer counts
+    Amend {
+        /// What every command has.
+        #[command(flatten)]
+        common: Common,
+        /// The new plan file
+        #[arg(long)]
+        plan: PathBuf,
+        /// Override a value of the plan, such as `stages.canary.soak=60s`
+        #[arg(long = "override", value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+    },
     /// Agree that this stage may be left
     Approve {
         /// What every command has.
@@ -103,6 +117,10 @@ fn body(verb: CommandVerb) -> Result<(Common, Verb, CommandBody), VerbError> {
     let empty = CommandBody::default();
     Ok(match verb {
         CommandVerb::Abort(common) => (common, Verb::Abort, empty),
+        CommandVerb::Amend { common, plan, overrides } => {
+            let plan = Some(plan::read(&plan)?);
+            (common, Verb::Amend, CommandBody { plan, overrides, ..empty })
+        }
         CommandVerb::Approve { common, entry, gate } => {
             let body = CommandBody { entry: Some(Entry(entry)), gate: Some(GateVersion(gate)), ..empty };
             (common, Verb::Approve, body)

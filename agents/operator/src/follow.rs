@@ -167,13 +167,20 @@ impl<'a> View<'a> {
     }
 
     fn message(&mut self, message: &Message) -> Result<(), VerbError> {
-        let record: Record = codec::from_json("record", &message.body)?;
+        let mut record: Record = codec::from_json("record", &message.body)?;
         self.is_caught_up = self.is_caught_up || self.caught_up_at.is_none_or(|last| message.seq >= last);
+        let rollout = self.options.rollout.clone();
+        let was_ours = self.at.as_ref() == Some(&rollout);
         if let Some(started) = started(&record) {
+            // Up to there the record is about the rollout that gave way, if one did.
+            let begins = record.reasons.iter().position(|reason| matches!(reason, Reason::Started { .. }));
+            let after = record.reasons.split_off(begins.unwrap_or(0));
+            if !was_ours {
+                record.reasons = after;
+            }
             self.at = Some(started);
         }
-        let rollout = self.options.rollout.clone();
-        if self.at.as_ref() != Some(&rollout) {
+        if !was_ours && self.at.as_ref() != Some(&rollout) {
             return Ok(());
         }
         self.is_known = true;

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
@@ -14,7 +13,7 @@ use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Span;
 
 use crate::args::{Asker, Mesh, now};
-use crate::ask::{Answer, Asked, DECIDED_WITHIN, ask, say};
+use crate::ask::{Asked, DECIDED_WITHIN, ask, say};
 use crate::error::{VerbError, exit};
 use crate::follow::{Follow, follow};
 use crate::out::outln;
@@ -49,6 +48,12 @@ pub struct StartArgs {
     /// Override a value of the plan, such as `stages.canary.soak=60s`
     #[arg(long = "override", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Look and decide, and move nothing: say what would have been done
+    #[arg(long)]
+    shadow: bool,
+    /// End a rollout that is on, and go on from where it stands
+    #[arg(long)]
+    supersede: bool,
     /// Watch until it ends, and end with its exit code
     #[arg(long)]
     wait: bool,
@@ -179,22 +184,22 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result
     let plan = plan::checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
     let principal = args.asker.principal()?;
     let bus = mesh.connect().await?;
-    let begin = Begin {
-        service: plan.service,
-        principal: principal.clone(),
-        release: args.release.clone(),
-        text,
+    let body = CommandBody {
+        release: Some(args.release.clone()),
+        plan: Some(text),
         overrides: args.overrides.clone(),
+        shadow: args.shadow,
+        supersede: args.supersede,
         reason: args.reason.clone(),
+        ..CommandBody::default()
     };
-    let quiet = mesh.json;
-    let answer = begin
-        .ask(&bus, DECIDED_WITHIN, |command| {
-            if !quiet {
-                outln!("stored: command {command}");
-            }
-        })
-        .await?;
+    let asked = Asked { service: plan.service, verb: Verb::Start, principal: principal.clone(), body };
+    let answer = ask(&bus, &asked, DECIDED_WITHIN, |command| {
+        if !mesh.json {
+            outln!("stored: command {command}");
+        }
+    });
+    let answer = answer.await?;
     let code = say(&answer, mesh.json)?;
     match answer.outcome.and_then(|outcome| outcome.rollout) {
         Some(rollout) if args.wait && code == exit::DONE => {
@@ -206,36 +211,6 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result
             Ok(code)
         }
         _ => Ok(code),
-    }
-}
-
-/// A start, ready to be asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Begin {
-    pub(crate) service: Service,
-    pub(crate) principal: Principal,
-    pub(crate) release: Release,
-    pub(crate) text: String,
-    pub(crate) overrides: Vec<String>,
-    pub(crate) reason: Option<String>,
-}
-
-impl Begin {
-    pub(crate) async fn ask(
-        &self,
-        bus: &Bus,
-        within: Duration,
-        stored: impl FnOnce(&bellwether_protocol::id::CommandId),
-    ) -> Result<Answer, VerbError> {
-        let body = CommandBody {
-            release: Some(self.release.clone()),
-            plan: Some(self.text.clone()),
-            overrides: self.overrides.clone(),
-            reason: self.reason.clone(),
-            ..CommandBody::default()
-        };
-        let (service, principal) = (self.service.clone(), self.principal.clone());
-        ask(bus, &Asked { service, verb: Verb::Start, principal, body }, within, stored).await
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) struct Http {
     headers: HeaderMap,
     body: Bytes,
     expect: Vec<Condition>,
+    refusal: Vec<Condition>,
     numbers: BTreeMap<NumberName, Number>,
 }
 
@@ -62,6 +63,7 @@ impl Http {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             expect: Vec::new(),
+            refusal: Vec::new(),
             numbers: BTreeMap::new(),
         }
     }
@@ -121,7 +123,7 @@ impl Http {
             }
         };
         let (status, headers) = head;
-        let needs_json = self.expect.iter().any(Condition::needs_json)
+        let needs_json = self.expect.iter().chain(&self.refusal).any(Condition::needs_json)
             || self.numbers.values().any(Number::needs_json)
             || mark.is_some_and(|mark| mark.needs_json());
         let json = if needs_json { serde_json::from_slice(&body).ok() } else { None };
@@ -138,6 +140,10 @@ impl Http {
 
     fn verdict(&self, origin: &Origin, answer: &Answer) -> Result<(), Failure> {
         let excerpt = |why: &str| format!("{why}; {} {}", answer.status, answer.quote(&answer.text, EXCERPT_LEN_MAX));
+        // What the plan calls a refusal is one, whatever else it may be.
+        if !self.refusal.is_empty() && self.refusal.iter().all(|condition| condition.check(answer).is_ok()) {
+            return Err(Failure::new(class::REFUSED, excerpt("refused")));
+        }
         let elsewhere = elsewhere(origin, answer);
         let on_status: Vec<&Condition> = self.expect.iter().filter(|condition| condition.is_on_status()).collect();
         let unmet = if on_status.is_empty() && !(200..300).contains(&answer.status) {

@@ -8,7 +8,7 @@
 //! Outside the budget lie the rules that count instead of test: zero tolerance, failures in a row,
 //! limits of numbers, stability and burn rates. [`outside`] names them.
 
-use bellwether_protocol::plan::{Criterion, Objective, OnFail, Plan, Stage};
+use bellwether_protocol::plan::{Criterion, Objective, Plan, Stage};
 use bellwether_protocol::ratio::ONE_PPB;
 
 /// What a soft criterion spends: it holds, and takes nothing back.
@@ -42,19 +42,14 @@ pub fn is_tested(criterion: &Criterion) -> bool {
     }
 }
 
-/// Whether its Fail takes the release back by itself.
-pub fn takes_back(criterion: &Criterion) -> bool {
-    criterion.on_fail == OnFail::Rollback
-}
-
 /// Criteria of a stage that may take the release back outside the budget.
 pub fn outside<'a>(plan: &'a Plan, stage: &'a Stage) -> impl Iterator<Item = &'a Criterion> {
-    criteria(plan, stage).filter(|criterion| takes_back(criterion) && !is_tested(criterion))
+    criteria(plan, stage).filter(|criterion| criterion.takes_back() && !is_tested(criterion))
 }
 
 /// How many tests of a stage share its part of the budget.
 pub fn tests(plan: &Plan, stage: &Stage) -> u64 {
-    let hard = criteria(plan, stage).filter(|criterion| takes_back(criterion) && is_tested(criterion)).count();
+    let hard = criteria(plan, stage).filter(|criterion| criterion.takes_back() && is_tested(criterion)).count();
     hard as u64 * scopes(stage)
 }
 
@@ -67,7 +62,7 @@ pub fn alpha(plan: &Plan, stage: &Stage) -> f64 {
 
 /// The share of each test of `criterion` in `stage`, while it is being entered or afterwards.
 pub fn share(plan: &Plan, stage: &Stage, criterion: &Criterion, is_entering: bool) -> Share {
-    let spent = if takes_back(criterion) {
+    let spent = if criterion.takes_back() {
         let part = if is_entering { ENTERING } else { 1.0 - ENTERING };
         alpha(plan, stage) * part / tests(plan, stage).max(1) as f64
     } else {
@@ -89,7 +84,7 @@ fn criteria<'a>(plan: &'a Plan, stage: &'a Stage) -> impl Iterator<Item = &'a Cr
 
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::plan::{Require, TakeBack};
+    use bellwether_protocol::plan::{OnFail, Require, TakeBack};
     use bellwether_protocol::ratio::Ratio;
     use bellwether_protocol::sample::Cohort;
     use bellwether_protocol::time::Span;
@@ -105,7 +100,7 @@ mod tests {
             require: Require::NotFailed,
             hold_for: Span::ZERO,
             min_events: 1,
-            on_fail: if hard { OnFail::Rollback } else { OnFail::Hold },
+            on_fail: if hard { OnFail::Rollback } else { OnFail::Hold }.at_once(),
         }
     }
 
@@ -120,6 +115,8 @@ mod tests {
             soak,
             criteria: criteria.iter().map(|name| name.parse().unwrap()).collect(),
             approval: false,
+            during: Vec::new(),
+            irreversible: false,
         }
     }
 
@@ -150,6 +147,7 @@ mod tests {
                 stage(&["east", "west"], Span::from_secs(5_400), &all),
             ],
             take_back: TakeBack { levels: Vec::new(), green: 3, within: 10 },
+            freeze: Vec::new(),
         }
     }
 
@@ -158,7 +156,7 @@ mod tests {
         let plan = plan();
         let mut spent = 0.0;
         for stage in &plan.stages {
-            for criterion in criteria(&plan, stage).filter(|c| takes_back(c) && is_tested(c)) {
+            for criterion in criteria(&plan, stage).filter(|c| c.takes_back() && is_tested(c)) {
                 for is_entering in [true, false] {
                     spent += libm::exp(-share(&plan, stage, criterion, is_entering).bar) * scopes(stage) as f64;
                 }

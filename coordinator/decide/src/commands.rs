@@ -1,15 +1,16 @@
 //! What people ask: done, or refused with a reason. Either is recorded.
 
-use bellwether_protocol::command::{Ask, Command, Excluded, Outcome, Start};
+use bellwether_protocol::command::{Amend, Ask, Command, Excluded, Outcome, Start};
 use bellwether_protocol::id::{AgentId, Entry, GateVersion, LeverValue, Release, RolloutId};
-use bellwether_protocol::plan::SetTo;
-use bellwether_protocol::reason::{Cause, Reason};
+use bellwether_protocol::plan::{Plan, SetTo};
+use bellwether_protocol::reason::{Cause, Ending, Reason};
 use bellwether_protocol::record::{AgentHere, Hash};
 use bellwether_protocol::time::Timestamp;
 
+use crate::during;
 use crate::evidence::Evidence;
 use crate::gate::promotion_refusal;
-use crate::stages::{PREPARE_WITHIN, begin_epoch};
+use crate::stages::{PREPARE_WITHIN, begin_epoch, end};
 use crate::state::{COMMANDS_REMEMBERED, Desk, Exclusion, LeverState, Phase, Rollout};
 use crate::step::Out;
 use crate::take_back;
@@ -84,6 +85,8 @@ fn change(desk: &Desk, rollout: &mut Rollout, command: &Command, out: &mut Out) 
             take_back::begin_abort(rollout, cause, out);
             Ok(())
         }
+        Ask::Amend(_) if is_taking_back => Err("it is being taken back".to_owned()),
+        Ask::Amend(asked) => amend(desk, rollout, asked, out),
         Ask::Approve { .. } if is_taking_back => Err("it is being taken back".to_owned()),
         Ask::Approve { entry, gate } => approve(rollout, *entry, *gate),
         Ask::Exclude { what, until } => exclude(rollout, what, *until, command, out),
@@ -93,7 +96,7 @@ fn change(desk: &Desk, rollout: &mut Rollout, command: &Command, out: &mut Out) 
             Ok(())
         }
         Ask::Promote if is_taking_back => Err("it is being taken back".to_owned()),
-        Ask::Promote => match promotion_refusal(desk, rollout, out.now) {
+        Ask::Promote => match promotion_refusal(rollout, out.now) {
             Some(why) => Err(why),
             None => {
                 rollout.skip_soak = true;
@@ -167,18 +170,26 @@ fn flag_off(rollout: &mut Rollout, out: &mut Out) -> Result<(), String> {
 }
 
 fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Result<(), String> {
-    if let Some(running) = desk.running() {
-        return Err(format!("{} is running; one rollout at a time: abort it first", running.id));
+    if let Some(running) = desk.running().filter(|_| !start.supersede) {
+        return Err(format!("{} is running; one rollout at a time: abort it first, or `--supersede`", running.id));
     }
     let plan = start.plan.clone();
     if plan.service != desk.service {
         return Err(format!("the plan is for service {}", plan.service));
     }
-    missing_agents(desk, start)?;
-    let previous = previous_release(desk, start)?;
+    let superseded = desk.running();
+    missing_agents(desk, &plan, start.shadow)?;
+    // What a superseded rollout moved stands where that one put it, and goes back to where it found it.
+    let earlier = superseded.and_then(|old| old.previous.clone()).filter(|release| *release != start.release);
+    let previous = match earlier {
+        Some(release) => Some(release),
+        None if start.shadow => previous_release(desk, start).unwrap_or_default(),
+        None => previous_release(desk, start)?,
+    };
     let levers = plan.levers.keys().map(|name| {
+        let moved = superseded.and_then(|old| old.levers.get(name)).filter(|lever| lever.set_to.is_some());
         let origin = desk.reading(name).and_then(|reading| reading.value.clone());
-        (name.clone(), LeverState { origin, ..LeverState::default() })
+        (name.clone(), moved.cloned().unwrap_or(LeverState { origin, ..LeverState::default() }))
     });
     let levers = levers.collect();
     desk.rollouts = desk.rollouts.saturating_add(1);
@@ -198,6 +209,9 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
         approved: false,
         skip_soak: false,
         paused: false,
+        is_shadow: start.shadow,
+        reapplied: None,
+        runs: Vec::new(),
         levers,
         evidence: Evidence::default(),
         revisions: Default::default(),
@@ -208,7 +222,13 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
         soaked: Vec::new(),
         agents_most: desk.agents.len(),
     };
-    unknown_previous(&rollout)?;
+    if !start.shadow {
+        unknown_previous(&rollout)?;
+    }
+    if let Some(old) = desk.rollout.as_mut().filter(|old| !old.is_over()) {
+        let summary = format!("{} gave way to {} ({})", old.release, rollout.release, rollout.id);
+        end(old, Ending::Superseded, summary, out);
+    }
     begin_epoch(&mut rollout, out.now);
     out.reasons.push(Reason::Started {
         release: start.release.clone(),
@@ -220,20 +240,58 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
     Ok(())
 }
 
+/// Goes on with another plan: the stage that is on keeps its place, and its evidence begins anew.
+fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Result<(), String> {
+    let plan = &asked.plan;
+    if plan.service != desk.service {
+        return Err(format!("the plan is for service {}", plan.service));
+    }
+    missing_agents(desk, plan, rollout.is_shadow)?;
+    let passed = rollout.plan.stages.iter().take(rollout.stage + 1).map(|stage| &stage.name);
+    let kept = plan.stages.iter().map(|stage| &stage.name);
+    if rollout.entry != Entry(0) && !passed.clone().eq(kept.take(rollout.stage + 1)) {
+        let passed: Vec<&str> = passed.map(|stage| stage.as_str()).collect();
+        return Err(format!("the new plan must begin with the stages that were entered: {}", passed.join(", ")));
+    }
+    let mut moved = rollout.levers.iter().filter(|(_, lever)| lever.set_to.is_some()).map(|(name, _)| name);
+    if let Some(lost) = moved.find(|name| !plan.levers.contains_key(*name)) {
+        return Err(format!("lever {lost} was moved, and the new plan does not know it"));
+    }
+    let mut amended = rollout.clone();
+    for name in plan.levers.keys() {
+        let found = || desk.reading(name).and_then(|reading| reading.value.clone());
+        amended.levers.entry(name.clone()).or_insert_with(|| LeverState { origin: found(), ..LeverState::default() });
+    }
+    amended.levers.retain(|name, _| plan.levers.contains_key(name));
+    amended.plan = plan.clone();
+    amended.plan_hash = Hash::of(asked.text.as_bytes());
+    amended.overrides.clone_from(&asked.overrides);
+    unknown_previous(&amended)?;
+    amended.gate = amended.gate.next();
+    amended.approved = false;
+    if amended.phase == Phase::Soaking {
+        amended.runs = during::begin(&amended, out.now);
+    }
+    begin_epoch(&mut amended, out.now);
+    out.reasons.push(Reason::Amended { plan_hash: amended.plan_hash.short() });
+    *rollout = amended;
+    Ok(())
+}
+
 /// A rollout does not start until each lever it needs has a live agent that has read it back, and
 /// each region has agents that look.
-fn missing_agents(desk: &Desk, start: &Start) -> Result<(), String> {
+fn missing_agents(desk: &Desk, plan: &Plan, is_shadow: bool) -> Result<(), String> {
     let mut missing = Vec::new();
-    for lever in start.plan.levers.keys() {
+    for lever in plan.levers.keys().filter(|_| !is_shadow) {
         match desk.reading(lever) {
             None => missing.push(format!("no live agent holds lever {lever}")),
             Some(reading) if reading.value.is_none() => missing.push(format!("lever {lever} could not be read back")),
             Some(_) => {}
         }
     }
-    let quorum = usize::try_from(start.plan.quorum).unwrap_or(usize::MAX);
-    for region in start.plan.stages.iter().flat_map(|stage| &stage.regions) {
-        for kind in start.plan.kinds() {
+    let quorum = usize::try_from(plan.quorum).unwrap_or(usize::MAX);
+    for region in plan.stages.iter().flat_map(|stage| &stage.regions) {
+        for kind in plan.kinds() {
             let can = |(agent, here): &(&AgentId, &AgentHere)| agent.region == *region && here.kinds.contains(kind);
             let live = desk.agents.iter().filter(can).count();
             if live < quorum {

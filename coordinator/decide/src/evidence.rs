@@ -3,13 +3,14 @@
 //! Slots are folded per series in slot order, so that the result does not depend on how they were
 //! batched into records. State per series is bounded by the longest window of its criteria.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::{Region, Release, SliName};
-use bellwether_protocol::plan::{Criterion, Objective, Plan, Stage};
+use bellwether_protocol::id::{Class, Region, Release, SliName};
+use bellwether_protocol::plan::{Criterion, Objective, OnFail, Plan, Stage};
 use bellwether_protocol::record::{ClosedSlot, Series};
-use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence as Seen};
+use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence as Seen, Portion, class};
 use bellwether_protocol::time::{Timestamp, slot_start};
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,8 @@ pub struct Frame<'a> {
     canary: Option<&'a Release>,
     baseline: Option<&'a Release>,
     is_entering: bool,
+    /// SLIs that must be answered by refusals, and then every refusal is a good answer.
+    refuses: &'a [SliName],
     /// The criteria of the stage, by the SLI that they judge.
     criteria: BTreeMap<&'a SliName, Criteria<'a>>,
 }
@@ -126,13 +129,20 @@ impl<'a> Criteria<'a> {
 
 impl<'a> Frame<'a> {
     /// A frame for one stage. While it `is_entering`, tests get the part of the budget that is kept for that.
-    pub fn new(plan: &'a Plan, stage: &'a Stage, expected: Expected<'a>, is_entering: bool) -> Self {
+    pub fn new(
+        plan: &'a Plan,
+        stage: &'a Stage,
+        expected: Expected<'a>,
+        is_entering: bool,
+        refuses: &'a [SliName],
+    ) -> Self {
         let mut criteria: BTreeMap<&SliName, Criteria<'_>> = BTreeMap::new();
         for criterion in stage.criteria.iter().filter_map(|name| plan.criterion(name)) {
             let here = criteria.entry(&criterion.sli).or_default();
             if is_paired(criterion) { &mut here.paired } else { &mut here.alone }.push(criterion);
         }
-        Self { plan, stage, canary: expected.canary, baseline: expected.baseline, is_entering, criteria }
+        let Expected { canary, baseline } = expected;
+        Self { plan, stage, canary, baseline, is_entering, refuses, criteria }
     }
 
     fn expected(&self, cohort: Cohort) -> Option<&Release> {
@@ -140,6 +150,24 @@ impl<'a> Frame<'a> {
             Cohort::Baseline => self.baseline,
             Cohort::Canary => self.canary,
         }
+    }
+
+    /// A slot as this frame counts it: where refusals are asked for, they are good answers.
+    fn read<'s>(&self, closed: &'s ClosedSlot) -> Cow<'s, ClosedSlot> {
+        let is_refused = |portion: &Portion| portion.classes.keys().any(is_refusal);
+        if self.refuses.is_empty() || !closed.portions.iter().any(is_refused) {
+            return Cow::Borrowed(closed);
+        }
+        let mut closed = closed.clone();
+        for portion in &mut closed.portions {
+            let (refused, mut classes): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                std::mem::take(&mut portion.classes).into_iter().partition(|(class, _)| is_refusal(class));
+            let count = refused.into_values().fold(0_u64, u64::saturating_add);
+            let ok = classes.entry(class::ok()).or_default();
+            *ok = ok.saturating_add(count);
+            portion.classes = classes;
+        }
+        Cow::Owned(closed)
     }
 
     fn criteria(&self, sli: &SliName, is_paired: bool) -> &[&'a Criterion] {
@@ -212,7 +240,12 @@ impl Evidence {
             return;
         }
         state.next = closed.slot + width;
-        let view = View::of(frame, closed);
+        let refusal = refused(closed);
+        let closed = &*frame.read(closed);
+        let mut view = View::of(frame, closed, refusal == Some(Sight::Expected));
+        if frame.refuses.contains(&closed.series.sli) && closed.series.cohort == Cohort::Canary {
+            view.sight = view.sight.filter(|sight| *sight == Sight::Other).or(refusal);
+        }
         let releases = || closed.portions.iter().filter_map(|portion| portion.release.as_ref());
         if !state.answering.iter().eq(releases()) {
             state.answering = releases().cloned().collect();
@@ -236,7 +269,8 @@ impl Evidence {
             track.push(criterion, closed.slot, tally, &[]);
             // What the release itself fails is not green, whoever else fails it too; what only the old
             // release fails is no reason to wait.
-            failing |= closed.series.cohort == Cohort::Canary && track.fails(criterion);
+            let counts = track.act(criterion).is_some_and(|act| act > OnFail::Warn);
+            failing |= closed.series.cohort == Cohort::Canary && counts;
         }
         state.count(closed.slot, &view, red, failing, usize::try_from(frame.plan.take_back.within).unwrap_or(0));
         if self.first_bad.len() < EVIDENCE_MAX {
@@ -251,7 +285,9 @@ impl Evidence {
         if late.slot < self.from {
             return;
         }
-        let view = View::of(frame, late);
+        let refusal = refused(late);
+        let late = &*frame.read(late);
+        let view = View::of(frame, late, refusal == Some(Sight::Expected));
         let criteria = frame.criteria(&late.series.sli, false);
         let Some(state) = self.series.get_mut(&late.series) else { return };
         let pooled = self.pools.iter_mut().filter(|pool| !pool.is_paired && pool.has(&late.series));
@@ -404,8 +440,9 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     /// What of a slot is evidence for its cohort: answers of the expected release, and bad answers
-    /// that named no release. A different release is not evidence, nor is a good answer without a name.
-    fn of(frame: &Frame<'_>, closed: &'a ClosedSlot) -> Self {
+    /// that named no release. A different release is not evidence, nor is a good answer without a
+    /// name; a refusal that is asked for may come from before the release, and needs none.
+    fn of(frame: &Frame<'_>, closed: &'a ClosedSlot, is_refused: bool) -> Self {
         let whole = |portion| Attributed { portion, only_bad: false };
         let is_quorate = closed.reporters >= frame.plan.quorum;
         let Some(expected) = frame.expected(closed.series.cohort) else {
@@ -423,7 +460,7 @@ impl<'a> View<'a> {
                 }
                 Some(_) => other = true,
                 None => {
-                    attributed |= portion.has_bad();
+                    attributed |= portion.has_bad() || is_refused && !frame.refuses.is_empty();
                     seen.push(Attributed { portion, only_bad: true });
                 }
             }
@@ -435,6 +472,17 @@ impl<'a> View<'a> {
         };
         Self { seen, is_covered: is_quorate && (!looked || named || attributed), sight }
     }
+}
+
+fn is_refusal(class: &Class) -> bool {
+    class.as_str() == class::REFUSED
+}
+
+/// Whether a slot shows the refusal alone; nothing when nobody looked.
+fn refused(closed: &ClosedSlot) -> Option<Sight> {
+    let seen = || closed.portions.iter().flat_map(|portion| &portion.classes).filter(|(_, count)| **count > 0);
+    let is_alone = seen().all(|(class, _)| is_refusal(class));
+    seen().next().map(|_| if is_alone { Sight::Expected } else { Sight::Other })
 }
 
 fn pools(frame: &Frame<'_>, series: &BTreeMap<Series, SeriesState>, from: Timestamp) -> Vec<Pool> {

@@ -1,18 +1,17 @@
 //! What the evidence of a stage says, who is to blame for what is red, and what keeps a stage from
 //! being left. Nothing here changes anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::Region;
-use bellwether_protocol::plan::{Criterion, Objective};
+use bellwether_protocol::id::{LeverName, Region};
+use bellwether_protocol::plan::{Criterion, Objective, OnFail};
 use bellwether_protocol::reason::{Hold, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::Timestamp;
 
-use crate::budget;
 use crate::judge::{self, Finding, Scope};
-use crate::state::{Desk, Phase, Rollout};
+use crate::state::{Phase, Rollout};
 use crate::track::Track;
 
 /// Every verdict of the stage, hard and red ones first.
@@ -61,11 +60,20 @@ pub(crate) enum Blame {
     Both(Judgement),
 }
 
+impl Blame {
+    /// What is red.
+    pub(crate) fn judgement(&self) -> &Judgement {
+        match self {
+            Self::Both(judgement) | Self::Release(judgement) => judgement,
+        }
+    }
+}
+
 /// A Fail that takes back, and that the baseline does not share. Where the baseline has not closed
 /// the same slots yet, nothing is blamed: it is at most one grace away.
 pub(crate) fn blame(rollout: &Rollout, findings: &[Finding<'_>]) -> Option<Blame> {
     let mut shared = None;
-    for red in findings.iter().filter(|finding| finding.is_red() && budget::takes_back(finding.criterion)) {
+    for red in findings.iter().filter(|finding| finding.calls_for() == Some(OnFail::Rollback)) {
         match rollout.evidence.track(red.criterion, Cohort::Baseline, red.scope.region) {
             Some(baseline) if baseline.upto < red.track.upto => {}
             Some(baseline) if is_as_red(red, baseline) => shared = Some(Blame::Both(red.judgement())),
@@ -101,8 +109,27 @@ fn narrowed(red: &Finding<'_>, findings: &[Finding<'_>]) -> Judgement {
     }
 }
 
+/// What `act` is called for by, one judgement per criterion; a graver call in one region stands for all.
+pub(crate) fn called_for(findings: &[Finding<'_>], act: OnFail) -> Vec<Judgement> {
+    let mut gravest: BTreeMap<&str, (OnFail, &Finding<'_>)> = BTreeMap::new();
+    for finding in findings {
+        let Some(own) = finding.calls_for() else { continue };
+        let known = gravest.entry(finding.criterion.name.as_str()).or_insert((own, finding));
+        if own > known.0 {
+            *known = (own, finding);
+        }
+    }
+    gravest.into_values().filter(|(own, _)| *own == act).map(|(_, finding)| finding.judgement()).collect()
+}
+
+/// Levers that were read elsewhere than where they should stand, and what the plan does about each.
+pub(crate) fn drifted(rollout: &Rollout) -> impl Iterator<Item = (&LeverName, OnFail)> {
+    let drifted = rollout.levers.iter().filter(|(_, lever)| lever.drifted.is_some());
+    drifted.map(|(name, _)| (name, rollout.plan.levers.get(name).map_or(OnFail::Hold, |lever| lever.on_drift)))
+}
+
 /// What holds a rollout, whether or not its stage has soaked.
-pub(crate) fn holds(desk: &Desk, rollout: &Rollout, findings: &[Finding<'_>], now: Timestamp) -> Vec<Hold> {
+pub(crate) fn holds(rollout: &Rollout, findings: &[Finding<'_>], now: Timestamp) -> Vec<Hold> {
     let mut holds = Vec::new();
     if rollout.paused {
         holds.push(Hold::Paused);
@@ -112,12 +139,11 @@ pub(crate) fn holds(desk: &Desk, rollout: &Rollout, findings: &[Finding<'_>], no
             holds.push(Hold::NoData { region, since });
         }
     }
-    for (name, lever) in &rollout.levers {
-        if lever.is_wrong(desk.reading(name)) {
-            holds.push(Hold::Lever { lever: name.clone() });
-        }
+    for (lever, _) in drifted(rollout).filter(|(_, act)| *act > OnFail::Warn) {
+        holds.push(Hold::Lever { lever: lever.clone() });
     }
-    for red in findings.iter().filter(|finding| finding.is_red() && !budget::takes_back(finding.criterion)) {
+    let stops = |act: OnFail| act == OnFail::Hold || act == OnFail::Reapply;
+    for red in findings.iter().filter(|finding| finding.calls_for().is_some_and(stops)) {
         holds.push(Hold::SoftRed { criterion: red.criterion.name.clone() });
     }
     holds.dedup();
@@ -147,16 +173,16 @@ pub(crate) fn lacking(findings: &[Finding<'_>]) -> BTreeSet<Hold> {
 }
 
 /// Why a promotion must be refused now: a Fail, or missing evidence.
-pub(crate) fn promotion_refusal(desk: &Desk, rollout: &Rollout, now: Timestamp) -> Option<String> {
+pub(crate) fn promotion_refusal(rollout: &Rollout, now: Timestamp) -> Option<String> {
     if rollout.phase != Phase::Soaking {
         return Some(format!("the stage is not soaking yet (entry {})", rollout.entry.0));
     }
     let findings = findings(rollout, now);
-    if let Some(red) = findings.iter().find(|finding| finding.is_red()) {
+    if let Some(red) = findings.iter().find(|finding| finding.calls_for() > Some(OnFail::Warn)) {
         let numbers = red.numbers();
         return Some(format!("{} fails: {}, limit {}", red.criterion.name, numbers.value, numbers.limit));
     }
-    let missing = holds(desk, rollout, &findings, now).into_iter().chain(lacking(&findings));
+    let missing = holds(rollout, &findings, now).into_iter().chain(lacking(&findings));
     let missing = missing.into_iter().find_map(|hold| match hold {
         Hold::NoData { region, since } => Some(format!("no data from {region} since {}", since.clock())),
         Hold::TooFewEvents { criterion } => Some(format!("too few events for {criterion}")),

@@ -2,7 +2,8 @@
 
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Numbers, Proof, Severity};
 use bellwether_protocol::id::{AgentId, CriterionName, IncidentId, Region};
-use bellwether_protocol::reason::{DataFault, Ending, Hold};
+use bellwether_protocol::plan::OnFail;
+use bellwether_protocol::reason::{DataFault, Ending, Hold, Judgement};
 use bellwether_protocol::record::Source;
 
 use crate::state::{Incident, Phase, Rollout};
@@ -11,6 +12,8 @@ use crate::step::Out;
 /// What is told of an incident.
 pub(crate) struct Tell {
     pub(crate) cause: CriterionName,
+    /// What is done about it, which is what the plan names people for.
+    pub(crate) act: OnFail,
     pub(crate) severity: Severity,
     pub(crate) state: &'static str,
     pub(crate) regions: Vec<Region>,
@@ -25,11 +28,11 @@ pub(crate) fn cause(text: &str) -> CriterionName {
     cut.parse().expect("a cut token is a token")
 }
 
-/// Opens an incident, unless it is open already.
+/// Opens an incident, or says that its state changed.
 pub(crate) fn open(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
-    let is_open = rollout.incidents.get(&tell.cause).is_some_and(|incident| !incident.resolved);
-    if !is_open {
-        say(rollout, IncidentKind::Opened, tell, out);
+    let open = rollout.incidents.get(&tell.cause).filter(|incident| !incident.resolved);
+    if open.is_none_or(|incident| incident.state != tell.state) {
+        update(rollout, tell, out);
     }
 }
 
@@ -51,7 +54,19 @@ pub(crate) fn resolve(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
 pub(crate) fn tell_fault(rollout: &mut Rollout, agent: &AgentId, fault: DataFault, out: &mut Out) {
     let headline = format!("{}: {agent} sent {fault}; it is left out, look at that agent", rollout.release);
     let (cause, regions) = (fault_cause(agent), vec![agent.region.clone()]);
-    open(rollout, Tell { cause, severity: Severity::Warn, state: "data_fault", regions, headline, numbers: None }, out);
+    open(
+        rollout,
+        Tell {
+            cause,
+            act: OnFail::Hold,
+            severity: Severity::Warn,
+            state: "data_fault",
+            regions,
+            headline,
+            numbers: None,
+        },
+        out,
+    );
 }
 
 /// Tells of a stream that was lost: what nobody had read of it is gone.
@@ -62,7 +77,15 @@ pub(crate) fn tell_reset(rollout: &mut Rollout, source: Source, out: &mut Out) {
     };
     let headline = format!("{}: the {source} stream was created anew or cut off; {what}", rollout.release);
     let (cause, regions) = (reset_cause(source), Vec::new());
-    let tell = Tell { cause, severity: Severity::Warn, state: "stream_reset", regions, headline, numbers: None };
+    let tell = Tell {
+        cause,
+        act: OnFail::Hold,
+        severity: Severity::Warn,
+        state: "stream_reset",
+        regions,
+        headline,
+        numbers: None,
+    };
     update(rollout, tell, out);
 }
 
@@ -75,15 +98,19 @@ fn fault_cause(agent: &AgentId) -> CriterionName {
 }
 
 /// Tells of holds that ask for people, and resolves those that are over.
-pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out) {
+pub(crate) fn tell_holds(rollout: &mut Rollout, warned: &[Judgement], silent_slots: u64, out: &mut Out) {
     let patience = rollout.plan.slot.times(silent_slots);
     let mut on: Vec<CriterionName> = rollout.faulty.iter().map(fault_cause).collect();
     on.extend([Source::Inbox, Source::Samples].map(reset_cause));
+    for judgement in warned {
+        on.push(judgement.criterion.clone());
+        warn(rollout, judgement, out);
+    }
     for hold in rollout.holds.clone() {
         let told = match &hold {
             Hold::Approval => Some(("approval".to_owned(), Vec::new(), "waits for approval".to_owned())),
             Hold::Lever { lever } => {
-                Some((format!("lever-{lever}"), Vec::new(), format!("lever {lever} was moved by somebody else")))
+                Some((lever.to_string(), Vec::new(), format!("lever {lever} was moved by somebody else")))
             }
             Hold::NoData { region, since } if out.now.since(*since) >= patience => Some((
                 format!("no-data-{region}"),
@@ -109,7 +136,11 @@ pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out
                 Vec::new(),
                 format!("{criterion} is not proven by the data of the whole soak; nothing is promoted"),
             )),
-            Hold::NoData { .. } | Hold::NotRecovered | Hold::Paused => None,
+            Hold::Activity { lever } => {
+                let text = format!("the run of {lever} was not done in time; nothing is promoted");
+                Some((format!("run-{lever}"), Vec::new(), text))
+            }
+            Hold::Frozen { .. } | Hold::NoData { .. } | Hold::NotRecovered | Hold::Paused => None,
         };
         if let Some((name, regions, text)) = told {
             let cause = cause(&name);
@@ -117,12 +148,42 @@ pub(crate) fn tell_holds(rollout: &mut Rollout, silent_slots: u64, out: &mut Out
             let headline = format!("{} {}: {text}", rollout.release, stage(rollout));
             open(
                 rollout,
-                Tell { cause, severity: Severity::Warn, state: "holding", regions, headline, numbers: None },
+                Tell {
+                    cause,
+                    act: OnFail::Hold,
+                    severity: Severity::Warn,
+                    state: "holding",
+                    regions,
+                    headline,
+                    numbers: None,
+                },
                 out,
             );
         }
     }
     resolve_all_but(rollout, &on, out);
+}
+
+/// Tells of a criterion that fails, where the plan asks for no more.
+fn warn(rollout: &mut Rollout, judgement: &Judgement, out: &mut Out) {
+    let (criterion, numbers) = (&judgement.criterion, &judgement.numbers);
+    let headline = format!(
+        "{} {}: {criterion} {}, limit {}; the plan asks for a warning only",
+        rollout.release,
+        stage(rollout),
+        numbers.value,
+        numbers.limit
+    );
+    let tell = Tell {
+        cause: criterion.clone(),
+        act: OnFail::Warn,
+        severity: Severity::Warn,
+        state: "warned",
+        regions: judgement.region.iter().cloned().collect(),
+        headline,
+        numbers: Some(numbers.clone()),
+    };
+    open(rollout, tell, out);
 }
 
 fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
@@ -131,7 +192,11 @@ fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
         over.map(|(cause, incident)| (cause.clone(), incident.severity)).collect();
     for (cause, severity) in over {
         let headline = format!("{} {}: {cause} is over", rollout.release, stage(rollout));
-        resolve(rollout, Tell { cause, severity, state: "over", regions: Vec::new(), headline, numbers: None }, out);
+        resolve(
+            rollout,
+            Tell { cause, act: OnFail::Hold, severity, state: "over", regions: Vec::new(), headline, numbers: None },
+            out,
+        );
     }
 }
 
@@ -141,6 +206,7 @@ pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
     let headline = summary.clone();
     let tell = |cause_text: &str, severity, state| Tell {
         cause: cause(cause_text),
+        act: OnFail::Hold,
         severity,
         state,
         regions: Vec::new(),
@@ -156,19 +222,22 @@ pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
         Ending::NotStarted => {
             say(rollout, IncidentKind::Opened, tell("not-started", Severity::Warn, "not_started"), out)
         }
-        Ending::RolledBack => resolve_all_but(rollout, &[], out),
+        Ending::RolledBack | Ending::Superseded | Ending::WouldTakeBack => resolve_all_but(rollout, &[], out),
         Ending::NotTakenBack => {}
     }
 }
 
 fn say(rollout: &mut Rollout, kind: IncidentKind, tell: Tell, out: &mut Out) {
     let resolved = kind == IncidentKind::Resolved;
-    let incident =
-        rollout.incidents.entry(tell.cause.clone()).or_insert(Incident { seq: 0, severity: tell.severity, resolved });
+    let new = || Incident { seq: 0, severity: tell.severity, state: String::new(), resolved };
+    let incident = rollout.incidents.entry(tell.cause.clone()).or_insert_with(new);
     incident.seq = incident.seq.saturating_add(1);
     incident.severity = incident.severity.max(tell.severity);
     incident.resolved = resolved;
+    tell.state.clone_into(&mut incident.state);
     let seq = incident.seq;
+    let steps = rollout.plan.criterion(&tell.cause).map_or(&[][..], |criterion| &criterion.on_fail);
+    let audience = steps.iter().filter(|step| step.act == tell.act).flat_map(|step| step.tell.clone()).collect();
     // A resolution reaches whoever was woken: it goes out at the most that was asked.
     let severity = if resolved { incident.severity } else { tell.severity };
     let proof = match &rollout.phase {
@@ -185,11 +254,12 @@ fn say(rollout: &mut Rollout, kind: IncidentKind, tell: Tell, out: &mut Out) {
         release: rollout.release.clone(),
         stage: rollout.stage_name(),
         regions: tell.regions,
-        headline: tell.headline,
+        headline: if rollout.is_shadow { format!("shadow: {}", tell.headline) } else { tell.headline },
         numbers: tell.numbers,
         record: out.ordinal,
         proof,
         next: next_steps(rollout, tell.state),
+        tell: audience,
         at: out.now,
     });
 }

@@ -2,7 +2,7 @@
 
 use bellwether_protocol::alert::Numbers;
 use bellwether_protocol::id::Region;
-use bellwether_protocol::plan::{Criterion, Objective, Require};
+use bellwether_protocol::plan::{Criterion, Objective, OnFail, Require};
 use bellwether_protocol::ratio::{ONE_PPB, Ratio, Times};
 use bellwether_protocol::reason::{Grounds, Judgement, Lack, Nats, Verdict};
 use bellwether_protocol::record::Hash;
@@ -118,9 +118,9 @@ impl<'a> Finding<'a> {
         self.track.test.as_ref()?.ln_e_pass(self.criterion, &self.track.total)
     }
 
-    /// Whether the new release fails it.
-    pub(crate) fn is_red(&self) -> bool {
-        self.scope.cohort == Cohort::Canary && self.verdict == Verdict::Fail
+    /// What a red one calls for now.
+    pub(crate) fn calls_for(&self) -> Option<OnFail> {
+        self.track.act(self.criterion).filter(|_| self.scope.cohort == Cohort::Canary)
     }
 
     /// Whether people were last told something else.

@@ -26,6 +26,7 @@
 //! | [`project`] | what do agents watch, and what do people see? |
 
 mod commands;
+mod during;
 mod incidents;
 mod stages;
 mod step;

@@ -105,6 +105,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         previous: rollout.previous.clone(),
         plan_hash: rollout.plan_hash.short(),
         overrides: rollout.overrides.clone(),
+        is_shadow: rollout.is_shadow,
         started_at: rollout.started_at,
         decided_at: now,
         record: desk.ordinal,
@@ -137,10 +138,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
 /// What people look at: the verdicts of the stage, or the one that it is being taken back for.
 fn criteria(rollout: &Rollout, now: Timestamp) -> Vec<Judgement> {
     match &rollout.phase {
-        Phase::TakingBack(back) => match &back.cause {
-            Cause::Criterion { judgement } => vec![judgement.clone()],
-            Cause::Command { .. } | Cause::Lever { .. } => Vec::new(),
-        },
+        Phase::TakingBack(back) => back.cause.judgement().into_iter().cloned().collect(),
         Phase::Preparing { .. } | Phase::Ended { .. } => Vec::new(),
         Phase::Entering { .. } | Phase::Settling { .. } | Phase::Soaking => {
             gate::findings(rollout, now).iter().map(Finding::judgement).collect()
@@ -178,6 +176,7 @@ fn why(cause: &Cause) -> String {
             let region = judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
             format!("{} {} > {}{region}", judgement.criterion, judgement.numbers.value, judgement.numbers.limit)
         }
+        Cause::Drift { lever, to } => format!("lever {lever} was read at {to}"),
         Cause::Lever { lever, outcome } => format!("lever {lever} could not be set ({outcome})"),
     }
 }
@@ -197,7 +196,7 @@ fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
     }
     let pressing = |hold: &Hold| match hold {
         Hold::BaselineAsRed { .. } => 0,
-        Hold::Lever { .. } => 1,
+        Hold::Activity { .. } | Hold::Lever { .. } => 1,
         Hold::NoData { .. } => 2,
         Hold::TooFewEvents { .. } => 3,
         Hold::SoftRed { .. } => 4,
@@ -205,6 +204,7 @@ fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
         Hold::NotRecovered => 6,
         Hold::Approval => 7,
         Hold::Paused => 8,
+        Hold::Frozen { .. } => 9,
     };
     match rollout.holds.iter().min_by_key(|hold| pressing(hold))? {
         Hold::Approval => ask(
@@ -214,6 +214,8 @@ fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
         Hold::BaselineAsRed { criterion } => {
             ask(format!("{criterion} fails on the old release too: look elsewhere"), None)
         }
+        Hold::Activity { lever } => ask(format!("look at what {lever} runs"), None),
+        Hold::Frozen { .. } => None,
         Hold::Lever { lever } => ask(format!("somebody moved lever {lever}"), None),
         Hold::NoData { region, .. } => ask(
             format!("look at {region}"),

@@ -46,6 +46,9 @@ impl Rehearsal {
             approved: true,
             skip_soak: false,
             paused: false,
+            is_shadow: true,
+            reapplied: None,
+            runs: Vec::new(),
             levers: Default::default(),
             evidence: Evidence::default(),
             revisions: Default::default(),
@@ -76,7 +79,7 @@ impl Rehearsal {
     pub fn fold<'a>(&mut self, slots: impl IntoIterator<Item = &'a ClosedSlot>) {
         let mut evidence = std::mem::take(&mut self.rollout.evidence);
         if let Some(stage) = self.rollout.stage() {
-            let frame = Frame::new(&self.rollout.plan, stage, Expected::default(), false);
+            let frame = Frame::new(&self.rollout.plan, stage, Expected::default(), false, &[]);
             slots.into_iter().for_each(|slot| evidence.fold(&frame, slot));
         }
         self.rollout.evidence = evidence;

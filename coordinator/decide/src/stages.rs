@@ -4,12 +4,14 @@
 
 use bellwether_protocol::alert::Severity;
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::GateVersion;
+use bellwether_protocol::id::{GateVersion, Region};
+use bellwether_protocol::plan::OnFail;
 use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement, Reason};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::collect::reporters;
+use crate::during;
 use crate::gate::{self, Blame};
 use crate::incidents::{self, Tell};
 use crate::judge::Finding;
@@ -34,9 +36,12 @@ pub(crate) fn prepare(desk: &Desk, rollout: &mut Rollout, until: Timestamp, out:
         return end(rollout, Ending::NotStarted, why, out);
     }
     let quorum = usize::try_from(rollout.plan.quorum).unwrap_or(usize::MAX);
-    let looks = regions.iter().flat_map(|region| rollout.plan.kinds().into_iter().map(move |kind| (region, kind)));
-    let missing = looks.into_iter().find(|(region, kind)| reporters(desk, rollout, region, Some(kind)).len() < quorum);
+    let kinds = rollout.plan.kinds();
+    let looks = regions.iter().flat_map(|region| kinds.iter().map(move |kind| (region, (*kind).to_owned())));
+    let few = |(region, kind): &(&Region, String)| reporters(desk, rollout, region, Some(kind)).len() < quorum;
+    let missing = looks.into_iter().find(few);
     match missing {
+        None if is_frozen(rollout, out) => false,
         None => enter_stage(rollout, 0, out),
         Some((region, kind)) if out.now >= until => {
             let why = format!("too few agents in region {region} took up looks of kind {kind} within {PREPARE_WITHIN}");
@@ -52,6 +57,8 @@ fn enter_stage(rollout: &mut Rollout, index: usize, out: &mut Out) -> bool {
     rollout.gate = GateVersion(1);
     rollout.approved = false;
     rollout.skip_soak = false;
+    rollout.reapplied = None;
+    rollout.runs.clear();
     rollout.phase = Phase::Entering { next: 0, due: None };
     begin_epoch(rollout, out.now);
     let stage = rollout.stage().map(|stage| stage.name.clone());
@@ -76,7 +83,9 @@ pub(crate) fn enter(desk: &Desk, rollout: &mut Rollout, next: usize, due: Option
     let Some(stage) = rollout.stage().cloned() else { return false };
     if rollout.plan.fingerprint.is_some() {
         let blame = gate::blame(rollout, &gate::findings(rollout, out.now));
-        if let Some(Blame::Release(judgement)) = blame {
+        // What the levers are being set again for may fail until they are.
+        let is_mended = |judgement: &Judgement| rollout.reapplied.as_ref() == Some(&judgement.criterion);
+        if let Some(Blame::Release(judgement)) = blame.filter(|blame| !is_mended(blame.judgement())) {
             tell_verdicts(rollout, vec![judgement.clone()], out);
             return take_back::begin(rollout, Cause::Criterion { judgement }, out);
         }
@@ -93,6 +102,11 @@ pub(crate) fn enter(desk: &Desk, rollout: &mut Rollout, next: usize, due: Option
         let holds = if rollout.paused { vec![Hold::Paused] } else { Vec::new() };
         set_holds(rollout, holds, out);
         let Some(to) = rollout.value_of(set).filter(|_| !rollout.paused) else { return false };
+        if rollout.is_shadow {
+            out.would(&set.lever, &to);
+            rollout.phase = Phase::Entering { next: next + 1, due: None };
+            return true;
+        }
         let due = out.now + stage.enter_within;
         out.ask(rollout, &set.lever, &to, due);
         rollout.phase = Phase::Entering { next, due: Some(due) };
@@ -119,6 +133,7 @@ pub(crate) fn settle(rollout: &mut Rollout, until: Timestamp, out: &mut Out) -> 
         return false;
     }
     rollout.phase = Phase::Soaking;
+    rollout.runs = during::begin(rollout, out.now);
     true
 }
 
@@ -128,10 +143,11 @@ pub(crate) fn soak(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
     let changed = findings.iter().filter(|finding| finding.is_news()).map(Finding::judgement).collect();
     let blame = gate::blame(rollout, &findings);
     let soaked = rollout.skip_soak || is_soaked(rollout, out.now);
-    let mut holds = gate::holds(desk, rollout, &findings, out.now);
+    let mut holds = gate::holds(rollout, &findings, out.now);
     if soaked {
         holds.extend(gate::lacking(&findings));
     }
+    let (warned, mended) = (gate::called_for(&findings, OnFail::Warn), gate::called_for(&findings, OnFail::Reapply));
     tell_verdicts(rollout, changed, out);
     match blame {
         Some(Blame::Release(judgement)) => {
@@ -144,14 +160,55 @@ pub(crate) fn soak(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
         }
         None => {}
     }
-    let is_green = soaked && holds.is_empty();
-    let needs_approval = rollout.stage().is_some_and(|stage| stage.approval) && !rollout.approved;
+    if let Some(cause) = during::cause(rollout).or_else(|| drifted(desk, rollout)) {
+        return take_back::begin(rollout, cause, out);
+    }
+    if reapply(rollout, &mended, out) {
+        return true;
+    }
+    during::run(desk, rollout, soaked, out);
+    holds.extend(during::holds(rollout));
+    let stage = rollout.stage();
+    let needs_approval = stage.is_some_and(|stage| stage.approval) && !rollout.approved && !rollout.is_shadow;
+    let is_last = rollout.stage + 1 == rollout.plan.stages.len();
+    let frozen = rollout.plan.frozen_until(out.now).filter(|_| soaked && holds.is_empty() && !is_last);
+    holds.extend(frozen.map(|until| Hold::Frozen { until }));
+    let is_green = soaked && holds.is_empty() && !during::is_on(rollout);
     if is_green && needs_approval {
         holds.push(Hold::Approval);
     }
     set_holds(rollout, holds, out);
-    incidents::tell_holds(rollout, SILENT_SLOTS_TOLD, out);
+    incidents::tell_holds(rollout, &warned, SILENT_SLOTS_TOLD, out);
     if is_green && !needs_approval { pass(rollout, out) } else { false }
+}
+
+/// A lever that was read elsewhere, where the plan takes the release back for it.
+fn drifted(desk: &Desk, rollout: &Rollout) -> Option<Cause> {
+    let (lever, _) = gate::drifted(rollout).find(|(_, act)| *act == OnFail::Rollback)?;
+    let to = desk.reading(lever)?.value.clone()?;
+    Some(Cause::Drift { lever: lever.clone(), to })
+}
+
+/// Sets the stage's levers again, once: the stage is entered anew, and its evidence
+/// begins anew.
+fn reapply(rollout: &mut Rollout, mended: &[Judgement], out: &mut Out) -> bool {
+    let levers = gate::drifted(rollout).filter(|(_, act)| *act == OnFail::Reapply);
+    let levers = levers.map(|(lever, _)| incidents::cause(lever.as_str()));
+    let criteria = mended.iter().map(|judgement| judgement.criterion.clone());
+    let new = criteria.chain(levers).next().filter(|_| rollout.reapplied.is_none());
+    let Some(cause) = new.filter(|_| !rollout.paused && !rollout.is_shadow) else { return false };
+    rollout.reapplied = Some(cause.clone());
+    rollout.phase = Phase::Entering { next: 0, due: None };
+    begin_epoch(rollout, out.now);
+    out.reasons.push(Reason::Reapplied { cause });
+    true
+}
+
+/// Whether the plan enters no stage now; then people see until when.
+fn is_frozen(rollout: &mut Rollout, out: &mut Out) -> bool {
+    let frozen = rollout.plan.frozen_until(out.now);
+    set_holds(rollout, frozen.map(|until| Hold::Frozen { until }).into_iter().collect(), out);
+    frozen.is_some()
 }
 
 fn pass(rollout: &mut Rollout, out: &mut Out) -> bool {
@@ -213,6 +270,7 @@ fn tell_as_red(rollout: &mut Rollout, judgement: &Judgement, out: &mut Out) {
     let tell = Tell {
         cause: judgement.criterion.clone(),
         severity: Severity::Page,
+        act: OnFail::Hold,
         state: "holding",
         regions: judgement.region.iter().cloned().collect(),
         headline,

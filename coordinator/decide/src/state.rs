@@ -7,7 +7,7 @@ use bellwether_protocol::alert::Severity;
 use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{
     ActionId, AgentId, CommandId, CriterionName, Entry, GateVersion, LeverName, LeverValue, Ordinal, Principal, Region,
-    Release, Revision, RolloutId, Service, StageName,
+    Release, Revision, RolloutId, Service, SliName, StageName,
 };
 use bellwether_protocol::plan::{Plan, Set, SetTo, Stage};
 use bellwether_protocol::presence::LeverReading;
@@ -16,6 +16,7 @@ use bellwether_protocol::record::{Agents, Hash};
 use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::during::Run;
 use crate::evidence::Evidence;
 
 /// Everything the judge remembers of one service.
@@ -110,6 +111,12 @@ pub struct Rollout {
     pub skip_soak: bool,
     /// Whether a human paused.
     pub paused: bool,
+    /// Whether nothing is moved: it only looks and decides.
+    pub is_shadow: bool,
+    /// The criterion or lever for which the levers of this stage were set again: that is done once.
+    pub reapplied: Option<CriterionName>,
+    /// What is run while the stage soaks, in the plan's order.
+    pub runs: Vec<Run>,
     /// Levers of the plan.
     pub levers: BTreeMap<LeverName, LeverState>,
     /// What was seen since the evidence epoch began.
@@ -146,6 +153,8 @@ pub struct Incident {
     pub seq: u32,
     /// The most that was asked of people.
     pub severity: Severity,
+    /// What was last said of it, in one word.
+    pub state: String,
     /// Whether it is over.
     pub resolved: bool,
 }
@@ -163,6 +172,8 @@ pub struct LeverState {
     pub answer: Option<Answer>,
     /// Whether it was read at `set_to` since its agent was done; only then can a later reading be wrong.
     pub seen_right: bool,
+    /// Where it was read, while that is not where it should stand.
+    pub drifted: Option<LeverValue>,
 }
 
 /// An agent's answer, as far as decisions need it.
@@ -188,6 +199,14 @@ impl LeverState {
     /// Whether it was read where it was put, and is now read elsewhere.
     pub fn is_wrong(&self, reading: Option<&LeverReading>) -> bool {
         self.seen_right && reading.is_some_and(|r| r.value.is_some() && r.value != self.set_to)
+    }
+
+    /// Where it should stand: where it was put, once it was read there, or where it was found.
+    pub(crate) fn stands_at(&self) -> Option<&LeverValue> {
+        match &self.set_to {
+            None => self.origin.as_ref(),
+            put => put.as_ref().filter(|_| self.seen_right),
+        }
     }
 }
 
@@ -263,6 +282,17 @@ pub struct Level {
     pub apply_within: bellwether_protocol::time::Span,
     /// Whether it may begin without a human.
     pub automatic: bool,
+    /// SLIs that must be answered by refusals once it is applied.
+    pub refuses: Vec<SliName>,
+}
+
+impl TakeBack {
+    /// Whether the levels so far move anything but flags, and so which release answers.
+    pub(crate) fn moves_release(&self, plan: &Plan) -> bool {
+        let so_far = self.levels.iter().take(self.level + 1).flat_map(|level| &level.set);
+        let is_flag = |lever: &LeverName| plan.levers.get(lever).is_some_and(|lever| lever.off.is_some());
+        so_far.into_iter().any(|(lever, _)| !is_flag(lever))
+    }
 }
 
 impl Rollout {
@@ -294,9 +324,18 @@ impl Rollout {
             Some(release) if holds_release => release.as_str().parse().ok(),
             _ => origin,
         };
-        match set.to {
+        match &set.to {
             SetTo::Previous => previous,
-            SetTo::Release | SetTo::Value(_) => self.plan.resolve(&set.to, &self.release, None),
+            // A release is at most as long and as printable as a lever value, so this always parses.
+            SetTo::Release => self.release.as_str().parse().ok(),
+            SetTo::Run => Some(self.run_value("enter")),
+            SetTo::Value(value) => Some(value.clone()),
         }
+    }
+
+    /// What a lever that runs a command is set to: another value for each run.
+    #[expect(clippy::expect_used, reason = "numbers and a word of ours are printable and short")]
+    pub(crate) fn run_value(&self, which: &str) -> LeverValue {
+        format!("{}-{}-{which}", self.id.number, self.entry).parse().expect("a lever value")
     }
 }

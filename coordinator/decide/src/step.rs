@@ -6,13 +6,13 @@ use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::command::{COMMAND_BY_SEQ, Outcome};
 use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Ordinal};
-use bellwether_protocol::reason::{DataFault, Reason};
+use bellwether_protocol::reason::{DataFault, Hold, Reason};
 use bellwether_protocol::record::{AgentSeen, Input, Source};
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::evidence::{Expected, Frame};
 use crate::state::{Answer, Desk, Phase, Rollout};
-use crate::{commands, incidents, project, stages, take_back};
+use crate::{commands, during, incidents, project, stages, take_back};
 
 /// How long after an action's deadline its agent may still answer.
 pub(crate) const ANSWER_GRACE: Span = Span::from_secs(5);
@@ -85,7 +85,7 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
         fold_reset(&mut desk, source, &mut out);
     }
     if let Some(mut rollout) = desk.rollout.take() {
-        note_readings(&desk, &mut rollout);
+        note_readings(&desk, &mut rollout, &mut out);
         rollout.agents_most = rollout.agents_most.max(desk.agents.len());
         for _ in 0..TRANSITIONS_MAX {
             if !advance(&desk, &mut rollout, &mut out) {
@@ -114,6 +114,8 @@ fn standing(rollout: &Rollout) -> impl PartialEq + '_ {
         approved,
         skip_soak,
         paused,
+        reapplied,
+        runs,
         levers,
         revisions,
         excluded,
@@ -128,12 +130,13 @@ fn standing(rollout: &Rollout) -> impl PartialEq + '_ {
         plan_hash: _,
         overrides: _,
         principal: _,
+        is_shadow: _,
         started_at: _,
         // Counts.
         agents_most: _,
         evidence: _,
     } = rollout;
-    let gates = (stage, entry, gate, approved, skip_soak, paused);
+    let gates = (stage, entry, gate, approved, skip_soak, paused, reapplied, runs);
     (id, phase, gates, levers, revisions, excluded, faulty, holds, incidents, soaked)
 }
 
@@ -153,6 +156,11 @@ impl Out {
         Self { now, ordinal, actions, alerts, outcomes, reasons }
     }
 
+    /// Says what would be set, were this not the shadow.
+    pub(crate) fn would(&mut self, lever: &LeverName, to: &LeverValue) {
+        self.reasons.push(Reason::WouldSet { lever: lever.clone(), to: to.clone() });
+    }
+
     /// Tells the agent that holds a lever to set it.
     pub(crate) fn ask(&mut self, rollout: &mut Rollout, lever: &LeverName, to: &LeverValue, due: Timestamp) {
         let index = u32::try_from(self.actions.len()).unwrap_or(u32::MAX);
@@ -162,6 +170,7 @@ impl Out {
         state.action = Some(id.clone());
         state.answer = None;
         state.seen_right = false;
+        state.drifted = None;
         self.reasons.push(Reason::Asked { action: id.clone(), lever: lever.clone(), to: to.clone(), due });
         self.actions.push(Action {
             id,
@@ -205,11 +214,19 @@ fn fold_slots(desk: &mut Desk, inputs: &[Input]) {
 pub(crate) fn frame(rollout: &Rollout) -> Option<Frame<'_>> {
     let named = rollout.plan.fingerprint.is_some();
     let previous = rollout.previous.as_ref();
-    let is_back = matches!(rollout.phase, Phase::TakingBack(_));
-    let canary = if is_back { previous } else { Some(&rollout.release) };
+    let level = match &rollout.phase {
+        Phase::TakingBack(back) => back.levels.get(back.level).map(|level| (back, level)),
+        _ => None,
+    };
+    // Flags that are switched off leave the release where it is.
+    let canary = match level {
+        Some((back, _)) if back.moves_release(&rollout.plan) => previous,
+        _ => Some(&rollout.release),
+    };
+    let refuses = level.map_or(&[][..], |(_, level)| &level.refuses);
     let expected = Expected { canary: canary.filter(|_| named), baseline: previous.filter(|_| named) };
     let is_entering = matches!(rollout.phase, Phase::Entering { .. });
-    Some(Frame::new(&rollout.plan, rollout.stage()?, expected, is_entering))
+    Some(Frame::new(&rollout.plan, rollout.stage()?, expected, is_entering, refuses))
 }
 
 fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {
@@ -244,14 +261,22 @@ fn fold_reset(desk: &mut Desk, source: Source, out: &mut Out) {
 }
 
 /// A reading can only be wrong after the lever was set and then read right: heartbeats from before
-/// may still be under way.
-fn note_readings(desk: &Desk, rollout: &mut Rollout) {
+/// may still be under way. In the shadow others move the levers, and nothing is wrong about that.
+fn note_readings(desk: &Desk, rollout: &mut Rollout, out: &mut Out) {
+    let is_over = rollout.is_over() || rollout.is_shadow;
     for (name, lever) in &mut rollout.levers {
         let reading = desk.reading(name).and_then(|reading| reading.value.as_ref());
         let is_done = lever.answer.as_ref().is_some_and(|answer| answer.outcome == ActionOutcome::Done);
         if is_done && reading.is_some() && reading == lever.set_to.as_ref() {
             lever.seen_right = true;
         }
+        let runs = rollout.plan.levers.get(name).is_some_and(|lever| lever.runs);
+        let Some((from, to)) = lever.stands_at().zip(reading).filter(|_| !is_over && !runs) else { continue };
+        let drifted = Some(to).filter(|to| *to != from).cloned();
+        if let Some(to) = drifted.clone().filter(|_| drifted != lever.drifted) {
+            out.reasons.push(Reason::Drifted { lever: name.clone(), from: from.clone(), to });
+        }
+        lever.drifted = drifted;
     }
 }
 
@@ -301,10 +326,14 @@ fn wake_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
     let phase = match &rollout.phase {
         Phase::Preparing { until } | Phase::Settling { until } => Some(*until),
         Phase::Entering { due, .. } => due.map(|due| due + ANSWER_GRACE),
-        Phase::Soaking => None,
+        Phase::Soaking => during::wake_at(rollout).min(),
         Phase::TakingBack(back) => Some(back.due + ANSWER_GRACE),
         Phase::Ended { .. } => return None,
     };
     let exclusions = rollout.excluded.iter().map(|exclusion| exclusion.until);
-    phase.into_iter().chain(exclusions).filter(|at| *at > now).min()
+    let frozen = rollout.holds.iter().filter_map(|hold| match hold {
+        Hold::Frozen { until } => Some(*until),
+        _ => None,
+    });
+    phase.into_iter().chain(exclusions).chain(frozen).filter(|at| *at > now).min()
 }

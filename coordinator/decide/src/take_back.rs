@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use bellwether_protocol::action::ActionOutcome;
-use bellwether_protocol::alert::{Numbers, Severity};
+use bellwether_protocol::alert::Severity;
 use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue};
+use bellwether_protocol::plan::{OnFail, Set, SetTo};
 use bellwether_protocol::reason::{Cause, Ending, Reason};
 use bellwether_protocol::time::{Span, Timestamp};
 
@@ -20,28 +21,71 @@ use crate::step::{ANSWER_GRACE, Out};
 
 /// Begins to take back, by the levels of the plan.
 pub(crate) fn begin(rollout: &mut Rollout, cause: Cause, out: &mut Out) -> bool {
-    let levels = rollout.plan.take_back.levels.iter().map(|level| Level {
-        set: level.set.iter().filter_map(|set| Some((set.lever.clone(), rollout.value_of(set)?))).collect(),
+    // After a step that cannot be undone, only what the plan declares safe begins by itself.
+    let is_asked = matches!(cause, Cause::Command { .. });
+    let is_irreversible =
+        !is_asked && rollout.plan.stages.iter().take(rollout.stage + 1).any(|stage| stage.irreversible);
+    let value = |set: &Set| match set.to {
+        SetTo::Run => Some(rollout.run_value("back")),
+        _ => rollout.value_of(set),
+    };
+    let levels = rollout.plan.take_back.levels.iter().filter(|level| level.automatic || !is_irreversible);
+    let levels = levels.map(|level| Level {
+        set: level.set.iter().filter_map(|set| Some((set.lever.clone(), value(set)?))).collect(),
         apply_within: level.apply_within,
         automatic: level.automatic,
+        refuses: level.refuses.clone(),
     });
-    let levels = levels.collect();
+    let levels: Vec<Level> = levels.collect();
+    if levels.is_empty() {
+        return cannot(rollout, &cause, out);
+    }
     begin_levels(rollout, cause, levels, Ending::RolledBack, out)
+}
+
+/// Nothing may be taken back without a human: they are paged.
+fn cannot(rollout: &mut Rollout, cause: &Cause, out: &mut Out) -> bool {
+    let stage = rollout.stage_name().map(|stage| stage.to_string()).unwrap_or_default();
+    let headline = format!(
+        "{} {stage}: {}; what was done cannot be undone by itself, nothing is moved",
+        rollout.release,
+        cause_text(cause)
+    );
+    let (severity, state) = (Severity::Page, "not_taken_back");
+    incidents::update(rollout, Tell { severity, state, headline: headline.clone(), ..about(cause) }, out);
+    end(rollout, Ending::NotTakenBack, headline, out)
+}
+
+/// In the shadow nothing is moved: it says what it would have done, and ends.
+fn would(rollout: &mut Rollout, cause: &Cause, levels: &[Level], out: &mut Out) -> bool {
+    let set = levels.first().map_or(&[][..], |level| &level.set);
+    for (lever, to) in set {
+        out.would(lever, to);
+    }
+    let what: Vec<String> = set.iter().map(|(lever, to)| format!("{lever} {to}")).collect();
+    let headline = format!("{} {}; would have set {}", rollout.release, cause_text(cause), what.join(", "));
+    let (severity, state) = (Severity::Warn, "would_take_back");
+    incidents::update(rollout, Tell { severity, state, headline: headline.clone(), ..about(cause) }, out);
+    end(rollout, Ending::WouldTakeBack, headline, out)
 }
 
 /// Restores every lever that the rollout moved to what it held at start.
 pub(crate) fn begin_abort(rollout: &mut Rollout, cause: Cause, out: &mut Out) -> bool {
-    let moved = rollout.levers.iter().filter(|(_, lever)| lever.set_to.is_some());
+    let runs = |name: &LeverName| rollout.plan.levers.get(name).is_some_and(|lever| lever.runs);
+    let moved = rollout.levers.iter().filter(|(name, lever)| lever.set_to.is_some() && !runs(name));
     let set: Vec<_> = moved.filter_map(|(name, lever)| Some((name.clone(), lever.origin.clone()?))).collect();
     if set.is_empty() {
         return end(rollout, Ending::Aborted, "aborted before anything was moved".to_owned(), out);
     }
     let apply_within = rollout.plan.take_back.levels.first().map_or(Span::from_secs(120), |level| level.apply_within);
-    let level = Level { set, apply_within, automatic: true };
+    let level = Level { set, apply_within, automatic: true, refuses: Vec::new() };
     begin_levels(rollout, cause, vec![level], Ending::Aborted, out)
 }
 
 fn begin_levels(rollout: &mut Rollout, cause: Cause, levels: Vec<Level>, ending: Ending, out: &mut Out) -> bool {
+    if rollout.is_shadow {
+        return would(rollout, &cause, &levels, out);
+    }
     let now = out.now;
     rollout.holds.clear();
     if rollout.is_over() {
@@ -97,6 +141,7 @@ fn ask_level(rollout: &mut Rollout, index: usize, out: &mut Out) {
             judgement.numbers.limit,
             judgement.region.as_ref().map(|region| format!(" ({region})")).unwrap_or_default(),
         ),
+        Cause::Drift { .. } => format!("{}: {}; taking back", rollout.release, cause_text(&back.cause)),
         Cause::Lever { lever, outcome } => {
             format!("{}: lever {lever} could not be set ({outcome}); taking back", rollout.release)
         }
@@ -153,17 +198,20 @@ fn read_back(desk: &Desk, rollout: &mut Rollout, level: &Level, back: &TakeBack,
 
 fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: &mut Out) -> bool {
     let sights = sights(rollout, out.now);
-    let names_release = rollout.plan.fingerprint.is_some();
-    let seen = !names_release || (!sights.is_empty() && sights.iter().all(|sight| *sight == Some(Sight::Expected)));
+    let refuses = back.levels.get(back.level).is_some_and(|level| !level.refuses.is_empty());
+    let is_seen = rollout.plan.fingerprint.is_some() || refuses;
+    let seen = !is_seen || (!sights.is_empty() && sights.iter().all(|sight| *sight == Some(Sight::Expected)));
     if seen {
         set_back(rollout, |back| back.applied_at = Some(out.now));
         let after = out.now.since(back.began_at);
-        if let Some(release) = rollout.previous.clone() {
+        let is_back = back.moves_release(&rollout.plan);
+        if let Some(release) = rollout.previous.clone().filter(|_| is_back).or_else(|| Some(rollout.release.clone())) {
             out.reasons.push(Reason::Applied { after, seen: release });
         }
         let headline = format!(
-            "{} taken back after {after}: levers read back, old release seen; not yet recovered",
+            "{} taken back after {after}: levers read back, {} seen; not yet recovered",
             rollout.release,
+            if refuses { "the refusal" } else { "old release" },
             after = after.rounded(),
         );
         tell(rollout, back, Severity::Warn, "applied", headline, out);
@@ -175,7 +223,8 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
         return false;
     }
     if sights.contains(&Some(Sight::Other)) {
-        let why = "levers were read back, but probes still see another release".to_owned();
+        let what = if refuses { "no refusal" } else { "another release" };
+        let why = format!("levers were read back, but probes still see {what}");
         return give_way(rollout, back, why, out);
     }
     tell_blind(rollout, back, out)
@@ -284,22 +333,22 @@ fn tell(
     headline: String,
     out: &mut Out,
 ) {
-    let tell = Tell { severity, state, headline, ..about(back) };
+    let tell = Tell { severity, state, headline, ..about(&back.cause) };
     incidents::update(rollout, tell, out);
 }
 
 fn resolve(rollout: &mut Rollout, back: &TakeBack, headline: String, out: &mut Out) {
-    let tell = Tell { severity: Severity::Warn, state: "recovered", headline, ..about(back) };
+    let tell = Tell { severity: Severity::Warn, state: "recovered", headline, ..about(&back.cause) };
     incidents::resolve(rollout, tell, out);
 }
 
-fn about(back: &TakeBack) -> Tell {
-    let (regions, numbers): (Vec<_>, Option<Numbers>) = match &back.cause {
-        Cause::Criterion { judgement } => (judgement.region.iter().cloned().collect(), Some(judgement.numbers.clone())),
-        Cause::Command { .. } | Cause::Lever { .. } => (Vec::new(), None),
-    };
+fn about(cause: &Cause) -> Tell {
+    let judgement = cause.judgement();
+    let regions = judgement.and_then(|judgement| judgement.region.clone()).into_iter().collect();
+    let numbers = judgement.map(|judgement| judgement.numbers.clone());
     Tell {
-        cause: cause_name(&back.cause),
+        cause: cause_name(cause),
+        act: OnFail::Rollback,
         severity: Severity::Info,
         state: "",
         regions,
@@ -312,7 +361,7 @@ fn cause_name(cause: &Cause) -> CriterionName {
     let text = match cause {
         Cause::Command { verb, .. } => verb.as_str(),
         Cause::Criterion { judgement } => judgement.criterion.as_str(),
-        Cause::Lever { lever, .. } => lever.as_str(),
+        Cause::Drift { lever, .. } | Cause::Lever { lever, .. } => lever.as_str(),
     };
     incidents::cause(text)
 }
@@ -327,6 +376,7 @@ fn cause_text(cause: &Cause) -> String {
             judgement.numbers.limit,
             judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default(),
         ),
+        Cause::Drift { lever, to } => format!("lever {lever} was read at {to}, where this rollout did not put it"),
         Cause::Lever { lever, outcome } => format!("lever {lever} {outcome}"),
     }
 }

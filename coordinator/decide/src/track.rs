@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 use bellwether_protocol::id::CriterionName;
-use bellwether_protocol::plan::{Criterion, Objective};
+use bellwether_protocol::plan::{Criterion, Objective, OnFail};
 use bellwether_protocol::reason::{Lack, Verdict};
 use bellwether_protocol::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::budget::{self, Share};
+use crate::budget::Share;
 use crate::judge;
 use crate::kernel::threshold::Counts;
 use crate::tally::Tally;
@@ -116,7 +116,7 @@ impl Track {
         } else {
             self.failing_since = None;
         }
-        self.failed |= budget::takes_back(criterion) && self.has_lasted(criterion);
+        self.failed |= self.act(criterion) == Some(OnFail::Rollback);
         self.note_shared(criterion, tally);
     }
 
@@ -132,13 +132,22 @@ impl Track {
         self.proven = false;
         if self.exceeds(criterion) {
             self.failing_since.get_or_insert(self.upto);
-            self.failed |= budget::takes_back(criterion) && self.has_lasted(criterion);
+            self.failed |= self.act(criterion) == Some(OnFail::Rollback);
         }
     }
 
     /// Whether it has been beyond the limit for as long as the plan wants.
     pub fn fails(&self, criterion: &Criterion) -> bool {
         self.failed || self.has_lasted(criterion)
+    }
+
+    /// What it calls for now; nothing while it does not fail. A take-back once called for stays so.
+    pub fn act(&self, criterion: &Criterion) -> Option<OnFail> {
+        if self.failed {
+            return Some(OnFail::Rollback);
+        }
+        let failing = self.upto.since(self.failing_since?);
+        (failing >= criterion.hold_for).then(|| criterion.act(failing))
     }
 
     /// The slots that say most against the release, by a likelihood ratio of two shares: since when,

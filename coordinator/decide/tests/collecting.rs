@@ -38,7 +38,7 @@ fn plan() -> Plan {
         canary: BTreeMap::new(),
         baseline: None,
         fingerprint: Some(Fingerprint::Header("x-release".to_owned())),
-        levers: [("release".parse().unwrap(), LeverUse { holds_release: true, off: None })].into(),
+        levers: [("release".parse().unwrap(), LeverUse { holds_release: true, ..LeverUse::default() })].into(),
         slis: vec![Sli {
             name: "checkout".parse().unwrap(),
             every: Span::from_secs(1),
@@ -54,7 +54,7 @@ fn plan() -> Plan {
             require: Require::NotFailed,
             hold_for: Span::ZERO,
             min_events: 1,
-            on_fail: OnFail::Rollback,
+            on_fail: OnFail::Rollback.at_once(),
         }],
         stages: vec![Stage {
             name: "canary".parse().unwrap(),
@@ -66,16 +66,20 @@ fn plan() -> Plan {
             soak: Span::from_secs(300),
             criteria: vec!["error_rate".parse().unwrap()],
             approval: false,
+            during: Vec::new(),
+            irreversible: false,
         }],
         take_back: TakeBack {
             levels: vec![TakeBackLevel {
                 set: vec![set(SetTo::Previous)],
                 apply_within: Span::from_secs(60),
                 automatic: false,
+                refuses: Vec::new(),
             }],
             green: 3,
             within: 10,
         },
+        freeze: Vec::new(),
     }
 }
 
@@ -103,7 +107,14 @@ fn desk(probes: &[&str]) -> Desk {
     let lever_agent = AgentHere { levers: vec![reading], ..AgentHere::default() };
     let mut inputs = vec![seen("east.rollback.roll-1".parse().unwrap(), lever_agent)];
     inputs.extend(probes.iter().map(|name| seen(probe(name), looker(None))));
-    let start = Start { release: "v42".parse().unwrap(), text: String::new(), overrides: Vec::new(), plan: plan() };
+    let start = Start {
+        release: "v42".parse().unwrap(),
+        text: String::new(),
+        overrides: Vec::new(),
+        plan: plan(),
+        shadow: false,
+        supersede: false,
+    };
     inputs.push(Input::Command(Command {
         id: "start-1".parse().unwrap(),
         seq: 1,

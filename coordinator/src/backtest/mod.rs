@@ -10,7 +10,7 @@ use bellwether_decide::rehearse::Rehearsal;
 use bellwether_decide::state::Phase;
 use bellwether_protocol::backtest::{Decision, Event, Look, Outcome};
 use bellwether_protocol::plan::{Objective, Plan};
-use bellwether_protocol::reason::{Cause, Ending};
+use bellwether_protocol::reason::Ending;
 use bellwether_protocol::record::{ClosedSlot, Series};
 use bellwether_protocol::sample::{Cohort, Histogram, Level, Portion, class};
 use bellwether_protocol::time::Timestamp;
@@ -79,10 +79,7 @@ fn decision(rehearsal: &Rehearsal, samples: &Samples, at: Timestamp) -> Decision
     let rollout = rehearsal.rollout();
     let (decision, judgement) = match &rollout.phase {
         Phase::Ended { ending: Ending::Completed, .. } => (Outcome::Completed, None),
-        Phase::TakingBack(back) => match &back.cause {
-            Cause::Criterion { judgement } => (Outcome::TakenBack, Some(judgement.clone())),
-            Cause::Command { .. } | Cause::Lever { .. } => (Outcome::TakenBack, None),
-        },
+        Phase::TakingBack(back) => (Outcome::TakenBack, back.cause.judgement().cloned()),
         _ => (Outcome::Held, None),
     };
     Decision {

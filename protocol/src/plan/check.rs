@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use super::node::{Key, Node};
 use super::report::{FINDINGS_MAX, Finding, cut, suggest};
-use super::{GRACE, SLOT};
+use super::{ENTER_WITHIN, Edge, Freeze, GRACE, SLOT, Zone};
 use crate::ratio::Ratio;
 use crate::time::Span;
 
@@ -44,6 +44,7 @@ pub(super) fn check(root: &Node) -> Vec<Finding> {
     check.criteria();
     check.stages();
     check.take_back();
+    check.freezes();
     check.findings
 }
 
@@ -138,6 +139,7 @@ impl<'a> Check<'a> {
                 }
             }
             self.sets(stage.get("enter"), "{previous}", "write a value or `{release}`: a stage moves forwards");
+            self.during(stage);
             self.soak(stage);
         }
     }
@@ -152,6 +154,51 @@ impl<'a> Check<'a> {
         }
     }
 
+    fn during(&mut self, stage: &Node) {
+        for activity in items(stage.get("during")) {
+            self.runs(activity);
+            let every = value::<Span>(activity, "every");
+            let help = format!("at least one slot, {}", self.slot);
+            self.refuse(every.is_some_and(|every| every < self.slot), "P12", (activity, "every"), "too often", help);
+            let within = value(activity, "within").unwrap_or(ENTER_WITHIN);
+            let late = every.is_some_and(|every| within > every);
+            let help = "a run must be over before the next one begins".to_owned();
+            self.refuse(late, "P12", (activity, "within"), "longer than `every`", help);
+        }
+    }
+
+    /// What is run must be a lever that runs something.
+    fn runs(&mut self, node: &Node) {
+        self.refer("lever", "run", node.get("run"), &self.levers.clone());
+        let lever = text(node, "run").and_then(|name| self.root.get("levers")?.get(name));
+        let wrong = lever.is_some_and(|lever| value(lever, "runs") != Some(true));
+        let help = "write `runs: true` at that lever, or `set: ...` and `to: ...` here".to_owned();
+        self.refuse(wrong, "P12", (node, "run"), "a lever that does not run anything", help);
+    }
+
+    fn freezes(&mut self) {
+        for freeze in items(self.root.get("freeze")) {
+            let edges = value::<Edge>(freeze, "from").zip(value::<Edge>(freeze, "to"));
+            let never = edges.is_some_and(|(from, to)| !Freeze { from, to, zone: Zone::default() }.is_sound());
+            let help = "write two times of the week, or two dates, the earlier one first".to_owned();
+            self.refuse(never, "P11", (freeze, "to"), "a freeze that never is", help);
+        }
+    }
+
+    /// An SLI that is to be refused needs to know a refusal when it sees one.
+    fn refuses(&mut self, level: &Node) {
+        self.once("refuses", level.get("refuses"));
+        for node in items(level.get("refuses")) {
+            self.refer("sli", "refuses", Some(node), &self.slis.clone());
+            let sli = items(self.root.get("slis")).find(|sli| text(sli, "name") == node.text());
+            let knows = |sli: &Node| sli.entries().iter().any(|(_, settings)| settings.get("refusal").is_some());
+            if sli.is_some_and(|sli| !knows(sli)) {
+                let help = "add for example `refusal: [\"status == 503\"]` to its probe";
+                self.push(Finding::new("P11", "this refusal can never be seen").on("refuses", node).help(help));
+            }
+        }
+    }
+
     fn take_back(&mut self) {
         let Some(take_back) = self.root.get("take_back") else { return };
         let green: u64 = value(take_back, "green").unwrap_or(3);
@@ -163,6 +210,7 @@ impl<'a> Check<'a> {
         let mut covered = BTreeSet::new();
         for level in items(take_back.get("levels")) {
             self.sets(level.get("set"), "{release}", "write a value or `{previous}`: taking back moves backwards");
+            self.refuses(level);
             let mut here = BTreeSet::new();
             for lever in items(level.get("set")).filter_map(|set| set.get("set")) {
                 if !here.insert(lever.text()) {
@@ -183,6 +231,7 @@ impl<'a> Check<'a> {
     /// Levers of `node`, and a placeholder that is wrong there.
     fn sets(&mut self, node: Option<&Node>, wrong: &str, help: &str) {
         for set in items(node) {
+            self.runs(set);
             self.refer("lever", "set", set.get("set"), &self.levers.clone());
             let here = text(set, "to") == Some(wrong);
             self.refuse(here, "P12", (set, "to"), "a placeholder in the wrong place", help.to_owned());

@@ -22,11 +22,16 @@
 //!   traffic: {}
 //!   release: { holds_release: true }    # at most one; `{previous}` is what it held at start
 //!   new_checkout: { off: "off" }        # a flag, and what `flag-off` sets
+//!   auto_deploy: { on_drift: rollback } # when it is read elsewhere: warn, hold (default), reapply, rollback
+//!   backup: { runs: true }              # a command that is run, not a state that is kept
+//!   golden_paths: { runs: true }
 //! slis:
 //!   - name: checkout
 //!     every: 500ms              # default: the slot
 //!     timeout: 2s               # default 10s
-//!     http: { path: /checkout } # exactly one kind of probe, with its own settings
+//!     http:                     # exactly one kind of probe, with its own settings
+//!       path: /checkout
+//!       refusal: ["status == 503", "body contains FEATURE_DISABLED"]
 //! criteria:                     # each judges one SLI by a sentence, or by one of nine objectives
 //!   - name: error_rate
 //!     sli: checkout             # default: the plan's only one
@@ -35,7 +40,11 @@
 //!     min_events: 20            # default 1
 //!     require: proven           # default not_failed
 //!     for: 30s                  # default 0s: how long it fails before that counts
-//!     on_fail: rollback         # or hold; default: rollback when hard
+//!     on_fail: rollback         # or warn, hold, reapply; default: rollback when hard, else hold
+//!     # on_fail:                # or one after the other, each from so long after it began to fail
+//!     #   - { do: warn, tell: [ops] }
+//!     #   - { for: 2m, do: reapply }             # set the stage's levers again, once
+//!     #   - { for: 10m, do: rollback, tell: [oncall] }
 //!   - name: card_errors         # what a sentence is short for
 //!     ratio: { sli: checkout, max: 0.5%, target: 0.1%, bad: [http_5xx] }  # bad: default all but ok
 //!   - { name: no_5xx, zero: { sli: checkout, bad: [http_5xx] }, hard: true }
@@ -55,11 +64,15 @@
 //!       - { set: traffic, to: 10% }
 //!       - { set: release, to: "{release}" }
 //!       - { set: new_checkout, to: "on" }
+//!       - run: backup           # a lever that `runs`
 //!     enter_within: 2m          # default 2m, for each of them
 //!     settle: 10s               # default 0s: nothing is judged
 //!     soak: 4h                  # counted in covered slots
 //!     criteria: [error_rate]    # default: all
 //!     approval: true            # default false
+//!     irreversible: true        # default false: once entered, only `automatic` levels begin by themselves
+//!     during:                   # while it soaks; the first one begins at once
+//!       - { every: 6h, run: golden_paths, within: 10m, on_fail: hold }   # default 2m, hold
 //! take_back:                    # default: one level, everything moved to `{previous}`
 //!   green: 3                    # default 3: green slots that mean recovered
 //!   within: 10                  # default 10: slots in which they must be seen
@@ -70,6 +83,10 @@
 //!         - { set: new_checkout, to: "off" }
 //!       apply_within: 2m        # default 2m
 //!       automatic: false        # default false: may go beyond the previous release by itself
+//!       refuses: [checkout]     # default none: SLIs that must be answered by their `refusal` afterwards
+//! freeze:                       # no stage is entered in these; taking back always works
+//!   - { from: Fri 16:00, to: Mon 08:00, zone: Europe/Berlin }             # default zone UTC
+//!   - { from: 2026-12-23T18:00, to: 2027-01-04T08:00 }
 //! ```
 //!
 //! What `must` can say, and the objective that it stands for:
@@ -98,6 +115,7 @@
 
 #[cfg(feature = "plan-file")]
 mod check;
+mod freeze;
 #[cfg(feature = "plan-file")]
 mod node;
 mod number;
@@ -118,12 +136,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    Class, CriterionName, LeverName, LeverValue, NumberName, Region, Release, Service, SliName, StageName,
+    Audience, Class, CriterionName, LeverName, LeverValue, NumberName, Region, Service, SliName, StageName,
 };
 use crate::ratio::{Ratio, Times};
 use crate::sample::Cohort;
-use crate::time::Span;
+use crate::time::{Span, Timestamp};
 
+pub use freeze::{Edge, Freeze, Zone};
 #[cfg(feature = "plan-file")]
 pub use report::{Finding, FindingSeverity, render};
 
@@ -215,6 +234,9 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// How a release is taken back.
     pub take_back: TakeBack,
+    /// When no stage is entered. Taking back always works.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<Freeze>,
 }
 
 /// How the release is read out of an answer.
@@ -228,12 +250,18 @@ pub enum Fingerprint {
 }
 
 /// What a plan knows of a lever.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeverUse {
     /// Whether its value is the service's release; `{previous}` is what it held at start.
     pub holds_release: bool,
     /// The value that `flag-off` sets, when this lever is a flag.
     pub off: Option<LeverValue>,
+    /// What follows when it is read elsewhere than where the rollout put it, or found it. Default: hold.
+    #[serde(default = "OnFail::hold")]
+    pub on_drift: OnFail,
+    /// Whether setting it runs a command, so that it has no state to keep or to restore. Default false.
+    #[serde(default)]
+    pub runs: bool,
 }
 
 /// What is measured: one kind of look, repeated.
@@ -268,8 +296,9 @@ pub struct Criterion {
     pub hold_for: Span,
     /// Fewer events than this prove nothing. Default 1.
     pub min_events: u64,
-    /// What a Fail does. Default: `rollback` when hard, `hold` when soft.
-    pub on_fail: OnFail,
+    /// What a Fail does, one after the other; ascending, never empty in a checked plan. Default:
+    /// `rollback` when hard, `hold` when soft.
+    pub on_fail: Vec<FailStep>,
 }
 
 /// What must be seen of a criterion before its stage may be left.
@@ -363,14 +392,43 @@ pub enum Objective {
     },
 }
 
-/// What a Fail does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a Fail does. The later, the graver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFail {
+    /// People are told; the stage goes on.
+    Warn,
     /// Nothing is promoted until it passes again.
     Hold,
+    /// The levers of the stage are set again, once; while that does not help, nothing is promoted.
+    Reapply,
     /// The release is taken back.
     Rollback,
+}
+
+/// One step of what a Fail does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailStep {
+    /// From how long after it began to fail. Until the first step, nothing is promoted.
+    pub after: Span,
+    /// What is done.
+    pub act: OnFail,
+    /// Who is told, by the names that alert agents route by. Default: nobody in particular.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tell: Vec<Audience>,
+}
+
+/// Something that is run again and again while a stage soaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// How often; the first one begins with the soak.
+    pub every: Span,
+    /// The lever that runs it.
+    pub run: LeverName,
+    /// Deadline of each run. Default 2 min.
+    pub within: Span,
+    /// What a run that is not done in time does. Default: hold, until a later run is done.
+    pub on_fail: OnFail,
 }
 
 /// A named step of a rollout.
@@ -394,6 +452,13 @@ pub struct Stage {
     pub criteria: Vec<CriterionName>,
     /// Whether a human must approve before it is left. Default false.
     pub approval: bool,
+    /// What is run while it soaks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub during: Vec<Activity>,
+    /// Whether it cannot be undone: once it was entered, only levels of take-back that are
+    /// `automatic` begin by themselves. Default false.
+    #[serde(default)]
+    pub irreversible: bool,
 }
 
 /// Set one lever to one value.
@@ -413,6 +478,8 @@ pub enum SetTo {
     Previous,
     /// The release that is being brought out.
     Release,
+    /// A value of its own each time: the lever runs a command. In YAML: `run: LEVER` in place of `set`.
+    Run,
     /// This value.
     Value(LeverValue),
 }
@@ -437,6 +504,9 @@ pub struct TakeBackLevel {
     pub apply_within: Span,
     /// Whether it may be entered without a human, though it goes beyond the previous release.
     pub automatic: bool,
+    /// SLIs that must be answered by their `refusal` once the level is applied: the fail-closed proof.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refuses: Vec<SliName>,
 }
 
 /// One thing wrong in a probe's own settings.
@@ -456,7 +526,41 @@ pub struct Flaw {
 /// its assignment instead, and that blocks the start.
 pub type Validators = BTreeMap<&'static str, fn(&serde_json::Value) -> Vec<Flaw>>;
 
+impl Default for LeverUse {
+    fn default() -> Self {
+        Self { holds_release: false, off: None, on_drift: OnFail::Hold, runs: false }
+    }
+}
+
+impl OnFail {
+    fn hold() -> Self {
+        Self::Hold
+    }
+
+    /// This alone, as soon as it fails, and nobody in particular is told.
+    pub fn at_once(self) -> Vec<FailStep> {
+        vec![FailStep { after: Span::ZERO, act: self, tell: Vec::new() }]
+    }
+}
+
+impl Criterion {
+    /// What follows now, when it has failed for so long: nothing is promoted before the first step.
+    pub fn act(&self, failing: Span) -> OnFail {
+        self.on_fail.iter().rev().find(|step| step.after <= failing).map_or(OnFail::Hold, |step| step.act)
+    }
+
+    /// Whether it may take the release back.
+    pub fn takes_back(&self) -> bool {
+        self.on_fail.iter().any(|step| step.act == OnFail::Rollback)
+    }
+}
+
 impl Plan {
+    /// Until when no stage is entered; nothing when one may be.
+    pub fn frozen_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.freeze.iter().filter_map(|freeze| freeze.until(now)).max()
+    }
+
     /// The SLI of that name.
     pub fn sli(&self, name: &SliName) -> Option<&Sli> {
         self.slis.iter().find(|sli| sli.name == *name)
@@ -475,15 +579,5 @@ impl Plan {
     /// The lever that holds the service's release, if the plan names one.
     pub fn release_lever(&self) -> Option<&LeverName> {
         self.levers.iter().find(|(_, lever)| lever.holds_release).map(|(name, _)| name)
-    }
-
-    /// The value that `to` stands for.
-    pub fn resolve(&self, to: &SetTo, release: &Release, previous: Option<&LeverValue>) -> Option<LeverValue> {
-        match to {
-            SetTo::Previous => previous.cloned(),
-            // A release is at most as long and as printable as a lever value, so this always parses.
-            SetTo::Release => release.as_str().parse().ok(),
-            SetTo::Value(value) => Some(value.clone()),
-        }
     }
 }

@@ -9,8 +9,8 @@ use super::node::Node;
 use super::reader::Reader;
 use super::report::{Finding, cut};
 use super::{
-    ALPHA, Criterion, ENTER_WITHIN, Fingerprint, GRACE, LeverUse, Objective, OnFail, Plan, Require, SLOT, SPEND, Set,
-    SetTo, Sli, Stage, TIMEOUT, TIMES, TIMES_LATENCY, TakeBack, TakeBackLevel,
+    ALPHA, Activity, Criterion, ENTER_WITHIN, FailStep, Fingerprint, Freeze, GRACE, LeverUse, Objective, OnFail, Plan,
+    Require, SLOT, SPEND, Set, SetTo, Sli, Stage, TIMEOUT, TIMES, TIMES_LATENCY, TakeBack, TakeBackLevel, Zone,
 };
 use crate::id::{IdError, LeverName, SliName};
 use crate::sample::Cohort;
@@ -37,7 +37,11 @@ const PLAN: &[&str] = &[
     "criteria",
     "stages",
     "take_back",
+    "freeze",
 ];
+/// What a Fail does, as a plan writes it.
+const ON_FAIL: &[(&str, OnFail)] =
+    &[("warn", OnFail::Warn), ("hold", OnFail::Hold), ("reapply", OnFail::Reapply), ("rollback", OnFail::Rollback)];
 const COHORTS: &[&str] = &["canary", "baseline"];
 const SLI: &[&str] = &["name", "every", "timeout"];
 const CRITERION: &[&str] = &[
@@ -67,8 +71,19 @@ const CRITERION_GONE: &[(&str, &str)] = &[(
 /// The keys of a criterion of which exactly one says what must hold, unless a sentence does.
 pub(super) const OBJECTIVES: [&str; 9] =
     ["ratio", "zero", "quantile", "number", "consecutive", "compare", "compare_latency", "stable", "burn"];
-const STAGE: &[&str] =
-    &["name", "regions", "cohorts", "enter", "enter_within", "settle", "soak", "criteria", "approval"];
+const STAGE: &[&str] = &[
+    "name",
+    "regions",
+    "cohorts",
+    "enter",
+    "enter_within",
+    "settle",
+    "soak",
+    "criteria",
+    "approval",
+    "during",
+    "irreversible",
+];
 
 /// Headers that address a cohort.
 type Headers = BTreeMap<String, String>;
@@ -104,6 +119,7 @@ impl Reader<'_> {
         let slis = self.need(s, "slis", |r, k, n| r.list(k, n, CRITERIA_MAX, |r, _, n| r.sli(n, every, timeout)));
         let criteria = self.need(s, "criteria", |r, k, n| r.list(k, n, CRITERIA_MAX, Self::criterion));
         let stages = self.need(s, "stages", |r, k, n| r.list(k, n, STAGES_MAX, |r, _, n| r.stage(n, root)));
+        let freeze = self.or(s, "freeze", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::freeze));
         let take_back = self.or(s, "take_back", None, |r, _, n| r.take_back(n).map(Some));
         let (canary, baseline) = cohorts?;
         let stages = stages?;
@@ -123,6 +139,7 @@ impl Reader<'_> {
             criteria: criteria?,
             stages,
             take_back,
+            freeze: freeze?,
         })
     }
 
@@ -172,10 +189,12 @@ impl Reader<'_> {
             if node.is_nothing() {
                 return Some(LeverUse::default());
             }
-            let s = r.section("lever", node, &["holds_release", "off"])?;
+            let s = r.section("lever", node, &["holds_release", "off", "on_drift", "runs"])?;
             let holds_release = r.or(s, "holds_release", false, Self::flag);
             let off = r.or(s, "off", None, |r, k, n| r.token(k, n).map(Some));
-            Some(LeverUse { holds_release: holds_release?, off: off? })
+            let on_drift = r.or(s, "on_drift", OnFail::Hold, |r, k, n| r.word(k, n, ON_FAIL));
+            let runs = r.or(s, "runs", false, Self::flag);
+            Some(LeverUse { holds_release: holds_release?, off: off?, on_drift: on_drift?, runs: runs? })
         })
     }
 
@@ -215,13 +234,8 @@ impl Reader<'_> {
         });
         let hold_for = self.or(s, "for", Span::ZERO, Self::span);
         let min_events = self.or(s, "min_events", 1, Self::count);
-        let on_fail = match hard {
-            Some(true) => OnFail::Rollback,
-            _ => OnFail::Hold,
-        };
-        let on_fail = self.or(s, "on_fail", on_fail, |r, k, n| {
-            r.word(k, n, &[("hold", OnFail::Hold), ("rollback", OnFail::Rollback)])
-        });
+        let act = if hard == Some(true) { OnFail::Rollback } else { OnFail::Hold };
+        let on_fail = self.or(s, "on_fail", act.at_once(), Self::on_fail);
         let kinds: Vec<&str> = ["must"].into_iter().chain(OBJECTIVES).collect();
         let objective = self.one_of(s, &kinds).and_then(|(kind, node)| self.objective(kind, node));
         if let Some((key, _)) = node.entries().iter().find(|(key, _)| key.text == "sli" && node.get("must").is_none()) {
@@ -239,6 +253,37 @@ impl Reader<'_> {
             min_events: min_events?,
             on_fail: on_fail?,
         })
+    }
+
+    /// One word, or a list of steps.
+    fn on_fail(&mut self, key: &str, node: &Node) -> Option<Vec<FailStep>> {
+        if node.text().is_some() {
+            return self.word(key, node, ON_FAIL).map(OnFail::at_once);
+        }
+        self.list(key, node, ON_FAIL.len(), |r, _, node| {
+            let s = r.section("step", node, &["for", "do", "tell"])?;
+            let after = r.or(s, "for", Span::ZERO, Self::span);
+            let act = r.need(s, "do", |r, k, n| r.word(k, n, ON_FAIL));
+            let tell = r.or(s, "tell", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::token));
+            Some(FailStep { after: after?, act: act?, tell: tell? })
+        })
+    }
+
+    fn activity(&mut self, _: &str, node: &Node) -> Option<Activity> {
+        let s = self.section("activity", node, &["every", "run", "within", "on_fail"])?;
+        let every = self.need(s, "every", Self::span);
+        let run = self.need(s, "run", Self::token);
+        let within = self.or(s, "within", ENTER_WITHIN, Self::span);
+        let on_fail = self.or(s, "on_fail", OnFail::Hold, |r, k, n| r.word(k, n, ON_FAIL));
+        Some(Activity { every: every?, run: run?, within: within?, on_fail: on_fail? })
+    }
+
+    fn freeze(&mut self, _: &str, node: &Node) -> Option<Freeze> {
+        let s = self.section("freeze", node, &["from", "to", "zone"])?;
+        let from = self.need(s, "from", Self::token);
+        let to = self.need(s, "to", Self::token);
+        let zone = self.or(s, "zone", Zone::default(), Self::token);
+        Some(Freeze { from: from?, to: to?, zone: zone? })
     }
 
     /// Nothing for a `must` that is still there: `short` has told what is wrong with it.
@@ -318,6 +363,8 @@ impl Reader<'_> {
         let settle = self.or(s, "settle", Span::ZERO, Self::span);
         let soak = self.need(s, "soak", Self::span);
         let approval = self.or(s, "approval", false, Self::flag);
+        let during = self.or(s, "during", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::activity));
+        let irreversible = self.or(s, "irreversible", false, Self::flag);
         Some(Stage {
             name: name?,
             regions: regions?.unwrap_or_else(|| keys_of(root.get("regions"))),
@@ -328,12 +375,17 @@ impl Reader<'_> {
             soak: soak?,
             criteria: criteria?.unwrap_or_else(|| names_of(root.get("criteria"))),
             approval: approval?,
+            during: during?,
+            irreversible: irreversible?,
         })
     }
 
     fn sets(&mut self, key: &str, node: &Node) -> Option<Vec<Set>> {
         self.list(key, node, STAGES_MAX, |r, _, node| {
-            let s = r.section("entry", node, &["set", "to"])?;
+            let s = r.section("entry", node, &["set", "to", "run"])?;
+            if let ("run", lever) = r.one_of(s, &["set", "run"])? {
+                return Some(Set { lever: r.token("run", lever)?, to: SetTo::Run });
+            }
             let lever = r.need(s, "set", Self::token);
             let to = r.need(s, "to", Self::set_to);
             Some(Set { lever: lever?, to: to? })
@@ -364,11 +416,13 @@ impl Reader<'_> {
         let within = self.or(s, "within", 10, Self::count);
         let levels = self.need(s, "levels", |r, k, n| {
             r.list(k, n, STAGES_MAX, |r, _, node| {
-                let s = r.section("level", node, &["set", "apply_within", "automatic"])?;
+                let s = r.section("level", node, &["set", "apply_within", "automatic", "refuses"])?;
                 let set = r.need(s, "set", Self::sets);
                 let apply_within = r.or(s, "apply_within", ENTER_WITHIN, Self::span);
                 let automatic = r.or(s, "automatic", false, Self::flag);
-                Some(TakeBackLevel { set: set?, apply_within: apply_within?, automatic: automatic? })
+                let refuses = r.or(s, "refuses", Vec::new(), |r, k, n| r.list(k, n, CRITERIA_MAX, Self::token));
+                let (set, apply_within) = (set?, apply_within?);
+                Some(TakeBackLevel { set, apply_within, automatic: automatic?, refuses: refuses? })
             })
         });
         Some(TakeBack { levels: levels?, green: green?, within: within? })
@@ -379,12 +433,13 @@ impl TakeBack {
     /// What a plan without `take_back` means: whatever the stages move goes back, all at once.
     fn to_previous(stages: &[Stage]) -> Self {
         let mut set: Vec<Set> = Vec::new();
-        for Set { lever, .. } in stages.iter().flat_map(|stage| &stage.enter) {
-            if set.iter().all(|own| own.lever != *lever) {
+        for Set { lever, to } in stages.iter().flat_map(|stage| &stage.enter) {
+            if *to != SetTo::Run && set.iter().all(|own| own.lever != *lever) {
                 set.push(Set { lever: lever.clone(), to: SetTo::Previous });
             }
         }
-        Self { levels: vec![TakeBackLevel { set, apply_within: ENTER_WITHIN, automatic: false }], green: 3, within: 10 }
+        let level = TakeBackLevel { set, apply_within: ENTER_WITHIN, automatic: false, refuses: Vec::new() };
+        Self { levels: vec![level], green: 3, within: 10 }
     }
 }
 

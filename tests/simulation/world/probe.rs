@@ -140,13 +140,14 @@ impl World {
         for look in &assignment.looks {
             let release = self.site.release(look.cohort, &assignment.region).filter(|_| !is_sick);
             let bad = self.site.bad_of(ANSWERS, release.as_ref(), &assignment.region, &mut self.rng);
-            let (class, bad) = if is_sick { (class::RESOLVE, ANSWERS) } else { (class::HTTP_5XX, bad) };
+            let bad = if is_sick { BTreeMap::from([(class::RESOLVE, ANSWERS)]) } else { bad };
             if !is_sick && !is_silent && !is_adrift {
                 let series = Series { sli: look.sli.clone(), cohort: look.cohort, region: assignment.region.clone() };
                 let seen = self.watch.looked.entry((series, slot)).or_default();
                 *seen.entry(release.clone()).or_default() += ANSWERS;
             }
-            let bad = if is_silent { 0 } else { bad };
+            let mut classes = if is_silent { BTreeMap::new() } else { bad };
+            classes.insert(class::OK, ANSWERS - classes.values().sum::<u64>());
             let sample = self.probes[i].samples.entry((look.sli.clone(), look.cohort)).or_insert_with(|| Sample {
                 rollout: assignment.rollout.clone(),
                 revision: assignment.revision,
@@ -162,7 +163,7 @@ impl World {
                 sample.control = Control::Sick;
             }
             let mut portion = Portion { release, ..Portion::default() };
-            for (class, count) in [(class, bad), (class::OK, ANSWERS - bad)] {
+            for (class, count) in classes {
                 if count > 0 {
                     portion.classes.insert(class.parse().unwrap(), count);
                 }

@@ -20,6 +20,8 @@ pub(crate) struct Fault {
     pub(crate) region: Option<Region>,
     /// Only where this lever stands so.
     pub(crate) lever: Option<(LeverName, LeverValue)>,
+    /// Of which class the answers are.
+    pub(crate) class: &'static str,
     /// How many of the answers.
     pub(crate) share: f64,
     /// Only so many answers in all.
@@ -79,15 +81,15 @@ impl Site {
         value.as_str().parse().ok()
     }
 
-    /// How likely an answer of `release` is bad, and whether a counted fault was used up.
+    /// How many of `n` answers of `release` are of which bad class. Of two faults the first one hits.
     pub(crate) fn bad_of(
         &mut self,
         n: u64,
         release: Option<&Release>,
         region: &Region,
         rng: &mut fastrand::Rng,
-    ) -> u64 {
-        let mut bad = 0;
+    ) -> BTreeMap<&'static str, u64> {
+        let mut bad = BTreeMap::new();
         for fault in &mut self.faults {
             let fits = fault.release.is_none() || fault.release.as_ref() == release;
             let here = fault.region.as_ref().is_none_or(|own| own == region);
@@ -96,7 +98,8 @@ impl Site {
             });
             if fits && here && stands {
                 let hits = (0..n).filter(|_| fault.share >= 1.0 || rng.f64() < fault.share).count() as u64;
-                bad = (bad + hits.min(fault.left)).min(n);
+                let before: u64 = bad.values().sum();
+                *bad.entry(fault.class).or_default() += hits.min(fault.left).min(n - before);
                 fault.left = fault.left.saturating_sub(hits);
             }
         }

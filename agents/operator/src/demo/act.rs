@@ -19,7 +19,6 @@ use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::VerbError;
 use crate::follow::{Follow, Followed, follow};
 use crate::render::Look;
-use crate::rollout::Begin;
 use crate::screen::Mode;
 
 /// The plan's durations, short enough to be watched. Recorded with the rollout, as any override.
@@ -143,15 +142,15 @@ impl Cast<'_> {
     }
 
     async fn begin(&self, act: Act) -> Result<RolloutId, VerbError> {
-        let begin = Begin {
-            service: SERVICE.parse()?,
-            principal: principal()?,
-            release: act.release().parse::<Release>()?,
-            text: self.plan.to_owned(),
+        let body = CommandBody {
+            release: Some(act.release().parse::<Release>()?),
+            plan: Some(self.plan.to_owned()),
             overrides: SHORTENED.map(str::to_owned).to_vec(),
             reason: Some("the demo".to_owned()),
+            ..CommandBody::default()
         };
-        let answer = begin.ask(self.bus, DECIDED_WITHIN, |_| {}).await?;
+        let asked = Asked { service: SERVICE.parse()?, verb: Verb::Start, principal: principal()?, body };
+        let answer = ask(self.bus, &asked, DECIDED_WITHIN, |_| {}).await?;
         let refused = answer.words();
         let done = answer.outcome.filter(|outcome| outcome.refused.is_none());
         done.and_then(|outcome| outcome.rollout).ok_or_else(|| VerbError::Demo(format!("the start was {refused}")))

@@ -50,6 +50,13 @@ fn headline(why: &Explanation) -> String {
         Some(Ending::Completed) => {
             format!("{release} was completed on {}: every stage was left as the plan wants.", day(status.decided_at))
         }
+        Some(Ending::Superseded) => {
+            format!("{release} gave way to another release on {}.", day(status.decided_at))
+        }
+        Some(Ending::WouldTakeBack) => {
+            let at = day(status.decided_at);
+            format!("{release} would have been taken back{stage} on {at}. It ran in the shadow: nothing was moved.")
+        }
         Some(Ending::NotStarted) => {
             let why = status.summary.as_deref().unwrap_or("nothing was moved");
             format!("{release} was not started: {why}. Nothing was moved.")
@@ -72,10 +79,7 @@ fn stage(why: &Explanation) -> String {
 }
 
 fn judged(why: &Explanation) -> Option<&Judgement> {
-    match &why.decided.as_ref()?.cause {
-        Cause::Criterion { judgement } => Some(judgement),
-        Cause::Command { .. } | Cause::Lever { .. } => None,
-    }
+    why.decided.as_ref()?.cause.judgement()
 }
 
 fn decided(why: &Explanation) -> Vec<String> {
@@ -90,6 +94,7 @@ fn decided(why: &Explanation) -> Vec<String> {
             let region = judgement.region.as_ref().map(|region| format!(", {region}")).unwrap_or_default();
             format!("{} failed ({hard}){region}", judgement.criterion)
         }
+        Cause::Drift { lever, to } => format!("lever {lever} was read at {to}, where this rollout did not put it"),
         Cause::Lever { lever, outcome } => format!("lever {lever} could not be set ({outcome})"),
     };
     vec![format!("{}, record {}: {cause}", decided.at.clock(), decided.record)]

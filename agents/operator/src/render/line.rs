@@ -99,6 +99,8 @@ pub(crate) fn final_lines(rollout: &RolloutId, release: &str, ending: Ending, su
         Ending::NotStarted => ("NOT STARTED", "not started, nothing was moved"),
         Ending::NotTakenBack => ("NOT TAKEN BACK", "failed and NOT taken back"),
         Ending::RolledBack => ("ROLLED BACK", "failed and taken back"),
+        Ending::Superseded => ("SUPERSEDED", "another rollout went on from there"),
+        Ending::WouldTakeBack => ("WOULD TAKE BACK", "failed in the shadow, nothing was moved"),
     };
     [
         Line::of(format!("{word} {} {release}: {summary}", rollout.service)).plain(),
@@ -113,6 +115,8 @@ pub(crate) fn hold_words(hold: &Hold) -> String {
         Hold::BaselineAsRed { criterion } => {
             format!("{criterion} fails on the baseline as on the canary: the release is not the cause")
         }
+        Hold::Activity { lever } => format!("the run of {lever} was not done in time"),
+        Hold::Frozen { until } => format!("the plan enters no stage before {}", until.seconds()),
         Hold::Lever { lever } => format!("lever {lever} does not stand where it was put, or cannot be read"),
         Hold::NoData { region, since } => format!("no data from {region} since {}", since.clock()),
         Hold::NotRecovered => "every lever is back and it is still not green: the cause is elsewhere".to_owned(),
@@ -157,12 +161,14 @@ fn cause_words(cause: &Cause) -> String {
             let Judgement { criterion, numbers, .. } = judgement;
             format!("{criterion} {} > {}{}", numbers.value, numbers.limit, place(judgement))
         }
+        Cause::Drift { lever, to } => format!("lever {lever} was read at {to}"),
         Cause::Lever { lever, outcome } => format!("lever {lever} answered {outcome}"),
     }
 }
 
 fn short(reason: &Reason, look: Look) -> Line {
     let text = match reason {
+        Reason::Amended { plan_hash } => format!("amended: plan {plan_hash}; evidence begins anew"),
         Reason::Answered { lever, outcome, done, targets, detail, .. } => {
             let said = if detail.is_empty() { String::new() } else { format!(": {}", cut(detail)) };
             format!("lever {lever}: {outcome}, {done} of {targets} read back{said}")
@@ -182,6 +188,10 @@ fn short(reason: &Reason, look: Look) -> Line {
         Reason::DataFault { agent, fault } => {
             return Line::default().styled(Style::Warn, format!("{agent} sent {fault}")).then("; it is left out");
         }
+        Reason::Drifted { lever, from, to } => {
+            let line = Line::default().styled(Style::Warn, format!("lever {lever} was read at {to}"));
+            return line.then(format!(", it should stand at {from}; this rollout did not move it"));
+        }
         Reason::Ended { ending, summary } => {
             let style = if *ending == Ending::NotTakenBack { Style::Fail } else { Style::Plain };
             return Line::of("ended: ").styled(style, cut(summary));
@@ -200,6 +210,7 @@ fn short(reason: &Reason, look: Look) -> Line {
         Reason::ReadBack { level, after } => {
             format!("read back: every lever of level {level}, {} after it was asked", span(*after))
         }
+        Reason::Reapplied { cause } => format!("{cause}: setting the stage's levers again, once"),
         Reason::Recovered { green, after } => format!("recovered: {green} green slots, {} after applied", span(*after)),
         Reason::Released { hold } => format!("over: {}", hold_words(hold)),
         Reason::StageEntered { stage, entry } => format!("{stage}: entered (entry {entry})"),
@@ -219,6 +230,7 @@ fn short(reason: &Reason, look: Look) -> Line {
             return line.then(format!(", level {level} of {levels}: {set}; due {due}; {why}"));
         }
         Reason::VerdictChanged { judgement } => return judged(judgement, look),
+        Reason::WouldSet { lever, to } => format!("shadow: would have set {lever} {to}"),
     };
     Line::of(text)
 }
@@ -237,6 +249,8 @@ fn hold_token(hold: &Hold) -> String {
     match hold {
         Hold::Approval => "approval".to_owned(),
         Hold::BaselineAsRed { criterion } => format!("baseline_as_red criterion={criterion}"),
+        Hold::Activity { lever } => format!("activity lever={lever}"),
+        Hold::Frozen { until } => format!("frozen until={}", until.seconds()),
         Hold::Lever { lever } => format!("lever lever={lever}"),
         Hold::NoData { region, since } => format!("no_data region={region} since={}", since.seconds()),
         Hold::NotRecovered => "not_recovered".to_owned(),
@@ -259,6 +273,7 @@ fn judged_long(judgement: &Judgement) -> String {
 
 fn long(reason: &Reason) -> String {
     match reason {
+        Reason::Amended { plan_hash } => format!("amended plan={plan_hash}"),
         Reason::Answered { lever, outcome, done, targets, .. } => {
             format!("result {lever} {outcome} targets={done}/{targets}")
         }
@@ -271,6 +286,7 @@ fn long(reason: &Reason) -> String {
             format!("command {verb} refused by={principal} id={command} why={:?}", cut(why))
         }
         Reason::DataFault { agent, fault } => format!("data_fault agent={agent} sent={:?}", fault.to_string()),
+        Reason::Drifted { lever, from, to } => format!("drifted {lever} from={from} to={to}"),
         Reason::Ended { ending, .. } => format!("ended exit={}", ending.exit_code()),
         Reason::Excluded { what, until, why } => {
             format!("excluded {what} until={} why={:?}", until.seconds(), cut(why))
@@ -279,6 +295,7 @@ fn long(reason: &Reason) -> String {
         Reason::LevelGaveWay { level, why } => format!("take-back level={level} gave_way why={:?}", cut(why)),
         Reason::Looking { stage, from } => format!("stage {stage} looking from={}", from.seconds()),
         Reason::ReadBack { level, after } => format!("proof read_back level={level} after={after}"),
+        Reason::Reapplied { cause } => format!("reapplied cause={cause}"),
         Reason::Recovered { green, after } => format!("proof recovered green={green} after={after}"),
         Reason::Released { hold } => format!("released {}", hold_token(hold)),
         Reason::StageEntered { stage, entry } => format!("stage {stage} entered entry={entry}"),
@@ -293,6 +310,7 @@ fn long(reason: &Reason) -> String {
             format!("action {set} asked due={due} level={level}/{levels} why={:?}", cause_words(cause))
         }
         Reason::VerdictChanged { judgement } => judged_long(judgement),
+        Reason::WouldSet { lever, to } => format!("shadow {lever}={to}"),
     }
 }
 

@@ -92,7 +92,8 @@ fn headline(frame: &Frame) -> Vec<Line> {
     let (style, state) = state_words(frame.status);
     let stage = frame.status.stages.iter().find(|stage| stage.mark == StageMark::Now);
     let stage = stage.map(|stage| format!("{}   ", stage.name)).unwrap_or_default();
-    let left = Line::of(format!("{} {from}{release}   {stage}", rollout.service)).styled(style, state);
+    let shadow = if frame.status.is_shadow { "SHADOW, nothing is moved   " } else { "" };
+    let left = Line::of(format!("{} {from}{release}   {stage}{shadow}", rollout.service)).styled(style, state);
     let needs = match &frame.status.needs_you {
         Some(needs) => Line::of("needs you: ").styled(Style::Warn, &needs.what),
         None => Line::of("needs you: nothing"),
@@ -137,6 +138,8 @@ fn hold_word(hold: &bellwether_protocol::reason::Hold) -> &'static str {
     match hold {
         Hold::Approval => "approval",
         Hold::BaselineAsRed { .. } => "baseline as red",
+        Hold::Activity { .. } => "run",
+        Hold::Frozen { .. } => "frozen",
         Hold::Lever { .. } => "lever",
         Hold::NoData { .. } => "no data",
         Hold::NotRecovered => "not recovered",
@@ -154,6 +157,8 @@ fn ending_words(status: &Status) -> (Style, String) {
         Some(Ending::NotStarted) => (Style::Warn, "NOT STARTED"),
         Some(Ending::NotTakenBack) => (Style::Fail, "NOT TAKEN BACK"),
         Some(Ending::RolledBack) => (Style::Warn, "ROLLED BACK"),
+        Some(Ending::Superseded) => (Style::Plain, "SUPERSEDED"),
+        Some(Ending::WouldTakeBack) => (Style::Warn, "WOULD TAKE BACK"),
         None => (Style::NoData, "ended, unknown how"),
     };
     (style, word.to_owned())

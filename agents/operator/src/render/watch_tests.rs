@@ -53,6 +53,7 @@ fn good() -> Status {
         previous: Some("v41".parse().unwrap()),
         plan_hash: "3f9c1a000000".into(),
         overrides: Vec::new(),
+        is_shadow: false,
         started_at: at("08:00:00"),
         decided_at: at("12:06:10"),
         record: Ordinal(118),

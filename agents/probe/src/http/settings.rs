@@ -6,6 +6,7 @@
 //! headers: { accept: application/json }
 //! body: '{"dry": true}'
 //! expect: ["status in 200 204", "$.actions len == 12"]   # status 200 to 299
+//! refusal: ["status == 503", "$.error == FEATURE_DISABLED"]   # an answer of class `refused`: all of these hold
 //! numbers:
 //!   memory_used: { json: $.checks.memory, part: 1 }      # "226MB of 239MB": 226,000,000
 //!   memory_share: { json: $.checks.memory, part: 1, of: 2 }   # in percent
@@ -50,13 +51,14 @@ impl Http {
         let mut found = Found(Vec::new());
         let nothing = Map::new();
         let fields = found.object(settings, "").unwrap_or(&nothing);
-        found.only(fields, "", &["path", "method", "headers", "body", "expect", "numbers"]);
+        found.only(fields, "", &["path", "method", "headers", "body", "expect", "refusal", "numbers"]);
         let http = Self {
             method: found.method(fields.get("method")),
             path: found.path(fields.get("path")),
             headers: found.headers(fields.get("headers")),
             body: found.body(fields.get("body")),
-            expect: found.expect(fields.get("expect")),
+            expect: found.conditions("expect", fields.get("expect")),
+            refusal: found.conditions("refusal", fields.get("refusal")),
             numbers: found.numbers(fields.get("numbers")),
         };
         if http.method == Method::GET && !http.body.is_empty() {
@@ -147,21 +149,25 @@ impl Found {
         Bytes::copy_from_slice(text.as_bytes())
     }
 
-    fn expect(&mut self, value: Option<&Value>) -> Vec<Condition> {
+    fn conditions(&mut self, key: &str, value: Option<&Value>) -> Vec<Condition> {
         let lines = match value {
             None => return Vec::new(),
             Some(Value::Array(lines)) => lines.as_slice(),
             Some(_) => {
-                self.add("/expect", "this must be a list", "write `- status in 200 204`, one condition per line");
+                self.add(
+                    format!("/{key}"),
+                    "this must be a list",
+                    "write `- status in 200 204`, one condition per line",
+                );
                 return Vec::new();
             }
         };
         if lines.len() > CONDITIONS_MAX {
-            self.add("/expect", format!("over {CONDITIONS_MAX} conditions"), "split the SLI");
+            self.add(format!("/{key}"), format!("over {CONDITIONS_MAX} conditions"), "split the SLI");
         }
         let mut conditions = Vec::new();
         for (place, line) in lines.iter().take(CONDITIONS_MAX).enumerate() {
-            let pointer = format!("/expect/{place}");
+            let pointer = format!("/{key}/{place}");
             match self.text(line, &pointer).map(str::parse) {
                 Some(Ok(condition)) => conditions.push(condition),
                 Some(Err(error)) => {

@@ -225,6 +225,21 @@ async fn a_secret_of_the_request_is_not_repeated_when_the_target_echoes_it() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_one_only_when_all_that_makes_it_one_holds() {
+    let refusal = json!(["status == 503", "$.error == FEATURE_DISABLED"]);
+    let settings = json!({"path": "/", "expect": ["$.n == 1"], "refusal": refusal});
+    for (status, body, class) in [
+        ("503 No", r#"{"error": "FEATURE_DISABLED"}"#, class::REFUSED),
+        ("503 No", r#"{"error": "OVERLOADED"}"#, class::HTTP_5XX),
+        ("200 OK", r#"{"error": "FEATURE_DISABLED", "n": 1}"#, class::OK),
+        ("503 No", "FEATURE_DISABLED", class::HTTP_5XX),
+    ] {
+        let seen = look(answering(reply(status, body)).await, settings.clone()).await;
+        assert_eq!(seen.class, class, "{status} {body}");
+    }
+}
+
+#[tokio::test]
 async fn another_release_is_told() {
     let seen = look(answering(reply("200 OK\r\nx-release: v41", "")).await, root()).await;
     check(&seen, class::OK, Some("v41"), "");

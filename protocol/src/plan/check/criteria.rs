@@ -34,6 +34,7 @@ impl<'a> Check<'a> {
                     self.require(criterion, kind);
                 }
             }
+            self.steps(criterion);
             let none = value::<u64>(criterion, "min_events") == Some(0);
             self.refuse(none, "P12", (criterion, "min_events"), "no events prove nothing", "write 1 or more".into());
             let used = items(self.root.get("stages")).any(|stage| is_used(stage, &self.criteria, criterion));
@@ -149,6 +150,18 @@ impl<'a> Check<'a> {
         self.refuse(wrong, "P12", (criterion, "require"), &message, help);
     }
 
+    /// Steps follow each other in time.
+    fn steps(&mut self, criterion: &Node) {
+        let mut last = None;
+        for step in items(criterion.get("on_fail")) {
+            let after = value::<Span>(step, "for").unwrap_or_default();
+            let early = last.is_some_and(|last| after <= last);
+            let help = "each step begins later than the one before it".to_owned();
+            self.refuse(early, "P12", (step, "for"), "steps out of order", help);
+            last = last.max(Some(after));
+        }
+    }
+
     /// What cannot happen within the soak of a stage.
     pub(super) fn criteria_within(&mut self, lasts: &Lasts<'_>) {
         let Lasts { soak, stage } = *lasts;
@@ -158,6 +171,10 @@ impl<'a> Check<'a> {
             }
             let long = value::<Span>(criterion, "for").is_some_and(|span| span > soak);
             self.refuse(long, "P11", (criterion, "for"), NEVER, lasts.at_most(soak));
+            for step in items(criterion.get("on_fail")) {
+                let long = value::<Span>(step, "for").is_some_and(|span| span > soak);
+                self.refuse(long, "P11", (step, "for"), "this step can never begin", lasts.at_most(soak));
+            }
             if let Some((node, slots)) = both(criterion, "consecutive", "slots") {
                 let most = soak.as_ms() / self.slot.as_ms().max(1);
                 let long = self.slot.times(slots) > soak;
