@@ -83,7 +83,7 @@ fn is_as_red(red: &Finding<'_>, baseline: &Track) -> bool {
     let since = worst.or_else(|| red.track.first_seen());
     let (new, old) = (red.track.counts(since), baseline.counts(since));
     let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
-    let is_twice = product(new.bad, old.n) > product(old.bad, new.n).saturating_mul(2);
+    let is_twice = product(new.bad, old.n()) > product(old.bad, new.n()).saturating_mul(2);
     (red.track.shared.is_some() || baseline.is_over(red.criterion, old)) && !is_twice
 }
 

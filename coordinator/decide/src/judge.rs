@@ -173,8 +173,8 @@ fn is_over_target(criterion: &Criterion, track: &Track) -> bool {
 }
 
 fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
-    let told = worst(criterion, track).map_or(Counts { n: track.total.n, bad: track.total.bad }, |(_, counts)| counts);
-    let Counts { n, bad } = told;
+    let told = worst(criterion, track).map_or(track.total.counts(), |(_, counts)| counts);
+    let (bad, n) = (told.bad, told.n());
     let said = || track.test.as_ref().filter(|_| n > 0).map_or_else(|| "no data".to_owned(), Test::best);
     let (value, limit) = match &criterion.objective {
         Objective::Burn { slo, .. } => (said(), format!("budget of {slo}")),
@@ -222,11 +222,10 @@ fn points(quantile: Ratio) -> String {
 
 /// What a verdict rests on, where counts are judged as shares.
 fn grounds(criterion: &Criterion, track: &Track, scope: Scope<'_>) -> Option<Box<Grounds>> {
-    let Tally { n, bad, .. } = track.total;
     let test = track.test.as_ref()?;
     let ln_e_fail = test.ln_e_fail()?;
     let luck = libm::exp(test.ln_e_fail_max().unwrap_or(ln_e_fail).clamp(0.0, LN_LUCK_MAX));
-    let (low, high) = Mixture::SHOWN.interval(Counts::new(bad, n));
+    let (low, high) = Mixture::SHOWN.interval(track.total.counts());
     Some(Box::new(Grounds {
         ln_e_fail: Nats(ln_e_fail),
         ln_e_pass: test.ln_e_pass(criterion, &track.total).map(Nats),

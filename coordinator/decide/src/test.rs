@@ -82,14 +82,14 @@ impl Test {
         match self {
             Self::Anywhere(test) => test.fold(pairs.iter().map(slower)),
             Self::AtQuantile(test) => test.fold(pairs.iter().map(slower)),
-            Self::Burn(burn) => burn.fold(counts(tally)),
+            Self::Burn(burn) => burn.fold(tally.counts()),
             Self::Share { fail, pass } => {
-                let batch = |pair: &Pair| Batch { canary: counts(&pair.canary), baseline: counts(&pair.baseline) };
+                let batch = |pair: &Pair| Batch { canary: pair.canary.counts(), baseline: pair.baseline.counts() };
                 fail.fold(pairs.iter().map(batch));
                 pairs.iter().map(batch).for_each(|batch| pass.fold(batch));
             }
             Self::Stability(stability) => stability.fold(slot, tally.value, tally.uptime),
-            Self::Threshold(fail) => fail.fold(counts(tally)),
+            Self::Threshold(fail) => fail.fold(tally.counts()),
         }
     }
 
@@ -175,10 +175,6 @@ impl Test {
             _ => false,
         }
     }
-}
-
-fn counts(tally: &Tally) -> Counts {
-    Counts::new(tally.bad, tally.n)
 }
 
 fn slower(pair: &Pair) -> Slower<'_> {

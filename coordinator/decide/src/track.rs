@@ -99,7 +99,7 @@ impl Track {
         if tally.n > 0 {
             self.bad_run = if tally.bad == tally.n { self.bad_run.saturating_add(1) } else { 0 };
             self.last = tally.clone();
-            self.recent.push_back((slot, Counts { n: tally.n, bad: tally.bad }));
+            self.recent.push_back((slot, tally.counts()));
             if self.recent.len() > RECENT_MAX {
                 self.recent.pop_front();
             }
@@ -145,8 +145,8 @@ impl Track {
     /// and their counts. Absent when that is the whole stage.
     pub fn worst_since(&self, limit: f64, alternative: f64) -> Option<(Timestamp, Counts)> {
         let (hit, miss) = (libm::log(alternative / limit), libm::log1p(-alternative) - libm::log1p(-limit));
-        let evidence = |counts: Counts| counts.bad as f64 * hit + counts.n.saturating_sub(counts.bad) as f64 * miss;
-        let whole = Counts { n: self.total.n, bad: self.total.bad };
+        let evidence = |counts: Counts| counts.bad as f64 * hit + counts.good as f64 * miss;
+        let whole = self.total.counts();
         let mut worst = (evidence(whole), None);
         let mut sum = Counts::default();
         for (slot, counts) in self.recent.iter().rev() {
@@ -165,7 +165,7 @@ impl Track {
 
     /// What was seen from a slot on that is among the last ones; of the whole stage without one.
     pub fn counts(&self, since: Option<Timestamp>) -> Counts {
-        let whole = Counts { n: self.total.n, bad: self.total.bad };
+        let whole = self.total.counts();
         since.map_or(whole, |since| {
             let later = self.recent.iter().filter(|(slot, _)| *slot >= since);
             later.fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts))
@@ -175,8 +175,8 @@ impl Track {
     /// Whether `counts` alone are over the limit, without asking for proof.
     pub fn is_over(&self, criterion: &Criterion, counts: Counts) -> bool {
         match &criterion.objective {
-            Objective::Quantile { quantile, .. } => quantile.complement().is_exceeded_by(counts.bad, counts.n),
-            Objective::Ratio { max, .. } => max.is_exceeded_by(counts.bad, counts.n),
+            Objective::Quantile { quantile, .. } => quantile.complement().is_exceeded_by(counts.bad, counts.n()),
+            Objective::Ratio { max, .. } => max.is_exceeded_by(counts.bad, counts.n()),
             _ => self.fails(criterion),
         }
     }

@@ -130,7 +130,7 @@ impl Fail {
         let telling = batches.filter(|batch| batch.canary.bad > 0 || batch.baseline.bad > 0);
         let regions: Vec<(Costs, [f64; 2])> = telling
             .filter_map(|Batch { canary, baseline }| {
-                let costs = self.ratios.costs(self.r0, canary.n, baseline.n)?;
+                let costs = self.ratios.costs(self.r0, canary.n(), baseline.n())?;
                 Some((costs, [canary.bad as f64, canary.bad as f64 + baseline.bad as f64]))
             })
             .collect();

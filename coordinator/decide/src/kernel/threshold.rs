@@ -10,29 +10,30 @@ use serde::{Deserialize, Serialize};
 use super::ln_sum_exp;
 use super::starts::{Starts, Weights};
 
-/// Events of one slot or many, and how many were bad.
+/// Events of one slot or many: more bad ones than events cannot be said.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Events.
-    pub n: u64,
-    /// Of these, bad; never more than `n`.
+    /// Good events.
+    pub good: u64,
+    /// Bad ones.
     pub bad: u64,
 }
 
 impl Counts {
-    /// `bad` of `n`; more bad than there were are cut to `n`.
-    pub fn new(bad: u64, n: u64) -> Self {
-        Self { n, bad: bad.min(n) }
+    /// `bad` of `n` events. Every bad one counts: where `n` is less than `bad`, none was good.
+    pub const fn new(bad: u64, n: u64) -> Self {
+        Self { good: n.saturating_sub(bad), bad }
+    }
+
+    /// All events.
+    pub const fn n(self) -> u64 {
+        self.good.saturating_add(self.bad)
     }
 
     /// Those of two slots, or more.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { n: self.n.saturating_add(other.n), bad: self.bad.saturating_add(other.bad) }
-    }
-
-    pub(super) fn good(self) -> u64 {
-        self.n.saturating_sub(self.bad)
+        Self { good: self.good.saturating_add(other.good), bad: self.bad.saturating_add(other.bad) }
     }
 }
 
@@ -76,7 +77,7 @@ impl Fail {
 
     /// Folds one slot.
     pub fn fold(&mut self, slot: Counts) {
-        let (bad, good) = (slot.bad as f64, slot.good() as f64);
+        let (bad, good) = (slot.bad as f64, slot.good as f64);
         self.starts.fold(self.grid.ratios.iter().map(|(hit, miss)| bad * hit + good * miss));
     }
 
@@ -152,7 +153,7 @@ fn largest(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
 }
 
 fn ln_e(counts: Counts, p: f64, thetas: impl Iterator<Item = f64> + Clone) -> f64 {
-    let (bad, good) = (counts.bad as f64, counts.good() as f64);
+    let (bad, good) = (counts.bad as f64, counts.good as f64);
     let terms = thetas.clone().map(|theta| {
         let (hit, miss) = ln_ratios(theta, p);
         // One bad answer rules out a share of 0; none leaves it as it is.
@@ -194,7 +195,7 @@ mod tests {
         for (bad, n) in [(0, 360), (3, 350), (1, 0), (40, 1_000_000_000_000), (0, 0)] {
             test.fold(Counts::new(bad, n));
         }
-        let expected = ln_e_fail(Counts { n: 1_000_000_000_710, bad: 43 }, 0.005);
+        let expected = ln_e_fail(Counts::new(44, 1_000_000_000_711), 0.005);
         assert!((test.ln_e() / expected - 1.0).abs() < 1e-12, "{} {expected}", test.ln_e());
     }
 
