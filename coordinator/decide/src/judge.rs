@@ -2,7 +2,7 @@
 
 use bellwether_protocol::alert::Numbers;
 use bellwether_protocol::id::Region;
-use bellwether_protocol::plan::{Criterion, Objective, Require};
+use bellwether_protocol::plan::{Criterion, Objective, Require, number};
 use bellwether_protocol::ratio::{ONE_PPB, Ratio, Times};
 use bellwether_protocol::reason::{Grounds, Judgement, Lack, Nats, Verdict};
 use bellwether_protocol::record::Hash;
@@ -186,12 +186,12 @@ fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
         Objective::Consecutive { slots } => (format!("{} in a row", track.bad_run), format!("{slots} in a row")),
         Objective::Number { min, max, .. } => {
             let limit = match (min, max) {
-                (Some(min), Some(max)) => format!("{} to {}", plain(*min), plain(*max)),
-                (Some(min), None) => format!("at least {}", plain(*min)),
-                (None, max) => max.map(plain).unwrap_or_default(),
+                (Some(min), Some(max)) => format!("{} to {}", number::write(*min), number::write(*max)),
+                (Some(min), None) => format!("at least {}", number::write(*min)),
+                (None, max) => max.map(number::write).unwrap_or_default(),
             };
             let Tally { n, bad, value, .. } = track.last;
-            return Numbers { bad, n, value: value.map_or_else(|| "no data".to_owned(), plain), limit };
+            return Numbers { bad, n, value: value.map_or_else(|| "no data".to_owned(), number::shorten), limit };
         }
         Objective::Quantile { quantile, max, .. } => {
             (format!("{} over {max}", percent(bad, n)), format!("{} over {max}", quantile.complement()))
@@ -269,20 +269,6 @@ pub(crate) fn percent(bad: u64, n: u64) -> String {
     format!("0.{}%", digits.trim_end_matches('0'))
 }
 
-/// A number with at most three digits after the point; from a million on in mega or giga, as sizes are read.
-pub(crate) fn plain(value: f64) -> String {
-    match value.abs() {
-        size if size >= 1e9 => format!("{}GB", trimmed(value / 1e9)),
-        size if size >= 1e6 => format!("{}MB", trimmed(value / 1e6)),
-        _ => trimmed(value),
-    }
-}
-
-fn trimmed(value: f64) -> String {
-    let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,14 +287,6 @@ mod tests {
         ];
         for (bad, n, expected) in cases {
             assert_eq!(percent(bad, n), expected, "{bad} of {n}");
-        }
-    }
-
-    #[test]
-    fn numbers_carry_a_unit_that_fits() {
-        let cases = [(226e6, "226MB"), (1.8e9, "1.8GB"), (11.0, "11"), (0.25, "0.25"), (9_999.0, "9999"), (-3.0, "-3")];
-        for (value, expected) in cases {
-            assert_eq!(plain(value), expected);
         }
     }
 }

@@ -100,7 +100,7 @@
 mod check;
 #[cfg(feature = "plan-file")]
 mod node;
-mod number;
+pub mod number;
 #[cfg(feature = "plan-file")]
 mod overrides;
 #[cfg(feature = "plan-file")]
