@@ -115,7 +115,7 @@ impl<'a> Finding<'a> {
 
     /// Logarithm of the evidence that it holds, where that is tested.
     pub fn ln_e_pass(&self) -> Option<f64> {
-        self.track.test.as_ref()?.ln_e_pass(self.criterion, &self.track.total)
+        self.track.test.as_ref()?.ln_e_pass()
     }
 
     /// Whether the new release fails it.
@@ -228,7 +228,7 @@ fn grounds(criterion: &Criterion, track: &Track, scope: Scope<'_>) -> Option<Box
     let (low, high) = Mixture::SHOWN.interval(track.total.counts());
     Some(Box::new(Grounds {
         ln_e_fail: Nats(ln_e_fail),
-        ln_e_pass: test.ln_e_pass(criterion, &track.total).map(Nats),
+        ln_e_pass: test.ln_e_pass().map(Nats),
         bar: Nats(track.bar),
         luck_one_in: luck as u64,
         low: Ratio::from_ppb(libm::floor(low * f64::from(ONE_PPB)) as u32),

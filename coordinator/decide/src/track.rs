@@ -50,7 +50,7 @@ pub struct Track {
     pub failed: bool,
     /// Set while the baseline is as red: slots in a row since then that were not red.
     pub shared: Option<u32>,
-    /// Set once the Pass test has proven that it holds.
+    /// Set once the Pass test has proven that it holds, until a slot is not covered.
     pub proven: bool,
     /// End of the last slot that was folded.
     pub upto: Timestamp,
@@ -93,8 +93,9 @@ impl Track {
         }
     }
 
-    /// Folds one slot. Slots come in their order, and each once.
-    pub fn push(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally, pairs: &[Pair]) {
+    /// Folds one slot. Slots come in their order, and each once. A slot that was not covered is a gap:
+    /// what was proven before it is not proven any more.
+    pub fn push(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally, pairs: &[Pair], is_covered: bool) {
         self.total.add(tally);
         if tally.n > 0 {
             self.bad_run = if tally.bad == tally.n { self.bad_run.saturating_add(1) } else { 0 };
@@ -106,9 +107,9 @@ impl Track {
         }
         self.upto = slot + self.slot;
         if let Some(test) = &mut self.test {
-            test.fold(slot, tally, pairs);
-            let reached = test.ln_e_pass(criterion, &self.total).is_some_and(|ln_e| ln_e >= judge::pass_bar());
-            self.proven |= reached;
+            test.fold(slot, tally, pairs, is_covered);
+            let is_reached = test.ln_e_pass().is_some_and(|ln_e| ln_e >= judge::pass_bar());
+            self.proven = is_covered && (self.proven || is_reached);
         }
         if self.exceeds(criterion) {
             self.failing_since.get_or_insert(slot);
@@ -130,6 +131,7 @@ impl Track {
         let bad = tally.bad.max(tally.over_target);
         self.total.add(&Tally { n: bad, bad: tally.bad, over_target: tally.over_target, ..Tally::default() });
         self.proven = false;
+        self.test.iter_mut().for_each(|test| test.fold_late(tally));
         if self.exceeds(criterion) {
             self.failing_since.get_or_insert(self.upto);
             self.failed |= budget::takes_back(criterion) && self.has_lasted(criterion);

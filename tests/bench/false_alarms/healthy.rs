@@ -40,7 +40,7 @@ pub(crate) fn run(streams: usize, claims: &mut Claims) {
     let alarms = each(streams, 4, |rng| {
         let mut test = share::Pass::new(2.0);
         (0..DAY).any(|minute| {
-            test.fold(batch(rng, minute, 3_600.0, 0.001, 2.0));
+            test.fold([batch(rng, minute, 3_600.0, 0.001, 2.0)].into_iter(), true);
             test.ln_e() >= ln_bar(ALPHA)
         })
     });

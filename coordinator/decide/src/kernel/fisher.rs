@@ -188,7 +188,7 @@ mod tests {
             ([E12, E12, 500 * E6, 500 * E6 + 100_000], 5.890_427_767_022_993e7),
         ] {
             let mut pass = Pass::new(2.0);
-            pass.fold(batch(counts));
+            pass.fold([batch(counts)].into_iter(), true);
             let off = (pass.ln_e() - expected).abs();
             assert!(off <= 1e-9_f64.max(1e-12 * expected.abs()), "{counts:?}: {} instead of {expected}", pass.ln_e());
         }
