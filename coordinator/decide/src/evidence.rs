@@ -268,7 +268,7 @@ impl Evidence {
         let pooled = self.pools.iter_mut().filter(|pool| !pool.is_paired && pool.has(&late.series));
         for tracks in pooled.map(|pool| &mut pool.tracks).chain([&mut state.tracks]) {
             for (track, criterion) in tracks.iter_mut().zip(criteria) {
-                track.push_late(criterion, &Tally::of(criterion, &view.seen, Count::Alone));
+                track.push_late(criterion, late.slot, &Tally::of(criterion, &view.seen, Count::Alone));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::budget::ALPHA_PASS;
 use crate::kernel::interval::Mixture;
 use crate::kernel::threshold::Counts;
 use crate::tally::{Count, Tally};
-use crate::test::Test;
+use crate::test::{Test, share_of};
 use crate::track::Track;
 
 /// Where a track was looked at, and how well.
@@ -204,15 +204,20 @@ fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
 }
 
 /// Of a failure that came late, the slots that show it: the whole stage would hide it.
-pub(crate) fn worst(criterion: &Criterion, track: &Track) -> Option<(Timestamp, Counts)> {
+fn worst(criterion: &Criterion, track: &Track) -> Option<(Timestamp, Counts)> {
     track.failing_since?;
+    let (limit, alternative) = shares(criterion, track)?;
+    track.worst_since(limit, alternative)
+}
+
+/// Where a share is tested: the limit, and of the shares beyond it the one that explains the data best.
+pub(crate) fn shares(criterion: &Criterion, track: &Track) -> Option<(f64, f64)> {
     let limit = match &criterion.objective {
         Objective::Quantile { quantile, .. } => quantile.complement(),
         Objective::Ratio { max, .. } => *max,
         _ => return None,
     };
-    let alternative = track.test.as_ref()?.alternative()?;
-    track.worst_since(f64::from(limit.ppb()) / f64::from(ONE_PPB), alternative)
+    Some((share_of(limit), track.test.as_ref()?.alternative()?))
 }
 
 /// A quantile as people say it: 99 for 99 %.

@@ -205,6 +205,7 @@ pub(crate) fn times(factor: f64) -> String {
     format!("{factor:.1}x")
 }
 
-fn share_of(ratio: Ratio) -> f64 {
+/// As a number from 0 to 1.
+pub(crate) fn share_of(ratio: Ratio) -> f64 {
     f64::from(ratio.ppb()) / f64::from(ONE_PPB)
 }

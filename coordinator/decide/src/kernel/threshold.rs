@@ -156,6 +156,12 @@ pub fn ln_e_fail(counts: Counts, p0: f64) -> f64 {
     ln_e(counts, p0, fail_grid(p0).into_iter())
 }
 
+/// The same, with half of the weight on the share `theta`.
+pub fn ln_e_fail_as(counts: Counts, p0: f64, theta: f64) -> f64 {
+    let halves = [ln_e_fail(counts, p0), ln_ratio(counts, ln_ratios(theta, p0))];
+    ln_sum_exp(halves.into_iter()) - std::f64::consts::LN_2
+}
+
 /// Logarithm of the evidence that less than `p1` is bad, without gaps. A function of totals alone.
 pub fn ln_e_pass(counts: Counts, p1: f64) -> f64 {
     ln_e(counts, p1, pass_grid(p1))
@@ -200,14 +206,14 @@ fn ln_e(counts: Counts, p: f64, thetas: impl Iterator<Item = f64> + Clone) -> f6
 }
 
 /// Logarithm of the likelihood ratio of all that was counted.
-fn ln_ratio(counts: Counts, (hit, miss): (f64, f64)) -> f64 {
+pub(crate) fn ln_ratio(counts: Counts, (hit, miss): (f64, f64)) -> f64 {
     let (bad, good) = (counts.bad as f64, counts.good as f64);
     // One bad answer rules out a share of 0; none leaves it as it is.
     if counts.bad == 0 { good * miss } else { bad * hit + good * miss }
 }
 
 /// Logarithms of the likelihood ratio of one bad and of one good answer.
-fn ln_ratios(theta: f64, p: f64) -> (f64, f64) {
+pub(crate) fn ln_ratios(theta: f64, p: f64) -> (f64, f64) {
     (libm::log(theta / p), libm::log1p(-theta) - libm::log1p(-p))
 }
 
