@@ -44,7 +44,9 @@ fn main() {
         let batch =
             Batch { canary: Counts::new(bad / 10, 100 * bad), baseline: Counts::new(bad - bad / 10, 900 * bad) };
         let folds = (10_000_000 / bad).clamp(1, 10_000);
-        let (took, test) = fastest(share::Pass::new(2.0), |test| (0..folds).for_each(|_| test.fold(black_box(batch))));
+        let (took, test) = fastest(share::Pass::new(2.0), |test| {
+            (0..folds).for_each(|_| test.fold([black_box(batch)].into_iter(), true))
+        });
         let each = took.as_nanos() / u128::from(folds);
         println!(
             "  {:<34} {each:>12} {:>14} {:>+10.3}",
@@ -105,9 +107,9 @@ fn soak(test: &mut Test, slots: u64, regions: usize) {
     for slot in 0..slots {
         let at = start + SLOT.times(slot);
         if slot % 6 == 5 {
-            test.fold(at, black_box(&pooled[1]), black_box(&noisy));
+            test.fold(at, black_box(&pooled[1]), black_box(&noisy), true);
         } else {
-            test.fold(at, black_box(&pooled[0]), black_box(&quiet));
+            test.fold(at, black_box(&pooled[0]), black_box(&quiet), true);
         }
     }
 }

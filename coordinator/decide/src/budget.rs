@@ -12,7 +12,7 @@ use bellwether_protocol::plan::{Criterion, Objective, Plan, Stage};
 use bellwether_protocol::ratio::ONE_PPB;
 
 /// What a soft criterion spends: it holds, and takes nothing back.
-const ALPHA_SOFT: f64 = 0.05;
+pub(crate) const ALPHA_SOFT: f64 = 0.05;
 /// What a Pass test spends: it only ever lets go on what did not fail.
 pub(crate) const ALPHA_PASS: f64 = 0.05;
 /// The part of a stage's share that is spent while it is being entered, before its soak begins.

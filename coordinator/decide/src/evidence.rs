@@ -84,9 +84,20 @@ pub struct Pool {
     /// How many series are in it.
     pub members: usize,
     /// Slots that some of its series have closed, with one tally per track.
-    pub pending: BTreeMap<Timestamp, Vec<(Series, Vec<Tally>)>>,
+    pub pending: BTreeMap<Timestamp, Vec<Part>>,
     /// What the criteria say.
     pub tracks: Vec<Track>,
+}
+
+/// One series' part of a pooled slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which.
+    pub series: Series,
+    /// Whether enough reporters were in.
+    pub is_covered: bool,
+    /// One for each of the pool's tracks.
+    pub tallies: Vec<Tally>,
 }
 
 /// What slots are judged against.
@@ -266,7 +277,7 @@ impl Evidence {
         }
         let mut failing = false;
         for ((track, criterion), tally) in state.tracks.iter_mut().zip(criteria).zip(&tallies) {
-            track.push(criterion, closed.slot, tally, &[]);
+            track.push(criterion, closed.slot, tally, &[], view.is_covered);
             // What the release itself fails is not green, whoever else fails it too; what only the old
             // release fails is no reason to wait.
             let counts = track.act(criterion).is_some_and(|act| act > OnFail::Warn);
@@ -293,7 +304,7 @@ impl Evidence {
         let pooled = self.pools.iter_mut().filter(|pool| !pool.is_paired && pool.has(&late.series));
         for tracks in pooled.map(|pool| &mut pool.tracks).chain([&mut state.tracks]) {
             for (track, criterion) in tracks.iter_mut().zip(criteria) {
-                track.push_late(criterion, &Tally::of(criterion, &view.seen, Count::Alone));
+                track.push_late(criterion, late.slot, &Tally::of(criterion, &view.seen, Count::Alone));
             }
         }
     }
@@ -307,14 +318,16 @@ impl Evidence {
             } else {
                 tallies.clone()
             };
-            pool.pending.entry(closed.slot).or_default().push((closed.series.clone(), tallies));
+            let part = Part { series: closed.series.clone(), is_covered: view.is_covered, tallies };
+            pool.pending.entry(closed.slot).or_default().push(part);
             // Series close in any order; the pool takes a slot only when all have, and so in slot order.
             while let Some(first) = pool.pending.first_entry().filter(|entry| entry.get().len() >= pool.members) {
                 let (slot, mut parts) = first.remove_entry();
-                parts.sort_by(|(a, _), (b, _)| a.cmp(b));
+                parts.sort_by(|a, b| a.series.cmp(&b.series));
+                let is_covered = parts.iter().all(|part| part.is_covered);
                 for (index, (track, criterion)) in pool.tracks.iter_mut().zip(criteria).enumerate() {
                     let (sum, pairs) = together(&parts, index, pool.cohort);
-                    track.push(criterion, slot, &sum, &pairs);
+                    track.push(criterion, slot, &sum, &pairs, is_covered);
                 }
             }
         }
@@ -414,10 +427,10 @@ impl Pool {
 }
 
 /// One track's part of a pooled slot: the judged cohort over all regions, and both cohorts by region.
-fn together(parts: &[(Series, Vec<Tally>)], index: usize, cohort: Cohort) -> (Tally, Vec<Pair>) {
+fn together(parts: &[Part], index: usize, cohort: Cohort) -> (Tally, Vec<Pair>) {
     let mut sum = Tally::default();
     let mut pairs: BTreeMap<&Region, Pair> = BTreeMap::new();
-    for (series, tallies) in parts {
+    for Part { series, tallies, .. } in parts {
         let Some(tally) = tallies.get(index) else { continue };
         if series.cohort == cohort {
             sum.add(tally);

@@ -2,7 +2,7 @@
 
 use bellwether_protocol::alert::Numbers;
 use bellwether_protocol::id::Region;
-use bellwether_protocol::plan::{Criterion, Objective, OnFail, Require};
+use bellwether_protocol::plan::{Criterion, Objective, OnFail, Require, number};
 use bellwether_protocol::ratio::{ONE_PPB, Ratio, Times};
 use bellwether_protocol::reason::{Grounds, Judgement, Lack, Nats, Verdict};
 use bellwether_protocol::record::Hash;
@@ -13,7 +13,7 @@ use crate::budget::ALPHA_PASS;
 use crate::kernel::interval::Mixture;
 use crate::kernel::threshold::Counts;
 use crate::tally::{Count, Tally};
-use crate::test::Test;
+use crate::test::{Test, share_of};
 use crate::track::Track;
 
 /// Where a track was looked at, and how well.
@@ -115,7 +115,7 @@ impl<'a> Finding<'a> {
 
     /// Logarithm of the evidence that it holds, where that is tested.
     pub fn ln_e_pass(&self) -> Option<f64> {
-        self.track.test.as_ref()?.ln_e_pass(self.criterion, &self.track.total)
+        self.track.test.as_ref()?.ln_e_pass()
     }
 
     /// What a red one calls for now.
@@ -173,8 +173,8 @@ fn is_over_target(criterion: &Criterion, track: &Track) -> bool {
 }
 
 fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
-    let told = worst(criterion, track).map_or(Counts { n: track.total.n, bad: track.total.bad }, |(_, counts)| counts);
-    let Counts { n, bad } = told;
+    let told = worst(criterion, track).map_or(track.total.counts(), |(_, counts)| counts);
+    let (bad, n) = (told.bad, told.n());
     let said = || track.test.as_ref().filter(|_| n > 0).map_or_else(|| "no data".to_owned(), Test::best);
     let (value, limit) = match &criterion.objective {
         Objective::Burn { slo, .. } => (said(), format!("budget of {slo}")),
@@ -186,12 +186,12 @@ fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
         Objective::Consecutive { slots } => (format!("{} in a row", track.bad_run), format!("{slots} in a row")),
         Objective::Number { min, max, .. } => {
             let limit = match (min, max) {
-                (Some(min), Some(max)) => format!("{} to {}", plain(*min), plain(*max)),
-                (Some(min), None) => format!("at least {}", plain(*min)),
-                (None, max) => max.map(plain).unwrap_or_default(),
+                (Some(min), Some(max)) => format!("{} to {}", number::write(*min), number::write(*max)),
+                (Some(min), None) => format!("at least {}", number::write(*min)),
+                (None, max) => max.map(number::write).unwrap_or_default(),
             };
             let Tally { n, bad, value, .. } = track.last;
-            return Numbers { bad, n, value: value.map_or_else(|| "no data".to_owned(), plain), limit };
+            return Numbers { bad, n, value: value.map_or_else(|| "no data".to_owned(), number::shorten), limit };
         }
         Objective::Quantile { quantile, max, .. } => {
             (format!("{} over {max}", percent(bad, n)), format!("{} over {max}", quantile.complement()))
@@ -204,15 +204,20 @@ fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
 }
 
 /// Of a failure that came late, the slots that show it: the whole stage would hide it.
-pub(crate) fn worst(criterion: &Criterion, track: &Track) -> Option<(Timestamp, Counts)> {
+fn worst(criterion: &Criterion, track: &Track) -> Option<(Timestamp, Counts)> {
     track.failing_since?;
+    let (limit, alternative) = shares(criterion, track)?;
+    track.worst_since(limit, alternative)
+}
+
+/// Where a share is tested: the limit, and of the shares beyond it the one that explains the data best.
+pub(crate) fn shares(criterion: &Criterion, track: &Track) -> Option<(f64, f64)> {
     let limit = match &criterion.objective {
         Objective::Quantile { quantile, .. } => quantile.complement(),
         Objective::Ratio { max, .. } => *max,
         _ => return None,
     };
-    let alternative = track.test.as_ref()?.alternative()?;
-    track.worst_since(f64::from(limit.ppb()) / f64::from(ONE_PPB), alternative)
+    Some((share_of(limit), track.test.as_ref()?.alternative()?))
 }
 
 /// A quantile as people say it: 99 for 99 %.
@@ -222,14 +227,13 @@ fn points(quantile: Ratio) -> String {
 
 /// What a verdict rests on, where counts are judged as shares.
 fn grounds(criterion: &Criterion, track: &Track, scope: Scope<'_>) -> Option<Box<Grounds>> {
-    let Tally { n, bad, .. } = track.total;
     let test = track.test.as_ref()?;
     let ln_e_fail = test.ln_e_fail()?;
     let luck = libm::exp(test.ln_e_fail_max().unwrap_or(ln_e_fail).clamp(0.0, LN_LUCK_MAX));
-    let (low, high) = Mixture::SHOWN.interval(Counts::new(bad, n));
+    let (low, high) = Mixture::SHOWN.interval(track.total.counts());
     Some(Box::new(Grounds {
         ln_e_fail: Nats(ln_e_fail),
-        ln_e_pass: test.ln_e_pass(criterion, &track.total).map(Nats),
+        ln_e_pass: test.ln_e_pass().map(Nats),
         bar: Nats(track.bar),
         luck_one_in: luck as u64,
         low: Ratio::from_ppb(libm::floor(low * f64::from(ONE_PPB)) as u32),
@@ -270,20 +274,6 @@ pub(crate) fn percent(bad: u64, n: u64) -> String {
     format!("0.{}%", digits.trim_end_matches('0'))
 }
 
-/// A number with at most three digits after the point; from a million on in mega or giga, as sizes are read.
-pub(crate) fn plain(value: f64) -> String {
-    match value.abs() {
-        size if size >= 1e9 => format!("{}GB", trimmed(value / 1e9)),
-        size if size >= 1e6 => format!("{}MB", trimmed(value / 1e6)),
-        _ => trimmed(value),
-    }
-}
-
-fn trimmed(value: f64) -> String {
-    let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,14 +292,6 @@ mod tests {
         ];
         for (bad, n, expected) in cases {
             assert_eq!(percent(bad, n), expected, "{bad} of {n}");
-        }
-    }
-
-    #[test]
-    fn numbers_carry_a_unit_that_fits() {
-        let cases = [(226e6, "226MB"), (1.8e9, "1.8GB"), (11.0, "11"), (0.25, "0.25"), (9_999.0, "9999"), (-3.0, "-3")];
-        for (value, expected) in cases {
-            assert_eq!(plain(value), expected);
         }
     }
 }

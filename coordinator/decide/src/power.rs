@@ -13,6 +13,7 @@ use crate::budget;
 use crate::judge::pass_bar;
 use crate::kernel::interval::Mixture;
 use crate::kernel::threshold::{Counts, ln_e_fail, ln_e_pass};
+use crate::test::share_of;
 
 /// A regression that people ask about: to so many times the limit.
 const JUMP: u32 = 5;
@@ -51,9 +52,9 @@ fn criterion(
     };
     // Half of the weight is on the first slot, so a regression from the start needs that much more.
     let bar = share.bar + std::f64::consts::LN_2;
-    let seen = |deviates: f64| fails_at(part(limit), part(jump), bar, deviates).and_then(|n| within(n, 1.0));
+    let seen = |deviates: f64| fails_at(share_of(limit), share_of(jump), bar, deviates).and_then(|n| within(n, 1.0));
     let regions = stage.regions.len().max(1) as f64;
-    let clean_needed = passes_at(part(target));
+    let clean_needed = passes_at(share_of(target));
     let whole = (stage.soak.as_ms() as f64 / 60_000.0 * per_minute * regions) as u64;
     let (_, high) = Mixture::SHOWN.interval(Counts::new(0, whole));
     Some(CriterionPower {
@@ -110,10 +111,6 @@ fn least(holds: impl Fn(u64) -> bool) -> Option<u64> {
         if holds(middle) { high = middle } else { low = middle }
     }
     Some(high)
-}
-
-fn part(ratio: Ratio) -> f64 {
-    f64::from(ratio.ppb()) / f64::from(ONE_PPB)
 }
 
 /// Rounded up: what is said to be ruled out must be.

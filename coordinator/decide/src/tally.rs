@@ -7,6 +7,8 @@ use bellwether_protocol::sample::{LATENCY_EDGES_MS, Portion, class};
 use bellwether_protocol::time::Span;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::threshold::Counts;
+
 /// Counts of one slot or many, of one cohort.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
@@ -115,6 +117,11 @@ impl Tally {
                 Self { n: level.n, value: Some(level.last), uptime, ..Self::default() }
             }
         }
+    }
+
+    /// Its events, good and bad.
+    pub fn counts(&self) -> Counts {
+        Counts::new(self.bad, self.n)
     }
 
     /// Adds another slot or region. Of two numbers the larger deviation cannot be told apart here

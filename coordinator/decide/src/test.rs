@@ -38,7 +38,12 @@ pub enum Test {
     /// A level, at planned looks.
     Stability(Box<Stability>),
     /// A share of bad answers against a limit.
-    Threshold(Box<threshold::Fail>),
+    Threshold {
+        /// Evidence that it is beyond the limit.
+        fail: Box<threshold::Fail>,
+        /// Evidence that it is within the target.
+        pass: Option<threshold::Pass>,
+    },
 }
 
 /// What a Pass of a comparison proves: that the canary is bad less than so many times as often as
@@ -49,10 +54,13 @@ impl Test {
     /// The test that a criterion asks for; none where counts alone decide.
     pub fn new(criterion: &Criterion, planned: u64, slot: Span) -> Option<Self> {
         let weights = Weights::Spread;
-        let threshold = |limit: Ratio| {
+        let threshold = |limit: Ratio, target: Ratio| {
             // A limit of nothing, or of everything, leaves no alternative to test.
-            let is_limit = limit > Ratio::ZERO && limit < Ratio::ZERO.complement();
-            is_limit.then(|| Self::Threshold(Box::new(threshold::Fail::new(share_of(limit), planned, weights))))
+            let is_limit = |ratio: Ratio| ratio > Ratio::ZERO && ratio < Ratio::ZERO.complement();
+            is_limit(limit).then(|| Self::Threshold {
+                fail: Box::new(threshold::Fail::new(share_of(limit), planned, weights)),
+                pass: is_limit(target).then(|| threshold::Pass::new(share_of(target))),
+            })
         };
         match &criterion.objective {
             Objective::Compare { times, .. } => Some(Self::Share {
@@ -65,8 +73,8 @@ impl Test {
             Objective::CompareLatency { quantile: Some(quantile), .. } => {
                 Some(Self::AtQuantile(Box::new(AtQuantile::new(share_of(*quantile), PASS_TIMES, planned, weights))))
             }
-            Objective::Quantile { quantile, .. } => threshold(quantile.complement()),
-            Objective::Ratio { max, .. } => threshold(*max),
+            Objective::Quantile { quantile, .. } => threshold(quantile.complement(), quantile.complement()),
+            Objective::Ratio { max, target, .. } => threshold(*max, target.unwrap_or(*max)),
             Objective::Burn { slo, period, spend, .. } => {
                 Some(Self::Burn(Box::new(Burn::new(share_of(*slo), *period, share_of(*spend), slot, planned))))
             }
@@ -77,19 +85,22 @@ impl Test {
         }
     }
 
-    /// Folds one slot.
-    pub fn fold(&mut self, slot: Timestamp, tally: &Tally, pairs: &[Pair]) {
+    /// Folds one slot. What was seen of one that is not covered proves nothing good.
+    pub fn fold(&mut self, slot: Timestamp, tally: &Tally, pairs: &[Pair], is_covered: bool) {
         match self {
             Self::Anywhere(test) => test.fold(pairs.iter().map(slower)),
-            Self::AtQuantile(test) => test.fold(pairs.iter().map(slower)),
-            Self::Burn(burn) => burn.fold(counts(tally)),
+            Self::AtQuantile(test) => test.fold(pairs.iter().map(slower), is_covered),
+            Self::Burn(burn) => burn.fold(tally.counts()),
             Self::Share { fail, pass } => {
-                let batch = |pair: &Pair| Batch { canary: counts(&pair.canary), baseline: counts(&pair.baseline) };
+                let batch = |pair: &Pair| Batch { canary: pair.canary.counts(), baseline: pair.baseline.counts() };
                 fail.fold(pairs.iter().map(batch));
-                pairs.iter().map(batch).for_each(|batch| pass.fold(batch));
+                pass.fold(pairs.iter().map(batch), is_covered);
             }
             Self::Stability(stability) => stability.fold(slot, tally.value, tally.uptime),
-            Self::Threshold(fail) => fail.fold(counts(tally)),
+            Self::Threshold { fail, pass } => {
+                fail.fold(tally.counts());
+                pass.iter_mut().for_each(|pass| pass.fold(Counts::new(tally.over_target, tally.n), is_covered));
+            }
         }
     }
 
@@ -100,7 +111,7 @@ impl Test {
             Self::AtQuantile(test) => Some(test.ln_e()),
             Self::Burn(_) | Self::Stability(_) => None,
             Self::Share { fail, .. } => Some(fail.ln_e()),
-            Self::Threshold(fail) => Some(fail.ln_e()),
+            Self::Threshold { fail, .. } => Some(fail.ln_e()),
         }
     }
 
@@ -111,28 +122,31 @@ impl Test {
             Self::AtQuantile(test) => Some(test.ln_e_max()),
             Self::Burn(_) | Self::Stability(_) => None,
             Self::Share { fail, .. } => Some(fail.ln_e_max()),
-            Self::Threshold(fail) => Some(fail.ln_e_max()),
+            Self::Threshold { fail, .. } => Some(fail.ln_e_max()),
         }
     }
 
     /// Logarithm of the evidence that it holds; none where nothing can prove that.
-    pub fn ln_e_pass(&self, criterion: &Criterion, total: &Tally) -> Option<f64> {
-        let within = |limit: Ratio| threshold::ln_e_pass(Counts::new(total.over_target, total.n), share_of(limit));
-        match (self, &criterion.objective) {
-            (Self::AtQuantile(test), _) => Some(test.ln_e_pass()),
-            (Self::Share { pass, .. }, _) => Some(pass.ln_e()),
-            (Self::Threshold(_), Objective::Quantile { quantile, .. }) => Some(within(quantile.complement())),
-            (Self::Threshold(_), Objective::Ratio { max, target, .. }) => {
-                target.is_none_or(|target| target > Ratio::ZERO).then(|| within(target.unwrap_or(*max)))
-            }
-            (Self::Anywhere(_) | Self::Burn(_) | Self::Stability(_) | Self::Threshold(_), _) => None,
+    pub fn ln_e_pass(&self) -> Option<f64> {
+        match self {
+            Self::AtQuantile(test) => Some(test.ln_e_pass()),
+            Self::Share { pass, .. } => Some(pass.ln_e()),
+            Self::Threshold { pass, .. } => pass.as_ref().map(threshold::Pass::ln_e),
+            Self::Anywhere(_) | Self::Burn(_) | Self::Stability(_) => None,
+        }
+    }
+
+    /// Takes back from what was proven: bad answers that came too late for their slot.
+    pub fn fold_late(&mut self, tally: &Tally) {
+        if let Self::Threshold { pass: Some(pass), .. } = self {
+            pass.fold(Counts::new(tally.over_target, tally.over_target), false);
         }
     }
 
     /// The share that explains the data best, of those beyond the limit.
     pub fn alternative(&self) -> Option<f64> {
         match self {
-            Self::Threshold(fail) => Some(fail.best()),
+            Self::Threshold { fail, .. } => Some(fail.best()),
             _ => None,
         }
     }
@@ -154,7 +168,7 @@ impl Test {
                 Some(look) => format!("{:+.1}% a day, spread {:.1}%", look.slope * 100.0, look.spread * 100.0),
                 None => "not looked at yet".to_owned(),
             },
-            Self::Threshold(fail) => percent((fail.best() * f64::from(ONE_PPB)) as u64, u64::from(ONE_PPB)),
+            Self::Threshold { fail, .. } => percent((fail.best() * f64::from(ONE_PPB)) as u64, u64::from(ONE_PPB)),
         }
     }
 
@@ -177,10 +191,6 @@ impl Test {
     }
 }
 
-fn counts(tally: &Tally) -> Counts {
-    Counts::new(tally.bad, tally.n)
-}
-
 fn slower(pair: &Pair) -> Slower<'_> {
     Slower {
         canary_n: pair.canary.n,
@@ -195,6 +205,7 @@ pub(crate) fn times(factor: f64) -> String {
     format!("{factor:.1}x")
 }
 
-fn share_of(ratio: Ratio) -> f64 {
+/// As a number from 0 to 1.
+pub(crate) fn share_of(ratio: Ratio) -> f64 {
     f64::from(ratio.ppb()) / f64::from(ONE_PPB)
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::Share;
 use crate::judge;
-use crate::kernel::threshold::Counts;
+use crate::kernel::threshold::{Counts, ln_ratio, ln_ratios};
 use crate::tally::Tally;
 use crate::test::Test;
 
@@ -46,11 +46,13 @@ pub struct Track {
     pub failing_since: Option<Timestamp>,
     /// The slot in which it first was.
     pub crossed: Option<Timestamp>,
-    /// Set once a criterion that takes back has failed: what follows does not undo it.
-    pub failed: bool,
+    /// The last slot in which it was.
+    pub beyond: Option<Timestamp>,
+    /// End of the slot in which a criterion that takes back has failed: what follows does not undo it.
+    pub failed_at: Option<Timestamp>,
     /// Set while the baseline is as red: slots in a row since then that were not red.
     pub shared: Option<u32>,
-    /// Set once the Pass test has proven that it holds.
+    /// Set once the Pass test has proven that it holds, until a slot is not covered.
     pub proven: bool,
     /// End of the last slot that was folded.
     pub upto: Timestamp,
@@ -84,7 +86,8 @@ impl Track {
             slot,
             failing_since: None,
             crossed: None,
-            failed: false,
+            beyond: None,
+            failed_at: None,
             shared: None,
             proven: false,
             upto: from,
@@ -93,57 +96,58 @@ impl Track {
         }
     }
 
-    /// Folds one slot. Slots come in their order, and each once.
-    pub fn push(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally, pairs: &[Pair]) {
+    /// Folds one slot. Slots come in their order, and each once. A slot that was not covered is a gap:
+    /// what was proven before it is not proven any more.
+    pub fn push(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally, pairs: &[Pair], is_covered: bool) {
         self.total.add(tally);
         if tally.n > 0 {
             self.bad_run = if tally.bad == tally.n { self.bad_run.saturating_add(1) } else { 0 };
             self.last = tally.clone();
-            self.recent.push_back((slot, Counts { n: tally.n, bad: tally.bad }));
-            if self.recent.len() > RECENT_MAX {
-                self.recent.pop_front();
-            }
+            self.remember(slot, tally.counts());
         }
         self.upto = slot + self.slot;
         if let Some(test) = &mut self.test {
-            test.fold(slot, tally, pairs);
-            let reached = test.ln_e_pass(criterion, &self.total).is_some_and(|ln_e| ln_e >= judge::pass_bar());
-            self.proven |= reached;
+            test.fold(slot, tally, pairs, is_covered);
+            let is_reached = test.ln_e_pass().is_some_and(|ln_e| ln_e >= judge::pass_bar());
+            self.proven = is_covered && (self.proven || is_reached);
         }
         if self.exceeds(criterion) {
             self.failing_since.get_or_insert(slot);
             self.crossed.get_or_insert(slot);
+            self.beyond = Some(slot);
         } else {
             self.failing_since = None;
         }
-        self.failed |= self.act(criterion) == Some(OnFail::Rollback);
+        self.note_failure(criterion);
         self.note_shared(criterion, tally);
     }
 
     /// What arrived too late for its slot may worsen: it breaks zero tolerance, and what was proven
     /// is not proven any more. It is no proof of a failure: being late is no fair draw.
-    pub fn push_late(&mut self, criterion: &Criterion, tally: &Tally) {
+    pub fn push_late(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally) {
         if tally.over_target == 0 && tally.bad == 0 {
             return;
         }
         // Only its bad answers: its good ones would dilute what was seen in time.
         let bad = tally.bad.max(tally.over_target);
         self.total.add(&Tally { n: bad, bad: tally.bad, over_target: tally.over_target, ..Tally::default() });
+        self.remember(slot, Counts { good: 0, bad: tally.bad });
         self.proven = false;
+        self.test.iter_mut().for_each(|test| test.fold_late(tally));
         if self.exceeds(criterion) {
             self.failing_since.get_or_insert(self.upto);
-            self.failed |= self.act(criterion) == Some(OnFail::Rollback);
+            self.note_failure(criterion);
         }
     }
 
     /// Whether it has been beyond the limit for as long as the plan wants.
     pub fn fails(&self, criterion: &Criterion) -> bool {
-        self.failed || self.has_lasted(criterion)
+        self.failed_at.is_some() || self.has_lasted(criterion)
     }
 
     /// What it calls for now; nothing while it does not fail. A take-back once called for stays so.
     pub fn act(&self, criterion: &Criterion) -> Option<OnFail> {
-        if self.failed {
+        if self.failed_at.is_some() {
             return Some(OnFail::Rollback);
         }
         let failing = self.upto.since(self.failing_since?);
@@ -153,9 +157,9 @@ impl Track {
     /// The slots that say most against the release, by a likelihood ratio of two shares: since when,
     /// and their counts. Absent when that is the whole stage.
     pub fn worst_since(&self, limit: f64, alternative: f64) -> Option<(Timestamp, Counts)> {
-        let (hit, miss) = (libm::log(alternative / limit), libm::log1p(-alternative) - libm::log1p(-limit));
-        let evidence = |counts: Counts| counts.bad as f64 * hit + counts.n.saturating_sub(counts.bad) as f64 * miss;
-        let whole = Counts { n: self.total.n, bad: self.total.bad };
+        let ratios = ln_ratios(alternative, limit);
+        let evidence = |counts: Counts| ln_ratio(counts, ratios);
+        let whole = self.total.counts();
         let mut worst = (evidence(whole), None);
         let mut sum = Counts::default();
         for (slot, counts) in self.recent.iter().rev() {
@@ -167,27 +171,18 @@ impl Track {
         worst.1
     }
 
-    /// The first slot that held an event, while it is among the last ones.
-    pub fn first_seen(&self) -> Option<Timestamp> {
-        self.recent.front().filter(|_| self.recent.len() < RECENT_MAX).map(|(slot, _)| *slot)
+    /// Whether the counts of a slot are still there, where it held events.
+    pub fn remembers(&self, slot: Timestamp) -> bool {
+        self.recent.len() < RECENT_MAX || self.recent.front().is_some_and(|(first, _)| *first <= slot)
     }
 
     /// What was seen from a slot on that is among the last ones; of the whole stage without one.
     pub fn counts(&self, since: Option<Timestamp>) -> Counts {
-        let whole = Counts { n: self.total.n, bad: self.total.bad };
+        let whole = self.total.counts();
         since.map_or(whole, |since| {
             let later = self.recent.iter().filter(|(slot, _)| *slot >= since);
             later.fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts))
         })
-    }
-
-    /// Whether `counts` alone are over the limit, without asking for proof.
-    pub fn is_over(&self, criterion: &Criterion, counts: Counts) -> bool {
-        match &criterion.objective {
-            Objective::Quantile { quantile, .. } => quantile.complement().is_exceeded_by(counts.bad, counts.n),
-            Objective::Ratio { max, .. } => max.is_exceeded_by(counts.bad, counts.n),
-            _ => self.fails(criterion),
-        }
     }
 
     /// The baseline is as red: what was seen is not blamed on the release. Once both have been green
@@ -195,6 +190,24 @@ impl Track {
     /// does not begin anew.
     pub fn share_blame(&mut self) {
         self.shared.get_or_insert(0);
+    }
+
+    /// Keeps the counts of one slot, in the order of slots.
+    fn remember(&mut self, slot: Timestamp, counts: Counts) {
+        let after = self.recent.partition_point(|(own, _)| *own <= slot);
+        match self.recent.get_mut(after.wrapping_sub(1)) {
+            Some((own, sum)) if *own == slot => *sum = sum.plus(counts),
+            _ => self.recent.insert(after, (slot, counts)),
+        }
+        if self.recent.len() > RECENT_MAX {
+            self.recent.pop_front();
+        }
+    }
+
+    fn note_failure(&mut self, criterion: &Criterion) {
+        if self.act(criterion) == Some(OnFail::Rollback) {
+            self.failed_at.get_or_insert(self.upto);
+        }
     }
 
     fn note_shared(&mut self, criterion: &Criterion, tally: &Tally) {

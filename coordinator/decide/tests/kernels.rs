@@ -20,12 +20,8 @@ fn count() -> impl Strategy<Value = u64> {
     prop_oneof![0..20_u64, 0..100_000_u64, 0..=1_000_000_000_000_u64, any::<u64>(), Just(u64::MAX)]
 }
 
-/// Counts as the constructor cuts them, and some that contradict themselves, as a file may.
 fn counts() -> impl Strategy<Value = Counts> {
-    prop_oneof![
-        9 => (count(), count()).prop_map(|(bad, n)| Counts::new(bad, n)),
-        1 => (count(), count()).prop_map(|(bad, n)| Counts { n, bad }),
-    ]
+    (count(), count()).prop_map(|(bad, n)| Counts::new(bad, n))
 }
 
 fn batch() -> impl Strategy<Value = Batch> {
@@ -97,7 +93,7 @@ proptest! {
         let anywhere = Anywhere::new(4, planned, weights);
         run(anywhere, &slots, stored, |test, one| test.fold([slot(one)].into_iter()), Anywhere::ln_e);
         let at_quantile = AtQuantile::new(0.99, 2.0, planned, weights);
-        run(at_quantile, &slots, stored, |test, one| test.fold([slot(one)].into_iter()), AtQuantile::ln_e);
+        run(at_quantile, &slots, stored, |test, one| test.fold([slot(one)].into_iter(), true), AtQuantile::ln_e);
     }
 
     #[test]
@@ -110,12 +106,64 @@ proptest! {
     }
 }
 
+/// Slots as services have them, a tenth of which is not covered.
+fn slots() -> impl Strategy<Value = Vec<(Batch, bool)>> {
+    let counts = || (0..4_u64, 0..2_000_u64).prop_map(|(bad, good)| Counts { bad, good });
+    let batch = (counts(), counts()).prop_map(|(canary, baseline)| Batch { canary, baseline });
+    vec((batch, prop::bool::weighted(0.9)), 1..40)
+}
+
+/// A Pass test on slots with gaps shows no more than one that saw nothing there and goes on as if
+/// nothing were missing, and no more than one that begins after the last gap.
+fn gaps_never_help<T: Clone>(
+    new: &T,
+    slots: &[(Batch, bool)],
+    fold: impl Fn(&mut T, &Batch, bool),
+    ln_e: impl Fn(&T) -> f64,
+) -> Result<(), TestCaseError> {
+    let (mut gappy, mut blind, mut after) = (new.clone(), new.clone(), new.clone());
+    for (batch, is_covered) in slots {
+        fold(&mut gappy, batch, *is_covered);
+        let known = if *is_covered { *batch } else { Batch::default() };
+        fold(&mut blind, &known, true);
+        fold(&mut after, batch, true);
+        if !is_covered {
+            after = new.clone();
+            prop_assert!(ln_e(&gappy) <= 1e-12, "proven in a gap: {}", ln_e(&gappy));
+        }
+        let most = ln_e(&blind).min(ln_e(&after));
+        prop_assert!(ln_e(&gappy) <= most + 1e-9, "{} of {most}", ln_e(&gappy));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_gap_never_helps_a_share_to_be_proven(slots in slots(), p1 in prop_oneof![Just(0.001), 1e-4..0.5_f64]) {
+        let fold = |test: &mut threshold::Pass, batch: &Batch, is_covered| test.fold(batch.canary, is_covered);
+        gaps_never_help(&threshold::Pass::new(p1), &slots, fold, threshold::Pass::ln_e)?;
+    }
+
+    #[test]
+    fn a_gap_never_helps_a_comparison_to_be_proven(slots in slots(), r1 in prop_oneof![Just(2.0), 1.1..8.0_f64]) {
+        let fold = |test: &mut share::Pass, batch: &Batch, is_covered| test.fold([*batch].into_iter(), is_covered);
+        gaps_never_help(&share::Pass::new(r1), &slots, fold, share::Pass::ln_e)?;
+    }
+}
+
 proptest! {
     // A batch may cost milliseconds here.
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn proofs_take_any_counts(batches in vec(batch(), 0..8), stored in 0..8_usize, r1 in 1.1..8.0_f64) {
-        run(share::Pass::new(r1), &batches, stored, |test, batch| test.fold(*batch), share::Pass::ln_e);
+    fn proofs_take_any_counts(
+        batches in vec((batch(), any::<bool>()), 0..8), stored in 0..8_usize, r1 in 1.1..8.0_f64, p1 in 1e-9..0.9_f64,
+    ) {
+        let fold = |test: &mut share::Pass, (batch, is_covered): &_| test.fold([*batch].into_iter(), *is_covered);
+        run(share::Pass::new(r1), &batches, stored, fold, share::Pass::ln_e);
+        let fold = |test: &mut threshold::Pass, (batch, is_covered): &(Batch, bool)| test.fold(batch.canary, *is_covered);
+        run(threshold::Pass::new(p1), &batches, stored, fold, threshold::Pass::ln_e);
     }
 }

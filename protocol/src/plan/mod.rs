@@ -118,7 +118,7 @@ mod check;
 mod freeze;
 #[cfg(feature = "plan-file")]
 mod node;
-mod number;
+pub mod number;
 #[cfg(feature = "plan-file")]
 mod overrides;
 #[cfg(feature = "plan-file")]

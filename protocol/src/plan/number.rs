@@ -12,9 +12,11 @@ const UNITS: [(&str, f64); 8] = [
     ("TB", 1e12),
 ];
 /// The units that numbers are written with, from this size on.
-const WRITTEN: [&str; 2] = ["GB", "MB"];
+const WRITTEN: [(&str, f64); 2] = [("GB", 1e9), ("MB", 1e6)];
 /// Longer than this, a number is written with an exponent.
 const DIGITS_MAX: usize = 18;
+/// A size that would be longer is written out.
+const SIZE_MAX: usize = 11;
 
 /// A plain number, or a size. Nothing when it is neither, or not finite.
 pub(super) fn read(text: &str) -> Option<f64> {
@@ -27,15 +29,21 @@ pub(super) fn read(text: &str) -> Option<f64> {
 
 /// The same number in a form that reads back to it exactly: as a size where that is short, for most
 /// numbers from a million on are sizes.
-pub(super) fn write(value: f64) -> String {
-    let sized = |unit: &str| {
-        let (_, factor) = UNITS.iter().find(|(own, factor)| *own == unit && value.abs() >= *factor)?;
+pub fn write(value: f64) -> String {
+    let sized = |(unit, factor): (&str, f64)| {
         let text = format!("{}{unit}", value / factor);
         let is_exact = read(&text).map(f64::to_bits) == Some(value.to_bits());
-        (is_exact && text.len() <= DIGITS_MAX / 2).then_some(text)
+        (value.abs() >= factor && is_exact && text.len() <= SIZE_MAX).then_some(text)
     };
     let plain = || Some(value.to_string()).filter(|text| text.len() <= DIGITS_MAX);
     WRITTEN.into_iter().find_map(sized).or_else(plain).unwrap_or_else(|| format!("{value:e}"))
+}
+
+/// About the same number, for people: three decimals of the unit that it is written with.
+pub fn shorten(value: f64) -> String {
+    let unit = WRITTEN.into_iter().map(|(_, factor)| factor).find(|factor| value.abs() >= *factor);
+    let milli = (value / unit.unwrap_or(1.0) * 1e3).round();
+    write(unit.map_or(milli / 1e3, |unit| milli * (unit / 1e3)))
 }
 
 #[cfg(test)]
@@ -67,6 +75,21 @@ mod tests {
         ] {
             assert_eq!(write(value), text);
             assert_eq!(read(text).map(f64::to_bits), Some(value.to_bits()));
+        }
+    }
+
+    #[test]
+    fn measured_numbers_are_cut_to_what_people_read() {
+        for (value, text) in [
+            (226_123_456.0, "226.123MB"),
+            (1.8e9, "1.8GB"),
+            (123_456_789_012.0, "123.457GB"),
+            (11.0, "11"),
+            (0.249_9, "0.25"),
+            (9_999.0, "9999"),
+            (-3.0, "-3"),
+        ] {
+            assert_eq!(shorten(value), text);
         }
     }
 }

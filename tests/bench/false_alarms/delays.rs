@@ -148,7 +148,7 @@ fn latency(rng: &mut SmallRng, n: u64, slow: Slow) -> [(Delay, Delay); 2] {
         let baseline = slower(rng, minute, 9 * n, Slow::All(1.0));
         let slot = Slower { canary_n: n, canary: &canary, baseline_n: 9 * n, baseline: &baseline };
         anywhere.iter_mut().for_each(|test| test.fold([slot].into_iter()));
-        at_quantile.iter_mut().for_each(|test| test.fold([slot].into_iter()));
+        at_quantile.iter_mut().for_each(|test| test.fold([slot].into_iter(), true));
         let ln_e = [anywhere.each_ref().map(Anywhere::ln_e), at_quantile.each_ref().map(AtQuantile::ln_e)];
         for ((plain, product), [of_plain, of_product]) in told.iter_mut().zip(ln_e) {
             note(plain, of_plain, ALPHA, minute);

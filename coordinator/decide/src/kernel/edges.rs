@@ -112,16 +112,11 @@ impl AtQuantile {
     }
 
     /// Folds one slot, region by region. Without a slot of the baseline before it, it says nothing.
-    pub fn fold<'a>(&mut self, slot: impl Iterator<Item = Slower<'a>> + Clone) {
+    pub fn fold<'a>(&mut self, slot: impl Iterator<Item = Slower<'a>> + Clone, is_covered: bool) {
         self.edge = self.choose();
-        match self.edge {
-            Some(edge) => {
-                let batches = slot.clone().map(move |region| region.at(edge));
-                self.fail.fold(batches.clone());
-                batches.for_each(|batch| self.pass.fold(batch));
-            }
-            None => self.fail.fold(std::iter::empty()),
-        }
+        let batches = self.edge.into_iter().flat_map(|edge| slot.clone().map(move |region| region.at(edge)));
+        self.fail.fold(batches.clone());
+        self.pass.fold(batches, is_covered);
         let n = slot.clone().fold(0_u64, |sum, region| sum.saturating_add(region.baseline_n));
         if n == 0 {
             return;
@@ -191,7 +186,7 @@ mod tests {
         let mut at_quantile = AtQuantile::new(0.99, 2.0, 100, Weights::First);
         for _ in 0..40 {
             anywhere.fold([slot(&[50, 10, 5])].into_iter());
-            at_quantile.fold([slot(&[50, 10, 5])].into_iter());
+            at_quantile.fold([slot(&[50, 10, 5])].into_iter(), true);
         }
         assert_eq!((anywhere.best(), at_quantile.edge()), (2, Some(2)));
         assert!(anywhere.ln_e() > 20.0 && at_quantile.ln_e() > 20.0);
@@ -204,7 +199,7 @@ mod tests {
         let mut at_quantile = AtQuantile::new(0.99, 2.0, 100, Weights::First);
         for _ in 0..40 {
             anywhere.fold([slot(&[50, 10, 1])].into_iter());
-            at_quantile.fold([slot(&[50, 10, 1])].into_iter());
+            at_quantile.fold([slot(&[50, 10, 1])].into_iter(), true);
         }
         assert!(anywhere.ln_e() < 0.0 && at_quantile.ln_e() < 0.0 && at_quantile.ln_e_pass() > 0.0);
     }
@@ -212,7 +207,7 @@ mod tests {
     #[test]
     fn without_a_baseline_before_it_a_slot_says_nothing() {
         let mut at_quantile = AtQuantile::new(0.99, 2.0, 100, Weights::First);
-        at_quantile.fold([slot(&[100, 100, 100])].into_iter());
+        at_quantile.fold([slot(&[100, 100, 100])].into_iter(), true);
         assert_eq!((at_quantile.edge(), at_quantile.ln_e()), (None, 0.0));
     }
 }

@@ -27,19 +27,19 @@ impl Mixture {
 
     /// The smallest and the largest share that the data still allow.
     pub fn interval(&self, counts: Counts) -> (f64, f64) {
-        if counts.n == 0 {
+        if counts.n() == 0 {
             return (0.0, 1.0);
         }
-        let seen = (counts.bad as f64 / counts.n as f64).min(1.0);
+        let seen = counts.bad as f64 / counts.n() as f64;
         let least = self.ln_marginal(counts) + libm::log(self.alpha);
         let is_allowed = |p: f64| ln_likelihood(counts, p) > least;
         let low = if counts.bad == 0 { 0.0 } else { edge(0.0, seen, is_allowed) };
-        let high = if counts.good() == 0 { 1.0 } else { edge(1.0, seen, is_allowed) };
+        let high = if counts.good == 0 { 1.0 } else { edge(1.0, seen, is_allowed) };
         (low, high)
     }
 
     fn ln_marginal(&self, counts: Counts) -> f64 {
-        let (bad, good) = (counts.bad as f64, counts.good() as f64);
+        let (bad, good) = (counts.bad as f64, counts.good as f64);
         ln_beta(self.a + bad, self.b + good) - ln_beta(self.a, self.b)
     }
 }
@@ -61,7 +61,7 @@ fn edge(end: f64, seen: f64, is_allowed: impl Fn(f64) -> bool) -> f64 {
 
 fn ln_likelihood(counts: Counts, p: f64) -> f64 {
     let times = |count: u64, ln: f64| if count == 0 { 0.0 } else { count as f64 * ln };
-    times(counts.bad, libm::log(p)) + times(counts.good(), libm::log1p(-p))
+    times(counts.bad, libm::log(p)) + times(counts.good, libm::log1p(-p))
 }
 
 fn ln_beta(a: f64, b: f64) -> f64 {

@@ -9,6 +9,7 @@
 //! | [`threshold`] | kernel 1: each answer is bad with a probability of at most (Pass: at least) so much |
 //! | [`share`] | kernel 2: the canary is bad at most (Pass: at least) so many times as often as the baseline |
 //! | [`edges`] | kernel 2 on latencies: the canary is no slower, anywhere or at a quantile |
+//! | `proof` | how Pass tests go on after a gap |
 //! | [`starts`] | how both wait for a regression that comes late |
 //! | [`strays`] | none: how far a count, or a quantile, may stray, for display |
 //! | [`interval`] | none: which shares the data still allow, for display |
@@ -18,6 +19,7 @@
 pub mod edges;
 mod fisher;
 pub mod interval;
+mod proof;
 pub mod share;
 pub mod starts;
 pub mod strays;

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::fisher::Fisher;
-use super::ln_sum_exp;
+use super::proof::Proof;
 use super::starts::{Tempered, Weights};
 use super::threshold::Counts;
 
@@ -130,7 +130,7 @@ impl Fail {
         let telling = batches.filter(|batch| batch.canary.bad > 0 || batch.baseline.bad > 0);
         let regions: Vec<(Costs, [f64; 2])> = telling
             .filter_map(|Batch { canary, baseline }| {
-                let costs = self.ratios.costs(self.r0, canary.n, baseline.n)?;
+                let costs = self.ratios.costs(self.r0, canary.n(), baseline.n())?;
                 Some((costs, [canary.bad as f64, canary.bad as f64 + baseline.bad as f64]))
             })
             .collect();
@@ -157,8 +157,8 @@ impl Fail {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pass {
     r1: f64,
-    /// One accumulated logarithm per alternative `r1 2^(-j/2)`, j from 1 to 6.
-    ln_e: [f64; ALTERNATIVES],
+    /// Of the alternatives `r1 2^(-j/2)`, j from 1 to 6.
+    proof: Proof,
 }
 
 const ALTERNATIVES: usize = 6;
@@ -166,28 +166,32 @@ const ALTERNATIVES: usize = 6;
 impl Pass {
     /// A test of the ratio `r1`, above 1.
     pub fn new(r1: f64) -> Self {
-        Self { r1, ln_e: [0.0; ALTERNATIVES] }
+        Self { r1, proof: Proof::new(ALTERNATIVES) }
     }
 
-    /// Folds one batch. Its work grows with the root of how many were bad, and is bounded: a batch
-    /// beyond the bound, of billions, counts as nothing, which never helps to pass.
-    pub fn fold(&mut self, batch: Batch) {
-        self.ln_e = self.folded(batch).unwrap_or(self.ln_e);
+    /// Folds one slot, one batch per region. The work for a batch grows with the root of how many were
+    /// bad, and is bounded: one beyond the bound, of billions, counts as nothing.
+    pub fn fold(&mut self, slot: impl Iterator<Item = Batch>, is_covered: bool) {
+        let mut sums = [0.0; ALTERNATIVES];
+        for increments in slot.filter_map(|batch| self.increments(batch)) {
+            sums.iter_mut().zip(increments).for_each(|(sum, increment)| *sum += increment);
+        }
+        self.proof.fold(sums.into_iter(), is_covered);
     }
 
-    fn folded(&self, batch: Batch) -> Option<[f64; ALTERNATIVES]> {
+    fn increments(&self, batch: Batch) -> Option<[f64; ALTERNATIVES]> {
         let distribution = Fisher::new(batch)?;
         let null = distribution.ln_probability(self.r1)?;
-        let mut folded = self.ln_e;
-        for (j, ln_e) in (1..).zip(&mut folded) {
-            *ln_e += distribution.ln_probability(self.r1 * libm::exp2(-f64::from(j) / 2.0))? - null;
+        let mut increments = [0.0; ALTERNATIVES];
+        for (j, increment) in (1..).zip(&mut increments) {
+            *increment = distribution.ln_probability(self.r1 * libm::exp2(-f64::from(j) / 2.0))? - null;
         }
-        Some(folded)
+        Some(increments)
     }
 
     /// Logarithm of the evidence now.
     pub fn ln_e(&self) -> f64 {
-        ln_sum_exp(self.ln_e.iter().copied()) - libm::log(ALTERNATIVES as f64)
+        self.proof.ln_e()
     }
 }
 
@@ -208,7 +212,7 @@ mod tests {
         let (mut fail, mut pass) = (fail(1.0), Pass::new(2.0));
         for one in [batch(10, 100, 0, 0), batch(0, 0, 10, 100), batch(0, 100, 0, 900)] {
             fail.fold([one].into_iter());
-            pass.fold(one);
+            pass.fold([one].into_iter(), true);
         }
         assert!(fail.ln_e().abs() < 1e-12 && pass.ln_e().abs() < 1e-12);
     }
@@ -218,7 +222,7 @@ mod tests {
         let (mut fail, mut pass) = (fail(1.0), Pass::new(2.0));
         for _ in 0..20 {
             fail.fold([batch(30, 100, 270, 900)].into_iter());
-            pass.fold(batch(30, 100, 270, 900));
+            pass.fold([batch(30, 100, 270, 900)].into_iter(), true);
         }
         assert!(fail.ln_e() < 0.0 && pass.ln_e() > 3.0, "{} {}", fail.ln_e(), pass.ln_e());
     }
@@ -262,7 +266,7 @@ mod tests {
             let mut expectation = 0.0;
             for batch in batches() {
                 let mut pass = Pass::new(2.0);
-                pass.fold(batch);
+                pass.fold([batch].into_iter(), true);
                 expectation += chance(batch, 2.0) * libm::exp(pass.ln_e());
             }
             assert!((expectation - 1.0).abs() < 1e-12, "{n} {n_baseline} {bad}: {expectation}");
@@ -291,7 +295,7 @@ mod tests {
         let huge = 1_000_000_000_000;
         for one in [batch(huge, huge, huge, huge), batch(0, huge, 3, huge), batch(huge / 2, huge, 1, huge)] {
             fail.fold([one].into_iter());
-            pass.fold(one);
+            pass.fold([one].into_iter(), true);
             assert!(fail.ln_e().is_finite() && pass.ln_e().is_finite());
         }
     }

@@ -8,31 +8,33 @@
 use serde::{Deserialize, Serialize};
 
 use super::ln_sum_exp;
+use super::proof::Proof;
 use super::starts::{Starts, Weights};
 
-/// Events of one slot or many, and how many were bad.
+/// Events of one slot or many: more bad ones than events cannot be said.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Events.
-    pub n: u64,
-    /// Of these, bad; never more than `n`.
+    /// Good events.
+    pub good: u64,
+    /// Bad ones.
     pub bad: u64,
 }
 
 impl Counts {
-    /// `bad` of `n`; more bad than there were are cut to `n`.
-    pub fn new(bad: u64, n: u64) -> Self {
-        Self { n, bad: bad.min(n) }
+    /// `bad` of `n` events. Every bad one counts: where `n` is less than `bad`, none was good.
+    pub const fn new(bad: u64, n: u64) -> Self {
+        Self { good: n.saturating_sub(bad), bad }
+    }
+
+    /// All events.
+    pub const fn n(self) -> u64 {
+        self.good.saturating_add(self.bad)
     }
 
     /// Those of two slots, or more.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { n: self.n.saturating_add(other.n), bad: self.bad.saturating_add(other.bad) }
-    }
-
-    pub(super) fn good(self) -> u64 {
-        self.n.saturating_sub(self.bad)
+        Self { good: self.good.saturating_add(other.good), bad: self.bad.saturating_add(other.bad) }
     }
 }
 
@@ -76,8 +78,7 @@ impl Fail {
 
     /// Folds one slot.
     pub fn fold(&mut self, slot: Counts) {
-        let (bad, good) = (slot.bad as f64, slot.good() as f64);
-        self.starts.fold(self.grid.ratios.iter().map(|(hit, miss)| bad * hit + good * miss));
+        self.starts.fold(self.grid.ratios.iter().map(|ratios| ln_ratio(slot, *ratios)));
     }
 
     /// Logarithm of the evidence now.
@@ -93,6 +94,48 @@ impl Fail {
     /// The share that explains the data best, of those beyond the limit.
     pub fn best(&self) -> f64 {
         self.grid.thetas.get(self.starts.best()).copied().unwrap_or(self.grid.p0)
+    }
+}
+
+/// Evidence that less than a share `p1` is bad.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pass {
+    grid: PassGrid,
+    proof: Proof,
+}
+
+/// The logarithms that each slot needs of a Pass test's alternatives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "f64", into = "f64")]
+struct PassGrid(f64, Vec<(f64, f64)>);
+
+impl From<f64> for PassGrid {
+    fn from(p1: f64) -> Self {
+        Self(p1, pass_grid(p1).map(|theta| ln_ratios(theta, p1)).collect())
+    }
+}
+
+impl From<PassGrid> for f64 {
+    fn from(PassGrid(p1, _): PassGrid) -> Self {
+        p1
+    }
+}
+
+impl Pass {
+    /// A test of `p1`, above 0 and below 1.
+    pub fn new(p1: f64) -> Self {
+        let grid = PassGrid::from(p1);
+        Self { proof: Proof::new(grid.1.len()), grid }
+    }
+
+    /// Folds one slot.
+    pub fn fold(&mut self, slot: Counts, is_covered: bool) {
+        self.proof.fold(self.grid.1.iter().map(|ratios| ln_ratio(slot, *ratios)), is_covered);
+    }
+
+    /// Logarithm of the evidence now.
+    pub fn ln_e(&self) -> f64 {
+        self.proof.ln_e()
     }
 }
 
@@ -113,7 +156,13 @@ pub fn ln_e_fail(counts: Counts, p0: f64) -> f64 {
     ln_e(counts, p0, fail_grid(p0).into_iter())
 }
 
-/// Logarithm of the evidence that less than `p1` is bad. A function of totals alone.
+/// The same, with half of the weight on the share `theta`.
+pub fn ln_e_fail_as(counts: Counts, p0: f64, theta: f64) -> f64 {
+    let halves = [ln_e_fail(counts, p0), ln_ratio(counts, ln_ratios(theta, p0))];
+    ln_sum_exp(halves.into_iter()) - std::f64::consts::LN_2
+}
+
+/// Logarithm of the evidence that less than `p1` is bad, without gaps. A function of totals alone.
 pub fn ln_e_pass(counts: Counts, p1: f64) -> f64 {
     ln_e(counts, p1, pass_grid(p1))
 }
@@ -152,17 +201,19 @@ fn largest(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
 }
 
 fn ln_e(counts: Counts, p: f64, thetas: impl Iterator<Item = f64> + Clone) -> f64 {
-    let (bad, good) = (counts.bad as f64, counts.good() as f64);
-    let terms = thetas.clone().map(|theta| {
-        let (hit, miss) = ln_ratios(theta, p);
-        // One bad answer rules out a share of 0; none leaves it as it is.
-        if counts.bad == 0 { good * miss } else { bad * hit + good * miss }
-    });
+    let terms = thetas.clone().map(|theta| ln_ratio(counts, ln_ratios(theta, p)));
     ln_sum_exp(terms) - libm::log(thetas.count() as f64)
 }
 
+/// Logarithm of the likelihood ratio of all that was counted.
+pub(crate) fn ln_ratio(counts: Counts, (hit, miss): (f64, f64)) -> f64 {
+    let (bad, good) = (counts.bad as f64, counts.good as f64);
+    // One bad answer rules out a share of 0; none leaves it as it is.
+    if counts.bad == 0 { good * miss } else { bad * hit + good * miss }
+}
+
 /// Logarithms of the likelihood ratio of one bad and of one good answer.
-fn ln_ratios(theta: f64, p: f64) -> (f64, f64) {
+pub(crate) fn ln_ratios(theta: f64, p: f64) -> (f64, f64) {
     (libm::log(theta / p), libm::log1p(-theta) - libm::log1p(-p))
 }
 
@@ -194,8 +245,25 @@ mod tests {
         for (bad, n) in [(0, 360), (3, 350), (1, 0), (40, 1_000_000_000_000), (0, 0)] {
             test.fold(Counts::new(bad, n));
         }
-        let expected = ln_e_fail(Counts { n: 1_000_000_000_710, bad: 43 }, 0.005);
+        let expected = ln_e_fail(Counts::new(44, 1_000_000_000_711), 0.005);
         assert!((test.ln_e() / expected - 1.0).abs() < 1e-12, "{} {expected}", test.ln_e());
+    }
+
+    #[test]
+    fn a_gap_takes_a_proof_and_leaves_what_speaks_against_it() {
+        let bar = libm::log(20.0);
+        let fold = |slots: &[(u64, u64, bool)]| {
+            let mut test = Pass::new(0.001);
+            slots.iter().for_each(|(bad, n, is_covered)| test.fold(Counts::new(*bad, *n), *is_covered));
+            test.ln_e()
+        };
+        assert!(fold(&[(0, 3_534, true)]) >= bar && fold(&[(0, 3_533, true)]) < bar);
+        assert!(fold(&[(0, 3_000, true), (0, 534, true)]) >= bar);
+        // The clean answers of the gap itself count as little as those before it.
+        assert!(fold(&[(0, 9_000, true), (0, 300, false), (0, 3_533, true)]) < bar);
+        assert!(fold(&[(0, 9_000, true), (0, 0, false), (0, 3_534, true)]) >= bar);
+        assert!(fold(&[(5, 100, true), (0, 0, false), (0, 3_534, true)]) < bar);
+        assert!(fold(&[(0, 9_000, true), (5, 100, false), (0, 3_534, true)]) < bar);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Burn {
 
     /// Whether the whole stage spent no more than it may.
     pub fn is_kept(&self) -> bool {
-        self.seen >= self.planned && self.total.bad as f64 <= self.stage_factor * self.allowed * self.total.n as f64
+        self.seen >= self.planned && self.total.bad as f64 <= self.stage_factor * self.allowed * self.total.n() as f64
     }
 
     /// How fast it burns in each long window.
@@ -131,7 +131,8 @@ impl Window {
     /// The share of bad answers in the last `bins` bins. What has not been seen yet counts as good,
     /// with as much traffic as there was since.
     fn share(&self, bins: u64) -> f64 {
-        let Counts { n, bad } = self.counts(bins);
+        let counts = self.counts(bins);
+        let (bad, n) = (counts.bad, counts.n());
         if n == 0 {
             return 0.0;
         }
@@ -157,7 +158,7 @@ mod tests {
     fn trips_after(bad: u64, planned: u64) -> Option<u64> {
         let mut burn = Burn::new(0.999, PERIOD, 0.1, SLOT, planned);
         (1..=planned).find(|_| {
-            burn.fold(Counts { n: 1_000, bad });
+            burn.fold(Counts::new(bad, 1_000));
             burn.is_broken()
         })
     }
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn a_stage_may_spend_its_part_of_the_budget() {
         let mut burn = Burn::new(0.999, PERIOD, 0.1, SLOT, DAY);
-        (0..DAY).for_each(|_| burn.fold(Counts { n: 1_000, bad: 2 }));
+        (0..DAY).for_each(|_| burn.fold(Counts::new(2, 1_000)));
         assert!(burn.is_kept() && !burn.is_broken());
         assert!((burn.stage_factor - 3.0).abs() < 1e-12);
         let rate = burn.rate().unwrap();
@@ -184,7 +185,7 @@ mod tests {
     fn one_bad_answer_among_few_is_an_accident() {
         let mut burn = Burn::new(0.999, PERIOD, 0.1, Span::from_secs(30), 2_880);
         for slot in 0..400 {
-            burn.fold(Counts { n: 1, bad: u64::from(slot == 300) });
+            burn.fold(Counts::new(u64::from(slot == 300), 1));
             assert!(!burn.is_broken(), "{slot}");
         }
     }

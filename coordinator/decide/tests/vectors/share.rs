@@ -25,7 +25,8 @@ fn proofs_of_no_regression_agree() {
     let mut test = Pass::new(2.0);
     for row in rows("rate_pass_fnch.csv") {
         let canary = Counts::new(row.u64("bad_canary"), row.u64("n_canary"));
-        test.fold(batch(canary, Counts::new(row.u64("bad_base"), row.u64("n_base"))));
+        let batch = batch(canary, Counts::new(row.u64("bad_base"), row.u64("n_base")));
+        test.fold([batch].into_iter(), true);
         row.check("log_e_pass", test.ln_e());
     }
 }

@@ -15,10 +15,10 @@ fn log_e_values_agree() {
         assert_eq!(row.u64("J_pass"), pass_grid(p0).count() as u64);
         // The test that is folded slot by slot says the same as the totals.
         let mut folded = Fail::new(p0, 3, Weights::First);
-        let half = Counts::new(counts.bad / 2, counts.n / 2);
+        let half = Counts { good: counts.good / 2, bad: counts.bad / 2 };
         folded.fold(half);
-        folded.fold(Counts { n: 0, bad: 0 });
-        folded.fold(Counts { n: counts.n - half.n, bad: counts.bad - half.bad });
+        folded.fold(Counts::default());
+        folded.fold(Counts { good: counts.good - half.good, bad: counts.bad - half.bad });
         row.check("log_e_fail_grid", folded.ln_e());
     }
 }
