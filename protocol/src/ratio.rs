@@ -33,6 +33,12 @@ impl Ratio {
         Self(ONE_PPB - self.0)
     }
 
+    /// With three digits: bounds round against the release.
+    pub fn rounded_up(self) -> Self {
+        let step = 10_u32.pow(self.0.checked_ilog10().unwrap_or(0).saturating_sub(2));
+        Self::from_ppb(self.0.div_ceil(step).saturating_mul(step))
+    }
+
     /// Whether `bad` of `n` is more than this ratio. Exact; false when `n` is 0.
     pub fn is_exceeded_by(self, bad: u64, n: u64) -> bool {
         u128::from(bad) * u128::from(ONE_PPB) > u128::from(n) * u128::from(self.0)

@@ -305,7 +305,7 @@ fn proof_is_asked_only_of_what_can_give_it() {
     let text = SMALL.replace("every: 1s", "every: 5m").replace("hard: true", "require: proven");
     let (_, findings) = read(&text, &[]).unwrap();
     assert_eq!(findings[0].message, "12 looks cannot show 5%");
-    assert!(findings[0].notes[1].starts_with("`require: proven` keeps the stage from being left"));
+    assert!(findings[0].notes[2].starts_with("`require: proven` keeps the stage from being left"));
 }
 
 #[test]
@@ -379,10 +379,11 @@ fn proofs_that_the_looks_cannot_give_are_warned_of() {
     let (_, findings) = read(&text, &[]).unwrap();
     let expected = "\
 warning[W03]: 576 looks cannot show 0.1%
-  --> shop.yaml:14:34
-14|     ratio: { sli: checkout, max: 0.1% }
-  |                                  ^^^^ without one failure they show 0.519% (95 % bound)
-  = in stage `canary`: 2d at one look per 5m
+  --> shop.yaml:10:12
+10|     every: 5m
+  |            ^^ 2d without one failure shows 0.612% (95 % bound)
+  = `error_rate` in stage `canary`: 2d at one look per 5m
+  = to prove it: `every: 48s` (3,534 clean looks), or 12d7h at 5m
   = a failure is seen all the same; a pass stays unproven
 no errors, 1 warning in 1 file. Nothing was contacted or changed.
 ";

@@ -83,7 +83,7 @@ fn criteria<'a>(plan: &'a Plan, stage: &'a Stage) -> impl Iterator<Item = &'a Cr
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use bellwether_protocol::plan::{OnFail, Require, TakeBack};
     use bellwether_protocol::ratio::Ratio;
     use bellwether_protocol::sample::Cohort;
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn criterion(name: &str, hard: bool, objective: Objective) -> Criterion {
+    pub(crate) fn criterion(name: &str, hard: bool, objective: Objective) -> Criterion {
         Criterion {
             name: name.parse().unwrap(),
             sli: "checkout".parse().unwrap(),
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    fn stage(regions: &[&str], soak: Span, criteria: &[&str]) -> Stage {
+    pub(crate) fn stage(regions: &[&str], soak: Span, criteria: &[&str]) -> Stage {
         Stage {
             name: "stage".parse().unwrap(),
             regions: regions.iter().map(|region| region.parse().unwrap()).collect(),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// An hour in one region with one hard test; an hour and a half in two with two, a soft one and a rule.
-    fn plan() -> Plan {
+    pub(crate) fn plan() -> Plan {
         let ratio = || Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(10_000_000), target: None };
         let all = ["hard_a", "hard_b", "soft", "no_5xx"];
         Plan {

@@ -224,28 +224,15 @@ pub(crate) fn promotion_refusal(rollout: &Rollout, now: Timestamp) -> Option<Str
 
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::plan::{OnFail, Require};
     use bellwether_protocol::ratio::Ratio;
     use bellwether_protocol::time::Span;
 
     use super::*;
     use crate::budget::Share;
+    use crate::budget::tests::criterion;
     use crate::tally::Tally;
 
     const SLOT: Span = Span::from_secs(30);
-
-    fn criterion(objective: Objective) -> Criterion {
-        Criterion {
-            name: "errors".parse().unwrap(),
-            sli: "checkout".parse().unwrap(),
-            objective,
-            hard: true,
-            require: Require::NotFailed,
-            hold_for: Span::ZERO,
-            min_events: 1,
-            on_fail: OnFail::Rollback.at_once(),
-        }
-    }
 
     /// A track of slots of 60 answers, so many of them bad.
     fn track(criterion: &Criterion, bad: &[u64]) -> Track {
@@ -261,9 +248,13 @@ mod tests {
 
     #[test]
     fn the_baseline_is_as_red_when_it_fails_the_same_over_the_same_slots() {
-        let ratio = criterion(Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(20_000_000), target: None });
-        let zero = criterion(Objective::Zero { bad: Vec::new() });
-        let down = criterion(Objective::Consecutive { slots: 2 });
+        let ratio = criterion(
+            "ratio",
+            true,
+            Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(20_000_000), target: None },
+        );
+        let zero = criterion("zero", true, Objective::Zero { bad: Vec::new() });
+        let down = criterion("down", true, Objective::Consecutive { slots: 2 });
         let calm = [0; 20];
         let then = |bad: &[u64]| [&calm, bad].concat();
         for (criterion, red, baseline, expected, why) in [
@@ -294,8 +285,12 @@ mod tests {
 
     #[test]
     fn a_shared_failure_is_blamed_once_the_release_alone_stays_red() {
-        let ratio = criterion(Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(20_000_000), target: None });
-        let zero = criterion(Objective::Zero { bad: Vec::new() });
+        let ratio = criterion(
+            "ratio",
+            true,
+            Objective::Ratio { bad: Vec::new(), max: Ratio::from_ppb(20_000_000), target: None },
+        );
+        let zero = criterion("zero", true, Objective::Zero { bad: Vec::new() });
         for (criterion, later, baseline, expected) in [
             (&ratio, &[18, 18][..], &[18, 18][..], true),
             (&ratio, &[18, 0], &[18, 0], true),

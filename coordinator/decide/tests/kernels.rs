@@ -138,7 +138,7 @@ fn gaps_never_help<T: Clone>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_gap_never_helps_a_share_to_be_proven(slots in slots(), p1 in prop_oneof![Just(0.001), 1e-4..0.5_f64]) {

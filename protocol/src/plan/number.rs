@@ -46,6 +46,19 @@ pub fn shorten(value: f64) -> String {
     write(unit.map_or(milli / 1e3, |unit| milli * (unit / 1e3)))
 }
 
+/// A count with its thousands apart: `30,180`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +103,14 @@ mod tests {
             (-3.0, "-3"),
         ] {
             assert_eq!(shorten(value), text);
+        }
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        let cases = [(0, "0"), (120, "120"), (1_080, "1,080"), (30_180, "30,180"), (1_000_000, "1,000,000")];
+        for (n, expected) in cases {
+            assert_eq!(thousands(n), expected);
         }
     }
 }

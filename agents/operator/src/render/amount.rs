@@ -1,6 +1,5 @@
-//! Spans and counts as people read them: two units, thousands apart.
+//! Spans as people read them: two units.
 
-use bellwether_protocol::ratio::Ratio;
 use bellwether_protocol::time::Span;
 
 /// A span in at most two units: `310ms`, `19s`, `1m56s`, `2h05m`, `4h`, `3d02h`.
@@ -19,26 +18,6 @@ pub(crate) fn span(span: Span) -> String {
         3_600_000..259_200_000 => two(hours, "h", minutes % 60, "m"),
         _ => two(hours / 24, "d", hours % 24, "h"),
     }
-}
-
-/// A share with three digits, rounded up: bounds round against the release.
-pub(crate) fn percent_up(share: Ratio) -> String {
-    let ppb = u64::from(share.ppb());
-    let step = 10_u64.pow(ppb.checked_ilog10().unwrap_or(0).saturating_sub(2));
-    Ratio::from_ppb(u32::try_from(ppb.div_ceil(step) * step).unwrap_or(u32::MAX)).to_string()
-}
-
-/// A count with its thousands apart: `30,180`.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
@@ -60,14 +39,6 @@ mod tests {
         ];
         for (ms, expected) in cases {
             assert_eq!(span(Span::from_ms(ms)), expected);
-        }
-    }
-
-    #[test]
-    fn thousands_stand_apart() {
-        let cases = [(0, "0"), (120, "120"), (1_080, "1,080"), (30_180, "30,180"), (1_000_000, "1,000,000")];
-        for (n, expected) in cases {
-            assert_eq!(count(n), expected);
         }
     }
 }

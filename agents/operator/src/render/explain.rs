@@ -139,7 +139,7 @@ fn verdict_line(judged: &Judgement) -> String {
 
 /// An upper limit with three digits, rounded up: bounds round against the release.
 fn shown(grounds: &Grounds) -> String {
-    super::amount::percent_up(grounds.high)
+    grounds.high.rounded_up().to_string()
 }
 
 fn limit(why: &Explanation) -> Vec<String> {

@@ -12,7 +12,8 @@ mod watch;
 
 pub(crate) mod table;
 
-pub(crate) use amount::{count, span};
+pub(crate) use amount::span;
+pub(crate) use bellwether_protocol::plan::number::thousands as count;
 pub(crate) use explain::explain;
 pub(crate) use line::{Told, events, final_lines, hold_words, reason_event};
 pub(crate) use power::power_lines;

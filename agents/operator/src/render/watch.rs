@@ -9,7 +9,6 @@ use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
 use bellwether_protocol::time::Timestamp;
 
-use super::amount::percent_up;
 use super::{Line, Look, Style, count, face, hold_words, span};
 
 /// One drawing of the block: what, when, and how much room there is.
@@ -259,7 +258,7 @@ fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
         let (bad, n) = (judgement.numbers.bad, judgement.numbers.n);
         let line = if n == 0 { line } else { line.then(format!("   {} of {}", count(bad), count(n))) };
         // What the data prove, whatever the verdict: a number alone says nothing of how sure it is.
-        let high = judgement.grounds.as_ref().filter(|_| n > 0).map(|grounds| percent_up(grounds.high));
+        let high = judgement.grounds.as_ref().filter(|_| n > 0).map(|grounds| grounds.high.rounded_up().to_string());
         let line = high.into_iter().fold(line, |line, high| line.then(format!("; proves under {high}")));
         let rank = match judgement.verdict {
             Verdict::Fail => Rank::Keep,
@@ -336,7 +335,7 @@ fn budget(frame: &Frame) -> Option<Line> {
     let outside: Vec<&str> = budget.outside.iter().map(|name| name.as_str()).collect();
     let outside = if outside.is_empty() { String::new() } else { format!("; outside it: {}", outside.join(", ")) };
     let tests = if budget.tests == 1 { "1 test".to_owned() } else { format!("{} tests", budget.tests) };
-    let part = percent_up(budget.stage);
+    let part = budget.stage.rounded_up();
     Some(Line::of(format!("error budget {}, here {part} for {tests}{outside}", budget.alpha)))
 }
 

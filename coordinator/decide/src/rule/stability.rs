@@ -149,7 +149,8 @@ impl Stability {
         self.last_uptime = uptime.or(self.last_uptime);
     }
 
-    fn bucket_slots(&self) -> u64 {
+    /// Slots in one bucket.
+    pub(crate) fn bucket_slots(&self) -> u64 {
         let longest = (BUCKET_MAX.as_ms() / self.slot.as_ms().max(1)).max(1);
         (self.planned / BUCKETS).clamp(1, longest)
     }

@@ -1,14 +1,15 @@
 //! What a plan's criteria mean: limits that contradict each other, criteria that can never fail in a
 //! stage that uses them, and proofs that its looks cannot give.
 
-use super::{Check, Lasts, items, keys, text, value};
+use super::{Check, EVERY_MIN, Lasts, QUORUM_MAX, items, keys, text, value};
 use crate::plan::node::Node;
 use crate::plan::read::OBJECTIVES;
 use crate::plan::report::{FINDINGS_MAX, Finding, cut, suggest};
 use crate::plan::{SPEND, number};
+use crate::power::{clean_needed, proven_by};
 use crate::ratio::{ONE_PPB, Ratio, Times};
 use crate::sample::class;
-use crate::time::Span;
+use crate::time::{SPAN_MAX, Span};
 
 const NEVER: &str = "this criterion can never fail";
 /// A level is looked at in so many buckets at the earliest, of one slot at the shortest.
@@ -243,8 +244,11 @@ impl<'a> Check<'a> {
             return self.refuse(true, "P11", (sli, "every"), "not one look in a whole stage", lasts.at_most(soak));
         }
         let regions = lasts.stage.get("regions").map_or(self.regions.len(), |node| node.items().len());
-        let looks = (soak.as_ms() / every.as_ms().max(1)).saturating_mul(regions.max(1) as u64);
-        let where_ = format!("in stage `{}`: {soak} at one look per {every}", lasts.name());
+        let quorum = value(self.root, "quorum").unwrap_or(1_u64).clamp(1, QUORUM_MAX);
+        let at_once = (regions.max(1) as u64).saturating_mul(quorum);
+        let looks = (soak.as_ms() / every.as_ms().max(1)).saturating_mul(at_once);
+        let name = cut(text(criterion, "name").unwrap_or("?"));
+        let where_ = format!("`{name}` in stage `{}`: {soak} at one look per {every}", lasts.name());
         let needed: u64 = value(criterion, "min_events").unwrap_or(1);
         if needed > looks {
             let message = format!("{looks} looks cannot be {needed} events");
@@ -254,16 +258,18 @@ impl<'a> Check<'a> {
         // What is to be proven: the target where there is one.
         let proof = ["target", "max"].into_iter().find_map(|key| both::<Ratio>(criterion, "ratio", key).zip(Some(key)));
         let Some(((node, limit), key)) = proof else { return };
-        let shown = shown(looks);
-        if limit > Ratio::ZERO && shown > limit && self.findings.len() < FINDINGS_MAX {
+        let needed = clean_needed(limit);
+        if limit > Ratio::ZERO && looks < needed && self.findings.len() < FINDINGS_MAX {
             let unproven = match text(criterion, "require") {
                 Some("proven") => "`require: proven` keeps the stage from being left: look more often, or for longer",
                 _ => "a failure is seen all the same; a pass stays unproven",
             };
             let finding = Finding::new("W03", format!("{looks} looks cannot show {limit}"));
-            let finding = finding.help(format!("without one failure they show {shown} (95 % bound)"));
-            let finding = finding.note(where_).note(unproven);
-            self.push(node.get(key).map_or(finding.clone(), |value| finding.on(key, value)));
+            let shown = proven_by(looks);
+            let finding = finding.help(format!("{soak} without one failure shows {shown} (95 % bound)"));
+            let finding = finding.note(where_).note(to_prove(lasts.soak, every, needed, at_once)).note(unproven);
+            let place = sli.get("every").map(|value| ("every", value)).or(node.get(key).map(|value| (key, value)));
+            self.push(place.map_or(finding.clone(), |(key, value)| finding.on(key, value)));
         }
     }
 
@@ -289,11 +295,19 @@ impl Lasts<'_> {
     }
 }
 
-/// The share of bad answers that `looks` without one bad answer still allow: the exact 95 % bound.
-fn shown(looks: u64) -> Ratio {
-    // Only printed and compared with a limit in a warning, so the last digit of `powf` is no matter.
-    let bound = 1.0 - 0.05_f64.powf(1.0 / looks.max(1) as f64);
-    Ratio::from_ppb((bound * 1e5).round() as u32 * 10_000)
+/// What would give `needed` looks, of which so many are `at_once`: looking more often, or for longer.
+fn to_prove(soak: Span, every: Span, needed: u64, at_once: u64) -> String {
+    let rounds = needed.div_ceil(at_once.max(1)).max(1);
+    // In two units at most: a little more often, a little longer.
+    let often = soak.as_ms() / rounds;
+    let often = Span::from_ms(often - often % if often < 1_000 { 10 } else { 1_000 });
+    let long = every.as_ms().saturating_mul(rounds);
+    let unit = [(86_400_000, 3_600_000), (3_600_000, 60_000)].into_iter().find(|(least, _)| long >= *least);
+    let long = long.checked_next_multiple_of(unit.map_or(1_000, |(_, unit)| unit)).unwrap_or(u64::MAX);
+    let looks = format!("{} clean looks", number::thousands(needed));
+    let often = if often < EVERY_MIN { looks } else { format!("`every: {often}` ({looks})") };
+    let long = (long <= SPAN_MAX.as_ms()).then(|| format!(", or {} at {every}", Span::from_ms(long)));
+    format!("to prove it: {often}{}", long.unwrap_or_default())
 }
 
 /// An objective of that kind, and one of its values.
