@@ -71,6 +71,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents/flag", AGENT),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
+    // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
+    ("agents/render", &["bellwether-protocol", "bellwether-runtime", "bellwether-fakes"]),
     ("agents/rollback", AGENT),
     ("tests/fakes", &[]),
     ("tests/site", &["bellwether-protocol"]),
