@@ -210,7 +210,7 @@ impl Render {
         self.call(Method::GET, &format!("/services/{service}/deploys/{deploy}"), None).await?.read("a deploy")
     }
 
-    /// Asks for a deploy, unless one that will do is under way: the newest pending one, of that
+    /// Asks for a deploy, unless the newest that is live or may become so will do: it is of that
     /// release, and newer than `since` (a deploy's id; what is older may have been started with older
     /// environment variables).
     ///
@@ -223,9 +223,9 @@ impl Render {
             Ask::Rollback(target) => target.release(),
         };
         let newer = before.iter().take_while(|deploy| Some(&deploy.id) != since).count();
-        let newest = pending(before.get(..newer).unwrap_or_default()).next();
-        if let Some(open) = newest.filter(|open| release.is_some() && open.release() == release) {
-            return Ok(open.clone());
+        let mut counts = before.iter().take(newer).filter(|it| it.status.is_open() || it.status == Status::Live);
+        if let Some(newest) = counts.next().filter(|newest| release.is_some() && newest.release() == release) {
+            return Ok(newest.clone());
         }
         let (path, body) = match ask {
             Ask::Deploy(release) => {

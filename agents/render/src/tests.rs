@@ -70,9 +70,11 @@ async fn a_variable_counts_when_a_deploy_with_it_is_live() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_is_not_asked_again() {
+async fn what_is_live_or_under_way_is_not_asked_again() {
     let (fake, render) = fake().await;
     let (service, new) = (id(SERVICE), commit("bbb2"));
+    let there = render.ask(&service, &Ask::Deploy(&commit("aaa1")), None).await.unwrap();
+    assert_eq!((there.status, asked(&fake)), (Status::Live, 0));
     fake.with(|render| render.of(SERVICE).looks_per_step = 50);
     let first = render.ask(&service, &Ask::Deploy(&new), None).await.unwrap();
     let again = render.ask(&service, &Ask::Deploy(&new), None).await.unwrap();
@@ -132,28 +134,27 @@ async fn a_deploy_that_does_not_get_there_says_how_it_ended() {
 #[tokio::test]
 async fn an_answer_says_whether_it_may_have_happened() {
     let (fake, render) = fake().await;
-    let new = commit("bbb2");
-    let ask = async || render.ask(&id(SERVICE), &Ask::Deploy(&new), None).await.map(drop);
+    let ask = async |new: &str| render.ask(&id(SERVICE), &Ask::Deploy(&commit(new)), None).await.map(drop);
     let post = |status| Fault { method: Some("POST".to_owned()), ..Fault::status("/v1", status, 1) };
     for (status, expected) in
         [(400, "Refused"), (401, "Refused"), (404, "Refused"), (410, "Refused"), (409, "Retry"), (503, "Unknown")]
     {
         fake.fault(post(status));
-        let said = format!("{:?}", DriverError::from(ask().await.unwrap_err()));
+        let said = format!("{:?}", DriverError::from(ask("bbb2").await.unwrap_err()));
         assert!(said.starts_with(expected), "{status}: {said}");
     }
     fake.with(|render| assert_eq!(render.of(SERVICE).deploys().len(), 1, "none of them took effect"));
     // It took effect, and its answer was lost: looking finds it, and nothing is asked twice.
-    for broken in [
-        Fault { takes_effect: true, ..post(500) },
-        Fault { takes_effect: true, body: "<html>".to_owned(), ..post(201) },
+    for (new, broken) in [
+        ("ccc3", Fault { takes_effect: true, ..post(500) }),
+        ("ddd4", Fault { takes_effect: true, body: "<html>".to_owned(), ..post(201) }),
     ] {
         fake.with(|render| render.of(SERVICE).settle());
         fake.fault(broken);
-        let doubt = ask().await;
+        let doubt = ask(new).await;
         assert!(matches!(doubt, Err(RenderError::Unknown(_))), "{doubt:?}");
         let before = asked(&fake);
-        assert_eq!(ask().await, Ok(()));
+        assert_eq!(ask(new).await, Ok(()));
         assert_eq!(asked(&fake), before);
     }
 }
