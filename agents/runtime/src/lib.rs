@@ -13,9 +13,12 @@
 //! | `spool` | samples, on disk until NATS has them |
 //! | [`ledger`] | one lever's actions, as a state machine without I/O |
 //! | `levers` | the ledger's hands: claims, actions, drivers, results |
+//! | `alone` | one action on one lever, without a mesh |
+//! | [`store`] | small JSON files that are whole or not there |
 //! | `http` | one TLS configuration, HTTP clients made from it |
 //! | [`telemetry`] | logs and traces |
 
+mod alone;
 mod assignments;
 mod claim;
 mod config;
@@ -28,9 +31,10 @@ mod secret;
 mod shutdown;
 mod spool;
 mod start;
-mod store;
+pub mod store;
 pub mod telemetry;
 
+pub use alone::act_alone;
 pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
