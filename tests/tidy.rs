@@ -73,7 +73,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents/probe", AGENT),
     // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
     ("agents/render", &["bellwether-protocol", "bellwether-runtime", "bellwether-fakes"]),
-    ("agents/rollback", AGENT),
+    (
+        "agents/rollback",
+        &["bellwether-bus", "bellwether-fakes", "bellwether-protocol", "bellwether-render", "bellwether-runtime"],
+    ),
     ("tests/fakes", &[]),
     ("tests/site", &["bellwether-protocol"]),
 ];

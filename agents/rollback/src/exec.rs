@@ -11,10 +11,10 @@ use bellwether_protocol::presence::Target;
 use bellwether_protocol::time::Span;
 use bellwether_runtime::{Driver, DriverError, Reading, SecretRef};
 use futures_util::future::BoxFuture;
-use regex::Regex;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
+use crate::allowed::Allowed;
 use crate::command::{self, Said};
 
 /// Targets behind one lever.
@@ -83,8 +83,7 @@ pub struct Exec {
     history: Option<Vec<String>>,
     timeout: Duration,
     env: BTreeMap<String, SecretString>,
-    values: Option<Vec<LeverValue>>,
-    pattern: Option<Regex>,
+    allowed: Allowed,
 }
 
 impl Exec {
@@ -99,8 +98,7 @@ impl Exec {
         if config.timeout == Span::ZERO {
             return Err(ExecError::Timeout);
         }
-        let whole = |pattern: &String| Regex::new(&format!("^(?:{pattern})$"));
-        let pattern = config.pattern.as_ref().map(whole).transpose();
+        let allowed = Allowed::new(config.values.as_deref(), config.pattern.as_deref());
         let secret = |(name, secret): (&String, &SecretRef)| match secret.resolve() {
             Ok(value) => Ok((name.clone(), value)),
             Err(e) => Err(ExecError::Secret(name.clone(), e.into())),
@@ -111,16 +109,8 @@ impl Exec {
             history: config.history.clone(),
             timeout: config.timeout.to_std(),
             env: config.env.iter().map(secret).collect::<Result<_, _>>()?,
-            values: config.values.clone(),
-            pattern: pattern.map_err(|e| ExecError::Pattern(Box::new(e)))?,
+            allowed: allowed.map_err(ExecError::Pattern)?,
         })
-    }
-
-    fn allows(&self, value: &LeverValue) -> bool {
-        // A leading dash could be taken for an option by the command.
-        !value.as_str().starts_with('-')
-            && self.values.as_ref().is_none_or(|values| values.contains(value))
-            && self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(value.as_str()))
     }
 
     async fn run(&self, line: &[String], action: Option<&ActionId>) -> Result<Said, DriverError> {
@@ -131,7 +121,7 @@ impl Exec {
 impl Driver for Exec {
     fn set<'a>(&'a self, to: &'a LeverValue, action: &'a ActionId) -> BoxFuture<'a, Result<String, DriverError>> {
         Box::pin(async move {
-            if !self.allows(to) {
+            if !self.allowed.allows(to) {
                 return Err(DriverError::Refused(format!("`{to}` is not a value that this agent may set")));
             }
             let line: Vec<String> = self.set.iter().map(|part| part.replace(PLACEHOLDER, to.as_str())).collect();
