@@ -8,6 +8,7 @@
 //! | [`store`] | the built-in flag store, as a driver |
 //! | [`snapshot`] | what is served now, and what is kept on disk |
 //! | [`evaluate`] | what a flag's value means for one user |
+//! | [`rule`] | targeting by attributes |
 //! | [`ofrep`] | the endpoint |
 
 use std::collections::BTreeMap;
@@ -24,13 +25,15 @@ use bellwether_runtime::{AgentConfig, ConfigError, Lever, LeverError, Runtime, S
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use crate::evaluate::{Flag, FlagError};
+use crate::evaluate::Flag;
 use crate::ofrep::Endpoint;
 use crate::snapshot::{Served, Snapshot};
 use crate::store::{Endpoints, Store};
 
 pub mod evaluate;
+mod fraction;
 pub mod ofrep;
+pub mod rule;
 pub mod snapshot;
 pub mod store;
 
@@ -69,9 +72,6 @@ pub enum FlagAgentError {
     /// Two flags with one name.
     #[error("flag `{0}` is configured twice")]
     Duplicate(LeverName),
-    /// A flag that cannot be served.
-    #[error(transparent)]
-    Flag(#[from] FlagError),
     /// Its levers cannot be acted on.
     #[error("could not hold the levers")]
     Lever(#[from] LeverError),
@@ -123,7 +123,6 @@ pub async fn run(config: &Path) -> Result<(), FlagAgentError> {
 fn flags(configured: &[Flag]) -> Result<BTreeMap<LeverName, Flag>, FlagAgentError> {
     let mut flags = BTreeMap::new();
     for flag in configured {
-        flag.check()?;
         if flags.insert(flag.name.clone(), flag.clone()).is_some() {
             return Err(FlagAgentError::Duplicate(flag.name.clone()));
         }

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bellwether_protocol::id::{LeverName, LeverValue};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::evaluate::Flag;
 
@@ -64,7 +65,7 @@ impl Snapshot {
 
 /// What the endpoint serves now, shared between the endpoint, the watch and the drivers.
 #[derive(Debug, Clone, Default)]
-pub struct Served(Arc<RwLock<State>>);
+pub struct Served(watch::Sender<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -76,27 +77,17 @@ struct State {
 impl Served {
     /// What is served; `None` before anything is known.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).snapshot.clone()
+        self.0.borrow().snapshot.clone()
+    }
+
+    /// The revisions that are served from now on.
+    pub fn changes(&self) -> Changes {
+        Changes(self.0.subscribe())
     }
 
     /// Serves another snapshot from now on.
     pub fn replace(&self, snapshot: Snapshot) {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if state.snapshot.as_ref().is_none_or(|before| before.revision > snapshot.revision) {
-            // The bucket is another one than before; what its revisions meant is not known.
-            state.earlier.clear();
-        }
-        let names = state.earlier.keys().chain(snapshot.document.flags.keys()).cloned();
-        let names: BTreeSet<LeverName> = names.collect();
-        for name in names {
-            let value = snapshot.document.value(&name).cloned();
-            let earlier = state.earlier.entry(name).or_default();
-            if earlier.first().is_none_or(|(_, newest)| *newest != value) {
-                earlier.insert(0, (snapshot.revision, value));
-                earlier.truncate(EARLIER_MAX);
-            }
-        }
-        state.snapshot = Some(Arc::new(snapshot));
+        self.0.send_modify(|state| state.replace(snapshot));
     }
 
     /// What an endpoint that serves `revision` gives for a flag, when `newest` was read from the
@@ -105,13 +96,45 @@ impl Served {
         if revision == newest.revision {
             return flag.effective(newest.document.value(&flag.name));
         }
-        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.borrow();
         // A revision that this agent has not reached itself may hold a change that it has not seen;
         // one beyond the newest is of a bucket that is no more.
         let known = state.snapshot.as_ref().map_or(0, |snapshot| snapshot.revision).min(newest.revision);
         let earlier = state.earlier.get(&flag.name).filter(|_| revision <= known)?;
         let (_, value) = earlier.iter().find(|(since, _)| *since <= revision)?;
         flag.effective(value.as_ref())
+    }
+}
+
+/// Waits for another revision to be served.
+#[derive(Debug)]
+pub struct Changes(watch::Receiver<State>);
+
+impl Changes {
+    /// The next revision; those that came in between are skipped. `None` when nothing is served any more.
+    pub async fn next(&mut self) -> Option<u64> {
+        self.0.changed().await.ok()?;
+        self.0.borrow_and_update().snapshot.as_ref().map(|snapshot| snapshot.revision)
+    }
+}
+
+impl State {
+    fn replace(&mut self, snapshot: Snapshot) {
+        if self.snapshot.as_ref().is_none_or(|before| before.revision > snapshot.revision) {
+            // The bucket is another one than before; what its revisions meant is not known.
+            self.earlier.clear();
+        }
+        let names = self.earlier.keys().chain(snapshot.document.flags.keys()).cloned();
+        let names: BTreeSet<LeverName> = names.collect();
+        for name in names {
+            let value = snapshot.document.value(&name).cloned();
+            let earlier = self.earlier.entry(name).or_default();
+            if earlier.first().is_none_or(|(_, newest)| *newest != value) {
+                earlier.insert(0, (snapshot.revision, value));
+                earlier.truncate(EARLIER_MAX);
+            }
+        }
+        self.snapshot = Some(Arc::new(snapshot));
     }
 }
 

@@ -95,7 +95,7 @@ impl Driver for Store {
         Box::pin(async move {
             if !self.flag.takes(to) {
                 return Err(DriverError::Refused(format!(
-                    "`{to}` is neither a variant nor a share of `{}`",
+                    "`{to}` is not a value that `{}` may be set to",
                     self.flag.name
                 )));
             }
