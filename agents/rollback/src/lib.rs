@@ -16,8 +16,6 @@ use crate::render::{AutoDeploy, Render, RenderConfig};
 pub mod exec;
 pub mod render;
 
-mod allowed;
-mod command;
 #[cfg(test)]
 mod contract;
 

@@ -10,11 +10,9 @@
 use bellwether_protocol::id::{ActionId, LeverValue, Release};
 use bellwether_protocol::presence::Target;
 use bellwether_render::{Account, AccountError, Ask, Deploy, Id, RenderError, live, pending};
-use bellwether_runtime::{Driver, DriverError, Reading};
+use bellwether_runtime::{Allowed, Driver, DriverError, Reading};
 use futures_util::future::{BoxFuture, try_join_all};
 use serde::Deserialize;
-
-use crate::allowed::Allowed;
 
 /// Services behind one lever.
 const SERVICES_MAX: usize = 16;
