@@ -68,7 +68,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coordinator", &["bellwether-bus", "bellwether-decide", "bellwether-protocol"]),
     ("agents/runtime", &["bellwether-bus", "bellwether-protocol"]),
     ("agents/alert", AGENT),
-    ("agents/flag", AGENT),
+    (
+        "agents/flag",
+        &["bellwether-bus", "bellwether-protocol", "bellwether-runtime", "bellwether-render", "bellwether-fakes"],
+    ),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
     // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
