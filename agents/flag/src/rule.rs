@@ -2,8 +2,9 @@
 //! without a clock, without I/O, and in time bounded by the rule's size.
 //!
 //! A rule says the name of a variant, or null for the flag's default. What flagd gives null for,
-//! such as a version that is none, is null here too; an operator that is not in [`Operator`] is an
-//! error when the rule is read, never a silent null.
+//! such as a version that is none, is null here too; `<` and its like compare numbers alone, where
+//! JavaScript takes a missing one for 0. An operator that is not offered here is an error when the
+//! rule is read, never a silent null.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
