@@ -314,7 +314,7 @@ fn every_message_has_a_stored_example() {
 /// Where plugs live, what makes a file one, and the file that only hands on to them.
 const PLUGS: &[(&str, &str, &str)] = &[
     ("agents/alert", "fn deliver(&self", "bridge.rs"),
-    ("agents/flag", "impl Driver for", ""),
+    ("agents/flag", "impl Driver for", "config.rs"),
     ("agents/probe", "fn look(&self", "lib.rs"),
     ("agents/rollback", "impl Driver for", ""),
 ];
