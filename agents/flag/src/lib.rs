@@ -126,8 +126,10 @@ impl Own {
     ) -> Result<(Self, BoxFuture<'static, FlagAgentError>), FlagAgentError> {
         let auth = config.auth.as_ref().map(SecretRef::resolve).transpose()?;
         let (served, kept) = (Served::default(), agent.state_dir.join(format!("flags-{}.json", config.service)));
-        if let Some(snapshot) = Snapshot::load(&kept) {
-            served.replace(snapshot);
+        match bellwether_runtime::store::load::<Snapshot>(&kept) {
+            Ok(Some(snapshot)) => served.replace(snapshot),
+            Ok(None) => {}
+            Err(e) => tracing::warn!(error = %e, path = %kept.display(), "the last flags on disk cannot be read"),
         }
         let is_stale = Box::new(move || !link.get().is_some_and(Bus::is_connected));
         let endpoint = Endpoint { flags: flags.clone(), served: served.clone(), is_stale, auth };
@@ -183,7 +185,7 @@ impl Own {
 
     fn take(&self, snapshot: Snapshot, runtime: &Runtime, service: &Service) {
         let revision = snapshot.revision;
-        if let Err(e) = snapshot.keep(&self.kept) {
+        if let Err(e) = bellwether_runtime::store::save(&self.kept, &snapshot) {
             // It is still served; only a restart without NATS would miss it.
             tracing::warn!(error = %e, path = %self.kept.display(), "could not keep the flags on disk");
         }

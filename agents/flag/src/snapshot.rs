@@ -2,8 +2,6 @@
 //! when NATS is away. Keeps the last one on disk; never decides what a flag should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use bellwether_protocol::id::{LeverName, LeverValue};
@@ -43,24 +41,6 @@ pub struct Snapshot {
     pub revision: u64,
     /// The flags.
     pub document: Document,
-}
-
-impl Snapshot {
-    /// Reads the one that was kept; `None` when there is none that can be read.
-    pub fn load(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-    }
-
-    /// Keeps this one. A crash on the way leaves the one before.
-    ///
-    /// # Errors
-    /// When the directory cannot be written.
-    pub fn keep(&self, path: &Path) -> io::Result<()> {
-        let beside = path.with_extension("new");
-        std::fs::write(&beside, serde_json::to_vec(self)?)?;
-        std::fs::File::open(&beside)?.sync_all()?;
-        std::fs::rename(&beside, path)
-    }
 }
 
 /// What the endpoint serves now, shared between the endpoint, the watch and the drivers.
@@ -185,17 +165,5 @@ mod tests {
         assert_eq!(served.value_at(&flag("a"), 1, &newest), None);
         assert_eq!(served.value_at(&flag("a"), 10, &newest), None);
         assert_eq!(served.snapshot().map(|snapshot| snapshot.revision), Some(2));
-    }
-
-    #[test]
-    fn the_last_snapshot_survives_a_restart_and_nonsense_does_not() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("flags.json");
-        assert_eq!(Snapshot::load(&path), None);
-        let kept = snapshot(7, json!({ "a": { "value": "on" } }));
-        kept.keep(&path).expect("kept");
-        assert_eq!(Snapshot::load(&path), Some(kept));
-        std::fs::write(&path, "{").expect("written");
-        assert_eq!(Snapshot::load(&path), None);
     }
 }
