@@ -163,7 +163,8 @@ fn pause(headers: &HeaderMap) -> Duration {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     let until_reset = || {
         let reset = UNIX_EPOCH.checked_add(Duration::from_millis(number("x-ratelimit-reset")?))?;
-        reset.duration_since(SystemTime::now()).ok()
+        // An instant that is over asks for nothing more.
+        Some(reset.duration_since(SystemTime::now()).unwrap_or_default())
     };
     let asked = number(RETRY_AFTER.as_str()).map(Duration::from_secs).or_else(until_reset);
     asked.unwrap_or(PAUSE_DEFAULT).min(PAUSE_MAX)

@@ -11,9 +11,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use bellwether_flag::evaluate::Flag;
+use bellwether_flag::flagd::{Flagd, FlagdConfig};
 use bellwether_flag::ofrep::{Endpoint, routes};
 use bellwether_flag::rule::Rule;
 use bellwether_flag::snapshot::{Served, Snapshot};
+use bellwether_protocol::id::LeverValue;
+use bellwether_runtime::Driver;
 use serde_json::{Value, json};
 
 const NPM: [&str; 3] =
@@ -202,6 +205,32 @@ fn flagd_reads_rules_as_we_do() {
         let rule = Rule::read(&rules[*n]).expect("a rule");
         let ours = rule.evaluate(&key(*n), context.as_object().expect("an object"));
         assert_eq!(ours.as_deref(), theirs.as_str(), "{} for {context}", rules[*n]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_driver_writes_is_what_flagd_serves() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("flags.json");
+    let flag = json!({
+        "state": "DISABLED", "variants": { "on": "on", "off": "off" }, "defaultVariant": "on",
+        "targeting": { "if": [{ "==": [{ "var": "plan" }, "gold"] }, "on", null] },
+    });
+    std::fs::write(&file, json!({ "flags": { "shared": flag } }).to_string()).expect("written");
+    let config = serde_json::from_value::<FlagdConfig>(json!({ "file": file, "flag": "shared" }));
+    let driver = Flagd::new(&config.expect("a configuration"));
+    let user = |n: usize| json!({ "targetingKey": format!("user-{n}"), "plan": "gold" });
+    let own = self::flag("shared");
+    for to in ["off", "10%", "on", "off"] {
+        let value: LeverValue = to.parse().expect("a value");
+        driver.set(&value, &"shop/1/1/0".parse().expect("an action")).await.expect("set");
+        let written: Value = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("json");
+        let asks: Vec<Value> = (0..USERS).map(|n| json!({ "flag": "shared", "context": user(n) })).collect();
+        let said = run(node("flagd_core.cjs"), &json!({ "flags": written["flags"], "asks": asks }));
+        for (n, theirs) in said.as_array().expect("a list").iter().enumerate() {
+            let ours = own.evaluate(Some(&value), user(n).as_object().expect("an object")).variant;
+            assert_eq!(ours.map(|(variant, _)| variant), theirs.as_str(), "user {n} at {to}");
+        }
     }
 }
 
