@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use bellwether_protocol::id::{ActionId, LeverValue, Release};
+use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
 use bellwether_protocol::ratio::{ONE_PPB, Ratio};
 use bellwether_runtime::{Driver, DriverError, Reading};
@@ -129,7 +129,7 @@ impl Flagd {
             serde_json::from_str(&text).map_err(|e| DriverError::Retry(format!("{}: {e}", path.display())))?;
         let value = self.value(self.flag(&file).map_err(DriverError::Retry)?);
         let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Reading { targets: vec![Target { id, value: value.clone() }], value })
+        Ok(Reading::of(vec![Target { id, value }]))
     }
 }
 
@@ -142,11 +142,6 @@ impl Driver for Flagd {
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         let own = self.clone();
         Box::pin(blocking(move || own.look()))
-    }
-
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
-        // A flag holds no release.
-        Box::pin(async { Ok(Vec::new()) })
     }
 }
 

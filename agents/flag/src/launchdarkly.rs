@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bellwether_protocol::id::{ActionId, LeverValue, Release};
+use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
@@ -219,13 +219,8 @@ impl Driver for LaunchDarkly {
             let (seen, [(on, _), (off, _)]) = self.look().await?;
             let value = seen.exposure(on, off).and_then(Exposure::value);
             let id = format!("{}/{}", self.config.project, self.config.environment);
-            Ok(Reading { targets: vec![Target { id, value: value.clone() }], value })
+            Ok(Reading::of(vec![Target { id, value }]))
         })
-    }
-
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
-        // A flag holds no release.
-        Box::pin(async { Ok(Vec::new()) })
     }
 }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bellwether_protocol::id::{ActionId, LeverValue, Release};
+use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
 use bellwether_render::{Account, AccountError, Ask, Deploy, Id, Render, RenderError, live, pending};
 use bellwether_runtime::{Driver, DriverError, Reading};
@@ -193,16 +193,8 @@ impl Driver for RenderFlag {
                 id: format!("{}/{key}", self.config.service),
                 value: seen.value(text.as_deref(), &self.config.values),
             };
-            let targets: Vec<Target> = self.config.keys.iter().zip(&seen.texts).map(target).collect();
-            let first = targets.first().and_then(|target| target.value.clone());
-            let value = first.filter(|first| targets.iter().all(|target| target.value.as_ref() == Some(first)));
-            Ok(Reading { value, targets })
+            Ok(Reading::of(self.config.keys.iter().zip(&seen.texts).map(target).collect()))
         })
-    }
-
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
-        // A flag holds no release.
-        Box::pin(async { Ok(Vec::new()) })
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use bellwether_protocol::id::{ActionId, LeverValue, Release};
+use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
@@ -188,13 +188,8 @@ impl Driver for Unleash {
         Box::pin(async move {
             let value = self.look().await?.exposure().and_then(Exposure::value);
             let id = format!("{}/{}", self.config.project, self.config.environment);
-            Ok(Reading { targets: vec![Target { id, value: value.clone() }], value })
+            Ok(Reading::of(vec![Target { id, value }]))
         })
-    }
-
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
-        // A flag holds no release.
-        Box::pin(async { Ok(Vec::new()) })
     }
 }
 
