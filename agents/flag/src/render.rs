@@ -135,7 +135,7 @@ impl RenderFlag {
             return Ok(format!("deploy {} is live", live.id));
         }
         // The code stays what it is, or is about to be.
-        let release = pending(&deploys).next().or(live(&deploys)).and_then(Deploy::release);
+        let release = pending(&deploys).chain(live(&deploys)).find_map(Deploy::release);
         let nothing =
             || DriverError::Refused(format!("the variables are set, and {service} has nothing live to deploy"));
         let release = release.ok_or_else(nothing)?;

@@ -153,7 +153,8 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<Value, DriverError> {
         200..=299 if body.is_empty() => Ok(Value::Null),
         200..=299 => read.map_err(|_| DriverError::Unknown("the platform did not answer with JSON".to_owned())),
         409 | 429 => Err(DriverError::Retry(said())),
-        400..=499 => Err(DriverError::Refused(said())),
+        // A redirect is not followed: it could carry the token elsewhere.
+        300..=499 => Err(DriverError::Refused(said())),
         _ => Err(DriverError::Unknown(said())),
     }
 }

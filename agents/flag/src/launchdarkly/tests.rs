@@ -4,7 +4,7 @@ use bellwether_fakes::launchdarkly::{LaunchDarkly as Server, TOKEN};
 use bellwether_fakes::{Fake, Fault};
 
 use super::*;
-use crate::contract::{bring, read, refuses, secret};
+use crate::contract::{WITHIN, action, bring, read, refuses, secret, value};
 
 struct Bench {
     driver: LaunchDarkly,
@@ -16,7 +16,7 @@ async fn bench() -> Bench {
     let dir = tempfile::tempdir().expect("a directory");
     let fake = Fake::start(Server::default()).await.expect("a port");
     let config = json!({
-        "account": { "url": fake.url, "token": secret(&dir, TOKEN), "timeout": "300ms" },
+        "account": { "url": fake.url, "token": secret(&dir, TOKEN), "timeout": "1s" },
         "project": "shop",
         "environment": "production",
         "flag": "new-checkout",
@@ -65,7 +65,8 @@ async fn whatever_goes_wrong_is_looked_at_before_it_is_repeated() {
         ("409", fault(Some(409), false, 0, none), vec!["retry", "done"], 2),
         ("500 without effect", fault(Some(500), false, 0, none), vec!["unknown", "done"], 2),
         ("502 after effect", fault(Some(502), true, 0, none), vec!["unknown"], 1),
-        ("timeout after effect", fault(None, true, 700, none), vec!["unknown"], 1),
+        ("timeout after effect", fault(None, true, 1_600, none), vec!["unknown"], 1),
+        ("a redirect", fault(Some(302), false, 0, ("location", "http://127.0.0.1:9/")), vec!["refused"], 1),
         ("approval is needed", fault(Some(405), false, 0, none), vec!["refused"], 1),
     ] {
         let bench = bench().await;
@@ -75,6 +76,23 @@ async fn whatever_goes_wrong_is_looked_at_before_it_is_repeated() {
         assert_eq!(sent, patches, "{name}");
         assert!(bench.fake.with(|server| server.peak) <= 10_000, "{name}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_have_happened_while_nobody_answers() {
+    let Bench { driver, fake, .. } = bench().await;
+    bring(&driver, "10%").await;
+    drop(fake);
+    // The port is closed once its task has ended.
+    let began = std::time::Instant::now();
+    loop {
+        let said = driver.set(&value("off"), &action()).await;
+        if matches!(&said, Err(DriverError::Retry(why)) if why == "no connection to the platform") {
+            break;
+        }
+        assert!(began.elapsed() < WITHIN, "{said:?}");
+    }
+    assert_eq!(read(&driver).await, None);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn bench() -> Bench {
 fn driver(fake: &Fake<Server>, dir: &tempfile::TempDir) -> RenderFlag {
     let api = format!("{}/v1", fake.url);
     let config = json!({
-        "account": { "token": secret(dir, TOKEN), "api": api, "timeout": "400ms", "poll_every": "10ms" },
+        "account": { "token": secret(dir, TOKEN), "api": api, "timeout": "1s", "poll_every": "10ms" },
         "service": SERVICE, "keys": SITE_FLAGS, "mark": "BELLWETHER_FLAGS",
         "values": { "on": "true", "off": "false" },
     });
@@ -74,11 +74,11 @@ async fn whatever_goes_wrong_is_looked_at_before_it_is_repeated() {
     for (name, fault, expected, deploys) in [
         ("429 at a variable", fault("PUT", &key, Some(429), false, 0), vec!["unknown", "retry", "done"], 1),
         ("500 at a variable", fault("PUT", &key, Some(500), false, 0), vec!["unknown", "done"], 1),
-        ("timeout after a variable", fault("PUT", &key, None, true, 900), vec!["unknown", "done"], 1),
+        ("timeout after a variable", fault("PUT", &key, None, true, 1_600), vec!["unknown", "done"], 1),
         ("500 at the mark", fault("PUT", "env-vars/BELLWETHER_FLAGS", Some(500), false, 0), vec!["unknown", "done"], 1),
         ("500 at the deploy", fault("POST", "deploys", Some(500), false, 0), vec!["unknown", "done"], 2),
         ("503 after the deploy", fault("POST", "deploys", Some(503), true, 0), vec!["unknown", "done"], 1),
-        ("timeout after the deploy", fault("POST", "deploys", None, true, 900), vec!["unknown", "done"], 1),
+        ("timeout after the deploy", fault("POST", "deploys", None, true, 1_600), vec!["unknown", "done"], 1),
         ("not allowed", fault("PUT", &key, Some(403), false, 0), vec!["refused"], 0),
     ] {
         let bench = bench().await;
@@ -103,6 +103,16 @@ async fn a_deploy_that_fails_is_told_and_the_next_action_deploys_again() {
     assert_eq!(read(&bench.driver).await, None, "set, and not live");
     assert_eq!(bring(&bench.driver, "off").await, ["done"]);
     assert_eq!(bench.status().await, 503);
+}
+
+#[tokio::test]
+async fn an_answer_without_words_and_words_that_are_new_are_waited_out() {
+    let bench = bench().await;
+    bench.fake.with(|server| server.of(SERVICE).accepted_only = 1);
+    assert_eq!(bring(&bench.driver, "off").await, ["done"]);
+    bench.fake.with(|server| server.of(SERVICE).odd_status = Some("being_polished"));
+    assert_eq!(bring(&bench.driver, "on").await, ["done"]);
+    assert_eq!((bench.count("POST", "/deploys"), bench.status().await), (2, 200));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ async fn bench() -> Bench {
     let dir = tempfile::tempdir().expect("a directory");
     let fake = Fake::start(Server::default()).await.expect("a port");
     let config = json!({
-        "account": { "url": fake.url, "token": secret(&dir, TOKEN), "timeout": "300ms" },
+        "account": { "url": fake.url, "token": secret(&dir, TOKEN), "timeout": "1s" },
         "environment": "production",
         "feature": "new-checkout",
     });
@@ -68,9 +68,9 @@ async fn whatever_goes_wrong_there_is_one_strategy_and_nobody_more_is_served() {
         ("429", fault(&strategies, Some(429), false, 0), vec!["retry", "done"]),
         ("500 without effect", fault(&strategies, Some(500), false, 0), vec!["unknown", "retry", "done"]),
         ("503 after effect", fault(&strategies, Some(503), true, 0), vec!["unknown", "done"]),
-        ("timeout after effect", fault(&strategies, None, true, 700), vec!["unknown", "done"]),
+        ("timeout after effect", fault(&strategies, None, true, 1_600), vec!["unknown", "done"]),
         ("429 at the switch", fault(&on, Some(429), false, 0), vec!["retry", "done"]),
-        ("timeout at the switch", fault(&on, None, true, 700), vec!["unknown"]),
+        ("timeout at the switch", fault(&on, None, true, 1_600), vec!["unknown"]),
         ("500 at the switch", fault(&on, Some(500), false, 0), vec!["unknown", "done"]),
         ("a change request is needed", fault(&strategies, Some(403), false, 0), vec!["refused"]),
     ] {
