@@ -68,10 +68,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coordinator", &["bellwether-bus", "bellwether-decide", "bellwether-protocol"]),
     ("agents/runtime", &["bellwether-bus", "bellwether-protocol"]),
     ("agents/alert", AGENT),
-    ("agents/flag", AGENT),
+    (
+        "agents/flag",
+        &["bellwether-bus", "bellwether-protocol", "bellwether-runtime", "bellwether-render", "bellwether-fakes"],
+    ),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
-    ("agents/rollback", AGENT),
+    // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
+    ("agents/render", &["bellwether-protocol", "bellwether-runtime", "bellwether-fakes"]),
+    (
+        "agents/rollback",
+        &["bellwether-bus", "bellwether-fakes", "bellwether-protocol", "bellwether-render", "bellwether-runtime"],
+    ),
     ("tests/fakes", &[]),
     ("tests/site", &["bellwether-protocol"]),
 ];
@@ -306,7 +314,7 @@ fn every_message_has_a_stored_example() {
 /// Where plugs live, what makes a file one, and the file that only hands on to them.
 const PLUGS: &[(&str, &str, &str)] = &[
     ("agents/alert", "fn deliver(&self", "bridge.rs"),
-    ("agents/flag", "impl Driver for", ""),
+    ("agents/flag", "impl Driver for", "config.rs"),
     ("agents/probe", "fn look(&self", "lib.rs"),
     ("agents/rollback", "impl Driver for", ""),
 ];

@@ -2,12 +2,11 @@
 //! when NATS is away. Keeps the last one on disk; never decides what a flag should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bellwether_protocol::id::{LeverName, LeverValue};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::evaluate::Flag;
 
@@ -44,27 +43,9 @@ pub struct Snapshot {
     pub document: Document,
 }
 
-impl Snapshot {
-    /// Reads the one that was kept; `None` when there is none that can be read.
-    pub fn load(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-    }
-
-    /// Keeps this one. A crash on the way leaves the one before.
-    ///
-    /// # Errors
-    /// When the directory cannot be written.
-    pub fn keep(&self, path: &Path) -> io::Result<()> {
-        let beside = path.with_extension("new");
-        std::fs::write(&beside, serde_json::to_vec(self)?)?;
-        std::fs::File::open(&beside)?.sync_all()?;
-        std::fs::rename(&beside, path)
-    }
-}
-
 /// What the endpoint serves now, shared between the endpoint, the watch and the drivers.
 #[derive(Debug, Clone, Default)]
-pub struct Served(Arc<RwLock<State>>);
+pub struct Served(watch::Sender<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -76,27 +57,17 @@ struct State {
 impl Served {
     /// What is served; `None` before anything is known.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).snapshot.clone()
+        self.0.borrow().snapshot.clone()
+    }
+
+    /// The revisions that are served from now on.
+    pub fn changes(&self) -> Changes {
+        Changes(self.0.subscribe())
     }
 
     /// Serves another snapshot from now on.
     pub fn replace(&self, snapshot: Snapshot) {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if state.snapshot.as_ref().is_none_or(|before| before.revision > snapshot.revision) {
-            // The bucket is another one than before; what its revisions meant is not known.
-            state.earlier.clear();
-        }
-        let names = state.earlier.keys().chain(snapshot.document.flags.keys()).cloned();
-        let names: BTreeSet<LeverName> = names.collect();
-        for name in names {
-            let value = snapshot.document.value(&name).cloned();
-            let earlier = state.earlier.entry(name).or_default();
-            if earlier.first().is_none_or(|(_, newest)| *newest != value) {
-                earlier.insert(0, (snapshot.revision, value));
-                earlier.truncate(EARLIER_MAX);
-            }
-        }
-        state.snapshot = Some(Arc::new(snapshot));
+        self.0.send_modify(|state| state.replace(snapshot));
     }
 
     /// What an endpoint that serves `revision` gives for a flag, when `newest` was read from the
@@ -105,13 +76,45 @@ impl Served {
         if revision == newest.revision {
             return flag.effective(newest.document.value(&flag.name));
         }
-        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.borrow();
         // A revision that this agent has not reached itself may hold a change that it has not seen;
         // one beyond the newest is of a bucket that is no more.
         let known = state.snapshot.as_ref().map_or(0, |snapshot| snapshot.revision).min(newest.revision);
         let earlier = state.earlier.get(&flag.name).filter(|_| revision <= known)?;
         let (_, value) = earlier.iter().find(|(since, _)| *since <= revision)?;
         flag.effective(value.as_ref())
+    }
+}
+
+/// Waits for another revision to be served.
+#[derive(Debug)]
+pub struct Changes(watch::Receiver<State>);
+
+impl Changes {
+    /// The next revision; those that came in between are skipped. `None` when nothing is served any more.
+    pub async fn next(&mut self) -> Option<u64> {
+        self.0.changed().await.ok()?;
+        self.0.borrow_and_update().snapshot.as_ref().map(|snapshot| snapshot.revision)
+    }
+}
+
+impl State {
+    fn replace(&mut self, snapshot: Snapshot) {
+        if self.snapshot.as_ref().is_none_or(|before| before.revision > snapshot.revision) {
+            // The bucket is another one than before; what its revisions meant is not known.
+            self.earlier.clear();
+        }
+        let names = self.earlier.keys().chain(snapshot.document.flags.keys()).cloned();
+        let names: BTreeSet<LeverName> = names.collect();
+        for name in names {
+            let value = snapshot.document.value(&name).cloned();
+            let earlier = self.earlier.entry(name).or_default();
+            if earlier.first().is_none_or(|(_, newest)| *newest != value) {
+                earlier.insert(0, (snapshot.revision, value));
+                earlier.truncate(EARLIER_MAX);
+            }
+        }
+        self.snapshot = Some(Arc::new(snapshot));
     }
 }
 
@@ -162,17 +165,5 @@ mod tests {
         assert_eq!(served.value_at(&flag("a"), 1, &newest), None);
         assert_eq!(served.value_at(&flag("a"), 10, &newest), None);
         assert_eq!(served.snapshot().map(|snapshot| snapshot.revision), Some(2));
-    }
-
-    #[test]
-    fn the_last_snapshot_survives_a_restart_and_nonsense_does_not() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("flags.json");
-        assert_eq!(Snapshot::load(&path), None);
-        let kept = snapshot(7, json!({ "a": { "value": "on" } }));
-        kept.keep(&path).expect("kept");
-        assert_eq!(Snapshot::load(&path), Some(kept));
-        std::fs::write(&path, "{").expect("written");
-        assert_eq!(Snapshot::load(&path), None);
     }
 }

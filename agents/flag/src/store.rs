@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bellwether_bus::{Clock, Kv, KvEntry, KvError, PublishError};
 use bellwether_protocol::codec::{DecodeError, from_json, from_msgpack, to_json};
-use bellwether_protocol::id::{ActionId, AgentId, LeverValue, Release, Role, Service};
+use bellwether_protocol::id::{ActionId, AgentId, LeverValue, Role, Service};
 use bellwether_protocol::presence::{PRESENCE_TTL, Presence, Target};
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
@@ -63,7 +63,7 @@ impl Store {
                 Err(KvError::Write(e @ (PublishError::Forbidden { .. } | PublishError::Refused { .. }))) => {
                     return Err(DriverError::Refused(chain(&e)));
                 }
-                Err(e) => return Err(DriverError::Unknown(chain(&e))),
+                Err(e) => return Err(unknown(e)),
             }
         }
         Err(DriverError::Retry(format!("{ATTEMPTS_MAX} other writers came first")))
@@ -80,10 +80,10 @@ impl Store {
     async fn read(&self) -> Result<Reading, DriverError> {
         // Presence first: so no endpoint can be ahead of the document that it is compared with.
         let own = self.served.snapshot().map(|snapshot| snapshot.revision);
-        let serving = self.endpoints.serving(&self.service, own).await.map_err(|e| DriverError::Unknown(chain(&e)))?;
-        let entry = self.flags.get(self.service.as_str()).await.map_err(|e| DriverError::Unknown(chain(&e)))?;
+        let serving = self.endpoints.serving(&self.service, own).await.map_err(unknown)?;
+        let entry = self.flags.get(self.service.as_str()).await.map_err(unknown)?;
         let newest = match &entry {
-            Some(entry) => decode(entry).map_err(|e| DriverError::Unknown(chain(&e)))?,
+            Some(entry) => decode(entry).map_err(unknown)?,
             None => own.map(|revision| Snapshot { revision, ..Snapshot::default() }).unwrap_or_default(),
         };
         Ok(reading(&self.flag, &self.served, &newest, serving))
@@ -95,25 +95,16 @@ impl Driver for Store {
         Box::pin(async move {
             if !self.flag.takes(to) {
                 return Err(DriverError::Refused(format!(
-                    "`{to}` is neither a variant nor a share of `{}`",
+                    "`{to}` is not a value that `{}` may be set to",
                     self.flag.name
                 )));
             }
-            let late = || Err(DriverError::Unknown(format!("no answer within {VERB_WITHIN:?}")));
-            tokio::time::timeout(VERB_WITHIN, self.write(to)).await.unwrap_or_else(|_| late())
+            in_time(self.write(to)).await
         })
     }
 
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
-        Box::pin(async move {
-            let late = || Err(DriverError::Unknown(format!("no answer within {VERB_WITHIN:?}")));
-            tokio::time::timeout(VERB_WITHIN, self.read()).await.unwrap_or_else(|_| late())
-        })
-    }
-
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
-        // A flag holds no release.
-        Box::pin(async { Ok(Vec::new()) })
+        Box::pin(in_time(self.read()))
     }
 }
 
@@ -187,10 +178,16 @@ fn reading(flag: &Flag, served: &Served, newest: &Snapshot, serving: BTreeMap<Ag
         id: agent.to_string(),
         value: revision.and_then(|revision| served.value_at(flag, revision, newest)),
     };
-    let targets: Vec<Target> = serving.into_iter().map(target).collect();
-    let first = targets.first().and_then(|target| target.value.clone());
-    let value = first.filter(|value| targets.iter().all(|target| target.value.as_ref() == Some(value)));
-    Reading { value, targets }
+    Reading::of(serving.into_iter().map(target).collect())
+}
+
+async fn in_time<T>(verb: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+    let late = || Err(DriverError::Unknown(format!("no answer within {VERB_WITHIN:?}")));
+    tokio::time::timeout(VERB_WITHIN, verb).await.unwrap_or_else(|_| late())
+}
+
+fn unknown(error: impl std::error::Error) -> DriverError {
+    DriverError::Unknown(chain(&error))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -14,7 +14,8 @@ use bellwether_bus::{Bus, Clock, ConnectOptions, child};
 use bellwether_flag::evaluate::Flag;
 use bellwether_flag::snapshot::{Served, Snapshot};
 use bellwether_flag::store::{Endpoints, Store};
-use bellwether_protocol::codec::from_json;
+use bellwether_protocol::codec::{from_json, from_msgpack};
+use bellwether_protocol::presence::Presence;
 use bellwether_protocol::subject::Bucket;
 use bellwether_runtime::{Driver, DriverError, Reading};
 use serde_json::{Value, json};
@@ -163,6 +164,33 @@ fn start_server(dir: &Path) -> LocalServer {
     LocalServer::start(&ServerOptions { binary, shim, dir: dir.join("nats"), port: 0 }).expect("a server")
 }
 
+/// An agent without an endpoint, which only moves a flag in flagd's file.
+async fn flags_of_others_are_levers_too(dir: &Path, url: &str, bus: &Bus) {
+    let file = dir.join("flags.json");
+    let flag = json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off" });
+    std::fs::write(&file, json!({ "flags": { "banner": flag } }).to_string()).expect("written");
+    let config = json!({
+        "agent": { "region": "cliff", "name": "flag-1", "nats": { "url": url }, "state_dir": dir.join("cliff") },
+        "flag": { "service": "shop", "levers": [{ "name": "banner", "flagd": { "file": file, "flag": "banner" } }] },
+    });
+    let path = dir.join("cliff.yaml");
+    std::fs::write(&path, config.to_string()).expect("written");
+    let agent = tokio::spawn(async move { bellwether_flag::run(&path).await });
+    let began = Instant::now();
+    loop {
+        let entry = bus.kv(Bucket::Presence).get("cliff.flag.flag-1").await.expect("read");
+        let presence = entry.and_then(|entry| from_msgpack::<Presence>("presence", &entry.value?).ok());
+        let reading = presence.as_ref().and_then(|presence| presence.levers.values().flatten().next());
+        if reading.is_some_and(|reading| reading.value == "off".parse().ok()) {
+            assert!(presence.is_some_and(|presence| presence.serving.is_empty()), "it has no endpoint");
+            break;
+        }
+        assert!(!agent.is_finished() && began.elapsed() < WITHIN, "last seen {presence:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    agent.abort();
+}
+
 async fn a_flag_is_applied_everywhere_and_outlives_nats() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = dir.path().to_owned();
@@ -185,6 +213,8 @@ async fn a_flag_is_applied_everywhere_and_outlives_nats() {
     }
     assert_eq!(lever.set("on").await, Ok("`new_checkout` was already set to on".to_owned()));
     assert!(matches!(lever.set("maybe").await, Err(DriverError::Refused(_))));
+
+    flags_of_others_are_levers_too(dir.path(), server.url(), &lever.bus).await;
 
     server.stop().expect("stopped");
     east.until("old", |seen| seen["value"] == true && seen["metadata"]["stale"] == true).await;

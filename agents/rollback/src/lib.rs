@@ -1,7 +1,7 @@
 //! The rollback agent: moves a service between releases, and reads back where it is.
 //!
 //! It does what an action says to a lever that its own configuration names. It never judges, never
-//! chooses a value, and knows no plan. One file per driver: [`exec`].
+//! chooses a value, and knows no plan. One file per driver: [`exec`], [`render`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use bellwether_protocol::id::{LeverName, Role, Service};
 use bellwether_runtime::{AgentConfig, ConfigError, Driver, Lever, LeverError, Runtime, StartError};
 use serde::Deserialize;
 
-use crate::exec::{Exec, ExecConfig, ExecError};
+use crate::exec::{Exec, ExecConfig};
+use crate::render::{AutoDeploy, Render, RenderConfig};
 
 pub mod exec;
+pub mod render;
 
-mod command;
 #[cfg(test)]
 mod contract;
 
@@ -33,12 +34,14 @@ struct RollbackConfig {
     levers: Vec<LeverConfig>,
 }
 
-/// One lever; a second kind of driver becomes a second optional key.
+/// One lever, with exactly one driver.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LeverConfig {
     name: LeverName,
     exec: Option<ExecConfig>,
+    render: Option<RenderConfig>,
+    render_auto_deploy: Option<RenderConfig>,
 }
 
 /// Why a rollback agent did not start, or stopped.
@@ -55,13 +58,13 @@ pub enum RollbackError {
     Hold(#[from] LeverError),
     /// A lever that could never work.
     #[error("lever `{0}` is not configured right")]
-    Lever(LeverName, #[source] ExecError),
+    Lever(LeverName, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// No lever at all.
     #[error("`rollback.levers` is empty, so there would be nothing to do")]
     NoLever,
-    /// A lever that nothing moves.
-    #[error("lever `{0}` has no driver: give it `exec`")]
-    NoDriver(LeverName),
+    /// A lever that nothing moves, or several do.
+    #[error("lever `{0}` needs one driver: give it `exec`, `render` or `render_auto_deploy`")]
+    Driver(LeverName),
     /// It could not join the mesh.
     #[error("could not start")]
     Start(#[from] StartError),
@@ -91,13 +94,20 @@ fn levers(config: &RollbackConfig) -> Result<Vec<Lever>, RollbackError> {
 }
 
 fn driver(lever: &LeverConfig) -> Result<Arc<dyn Driver>, RollbackError> {
-    match &lever.exec {
-        Some(exec) => {
-            let exec = Exec::new(exec).map_err(|e| RollbackError::Lever(lever.name.clone(), e))?;
-            Ok(Arc::new(exec))
-        }
-        None => Err(RollbackError::NoDriver(lever.name.clone())),
-    }
+    let LeverConfig { name, exec, render, render_auto_deploy } = lever;
+    let driver = match (exec, render, render_auto_deploy) {
+        (Some(exec), None, None) => shared(Exec::new(exec)),
+        (None, Some(render), None) => shared(Render::new(render)),
+        (None, None, Some(render)) => shared(AutoDeploy::new(render)),
+        _ => return Err(RollbackError::Driver(name.clone())),
+    };
+    driver.map_err(|error| RollbackError::Lever(name.clone(), error))
+}
+
+type Flaw = Box<dyn std::error::Error + Send + Sync>;
+
+fn shared<D: Driver + 'static>(driver: Result<D, impl Into<Flaw>>) -> Result<Arc<dyn Driver>, Flaw> {
+    driver.map(|driver| Arc::new(driver) as _).map_err(Into::into)
 }
 
 #[cfg(test)]
@@ -119,7 +129,10 @@ mod tests {
         let exec = serde_json::json!({ "set": ["set", "{value}"], "read_back": ["read"] });
         check(serde_json::json!([{ "name": "traffic", "exec": exec }]), "1 levers");
         check(serde_json::json!([]), "`rollback.levers` is empty, so there would be nothing to do");
-        check(serde_json::json!([{ "name": "traffic" }]), "lever `traffic` has no driver: give it `exec`");
+        check(
+            serde_json::json!([{ "name": "traffic" }]),
+            "lever `traffic` needs one driver: give it `exec`, `render` or `render_auto_deploy`",
+        );
         let twice = serde_json::json!([{ "name": "a", "exec": exec }, { "name": "a", "exec": exec }]);
         check(twice, "lever `a` is configured twice");
         let shell = serde_json::json!({ "set": ["sh", "-c", "set {value}"], "read_back": ["read"] });

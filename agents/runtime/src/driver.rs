@@ -32,8 +32,10 @@ pub trait Driver: Send + Sync {
     /// Reads the lever and every target behind it, from where the platform applies it.
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>>;
 
-    /// Releases it has held, newest first; empty where the platform does not tell.
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>>;
+    /// Releases it has held, newest first; empty where it holds none, or the platform does not tell.
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 }
 
 /// Where a lever stands.
@@ -46,6 +48,13 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// What `targets` show: the value that is common to all, if there is one.
+    pub fn of(targets: Vec<Target>) -> Self {
+        let first = targets.first().and_then(|target| target.value.clone());
+        let value = first.filter(|value| targets.iter().all(|target| target.value.as_ref() == Some(value)));
+        Self { value, targets }
+    }
+
     /// Whether the lever and every target behind it stand at `to`. Without any target, nothing was proven.
     pub fn is_all_at(&self, to: &LeverValue) -> bool {
         self.value.as_ref() == Some(to)

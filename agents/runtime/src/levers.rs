@@ -53,9 +53,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the platform is asked for the releases it held.
 const HISTORY_EVERY: Duration = Duration::from_secs(60);
 /// How long a driver may take to set: a deployment tool may wait for its machines.
-const SET_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const SET_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a driver may take to read.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// Actions that wait for one lever; a coordinator sends a few per rollout.
 const WAITING_MAX: usize = 256;
 /// How long to wait before a failed write to the ledger, or an unanswered publish, is repeated.

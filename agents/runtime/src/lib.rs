@@ -11,15 +11,23 @@
 //! | `presence` | the heartbeat, and the clock that it anchors |
 //! | `assignments` | what this region is to watch, never an older revision |
 //! | `spool` | samples, on disk until NATS has them |
+//! | `allowed` | which values a lever may be set to |
+//! | `exec` | the driver that levers of any role may have: a command |
 //! | [`ledger`] | one lever's actions, as a state machine without I/O |
 //! | `levers` | the ledger's hands: claims, actions, drivers, results |
+//! | `alone` | one action on one lever, without a mesh |
+//! | [`store`] | small JSON files that are whole or not there |
 //! | `http` | one TLS configuration, HTTP clients made from it |
 //! | [`telemetry`] | logs and traces |
 
+mod allowed;
+mod alone;
 mod assignments;
 mod claim;
+mod command;
 mod config;
 mod driver;
+mod exec;
 mod http;
 pub mod ledger;
 mod levers;
@@ -28,11 +36,14 @@ mod secret;
 mod shutdown;
 mod spool;
 mod start;
-mod store;
+pub mod store;
 pub mod telemetry;
 
+pub use allowed::Allowed;
+pub use alone::act_alone;
 pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
+pub use exec::{Exec, ExecConfig, ExecError};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
 pub use levers::LeverError;
 pub use secret::{SecretError, SecretRef};

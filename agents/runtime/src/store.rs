@@ -11,7 +11,10 @@ use serde::de::DeserializeOwned;
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;
 
 /// Replaces `path`: written beside it, synced, renamed, and the directory synced.
-pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+///
+/// # Errors
+/// When it cannot be written; then it is as it was.
+pub fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let beside = path.with_extension("partial");
     let mut file = File::create(&beside)?;
     file.write_all(&serde_json::to_vec(value)?)?;
@@ -24,7 +27,10 @@ pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 }
 
 /// Reads what [`save`] wrote; `None` when it was never written.
-pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+///
+/// # Errors
+/// When it cannot be read, or is not a `T`.
+pub fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,

@@ -5,6 +5,10 @@
 //! [`Family`] does. A family refuses what the real service refuses: an unknown field is an error
 //! here, because it would be a silent mistake there.
 
+pub mod launchdarkly;
+pub mod render;
+pub mod unleash;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

@@ -26,6 +26,10 @@ async fn start(auth: Option<&str>) -> Server {
     let flags = [
         flag("new_checkout", json!({ "on": true, "off": false }), "off"),
         flag("banner", json!({ "plain": "Hello", "loud": "HELLO" }), "plain"),
+        serde_json::from_value(
+            json!({ "name": "retired", "variants": { "on": 1 }, "default": "on", "disabled": true }),
+        )
+        .expect("a flag"),
     ];
     let served = Served::default();
     let is_stale = Arc::new(AtomicBool::new(false));
@@ -145,8 +149,9 @@ async fn bulk_answers_all_and_then_not_modified() {
     assert_eq!(status, 200);
     let body: Value = serde_json::from_str(&body).expect("json");
     let flags = body["flags"].as_array().expect("flags");
-    assert!(flags.len() == 2 && flags.iter().all(is_success), "{body}");
+    assert!(flags.len() == 3 && flags[..2].iter().all(is_success), "{body}");
     assert_eq!(body["metadata"], json!({ "revision": 7 }));
+    assert_eq!(body["eventStreams"], json!([{ "type": "sse", "endpoint": { "requestUri": EVENTS } }]));
     assert_eq!(ask(&format!("\"other\", W/{etag}")).await, (304, etag.clone(), String::new()));
     server.set(8, json!({ "new_checkout": { "value": "off" } }));
     assert_eq!(ask(&etag).await.0, 200);
@@ -183,4 +188,39 @@ async fn a_wrong_token_is_not_let_in() {
     check("authorization", "Bearer wrong", 401).await;
     check("authorization", "s3cr3t", 401).await;
     check("accept", "*/*", 401).await;
+}
+
+#[tokio::test]
+async fn a_change_is_told_to_whoever_listens() {
+    let server = start(Some("s3cr3t")).await;
+    server.set(1, json!({}));
+    let request = server.client.post(&server.base).header("x-api-key", "s3cr3t").body(user("user-1"));
+    let body: Value = request.send().await.expect("an answer").json().await.expect("json");
+    let uri = body["eventStreams"][0]["endpoint"]["requestUri"].as_str().expect("an address").to_owned();
+    assert!(!uri.contains("s3cr3t"), "{uri}");
+    let origin = server.base.split("/ofrep").next().expect("an origin").to_owned();
+    let listen = async |uri: &str| server.client.get(format!("{origin}{uri}")).send().await.expect("an answer");
+    for wrong in [EVENTS.to_owned(), format!("{uri}0")] {
+        assert_eq!(listen(&wrong).await.status().as_u16(), 401, "{wrong}");
+    }
+    let mut listening = listen(&uri).await;
+    assert_eq!(listening.headers()["content-type"], "text/event-stream");
+    for revision in [2, 3] {
+        server.set(revision, json!({ "new_checkout": { "value": "on" } }));
+        let chunk = listening.chunk().await.expect("a chunk").expect("an event");
+        let told = String::from_utf8_lossy(&chunk).into_owned();
+        let data = told.strip_prefix("data: ").and_then(|told| serde_json::from_str::<Value>(told.trim()).ok());
+        let expected = json!({ "type": "refetchEvaluation", "etag": revision.to_string() });
+        assert_eq!(data, Some(expected), "{told}");
+    }
+}
+
+/// What a client needs to know of a flag that is switched off: that it is, and nothing else.
+#[tokio::test]
+async fn a_disabled_flag_leaves_the_choice_to_the_code() {
+    let server = start(None).await;
+    server.set(1, json!({ "retired": { "value": "on" } }));
+    let (status, body) = server.ask("/retired", &user("user-1")).await;
+    let expected = json!({ "key": "retired", "reason": "DISABLED", "metadata": { "revision": 1 } });
+    assert_eq!((status, body), (200, expected));
 }

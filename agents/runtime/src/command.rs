@@ -8,12 +8,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bellwether_protocol::id::ActionId;
-use bellwether_runtime::DriverError;
 use rustix::process::{Pid, Signal, kill_process_group};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+
+use crate::driver::DriverError;
 
 /// The command said: nothing happened, try again.
 const EXIT_RETRY: i32 = 75;

@@ -3,12 +3,10 @@
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use super::*;
-use crate::contract::{self, Bench, action, value};
 
 /// Well over any timeout of these tests, and under the 60 s that their commands would sleep.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -38,33 +36,16 @@ fn setting(text: &str) -> Exec {
     Exec::new(&config(&["sh", "-c", text, "sh", "{value}"], &["true"])).expect("a driver")
 }
 
+fn value(text: &str) -> LeverValue {
+    text.parse().expect("a value")
+}
+
+fn action(generation: u64) -> ActionId {
+    format!("shop/42/{generation}/0").parse().expect("an id")
+}
+
 async fn set(driver: &Exec, to: &str) -> Result<String, DriverError> {
     driver.set(&value(to), &action(7)).await
-}
-
-/// Two files stand for the platform: one per place, and one line per move.
-fn bench(directory: &Path) -> Bench<Exec> {
-    let path = directory.display().to_string();
-    for place in ["east", "west"] {
-        std::fs::write(directory.join(place), "v42").expect("written");
-    }
-    let set = r#"echo moved >> "$0/moves"; printf %s "$1" > "$0/east"; printf %s "$1" > "$0/west""#;
-    let read = r#"e=$(cat "$0/east"); w=$(cat "$0/west"); v=null; [ "$e" = "$w" ] && v="\"$e\""
-        printf '{"value":%s,"targets":[{"id":"east","value":"%s"},{"id":"west","value":"%s"}]}' "$v" "$e" "$w""#;
-    let mut config = config(&["sh", "-c", set, &path, "{value}"], &["sh", "-c", read, &path]);
-    config.pattern = Some("v[1-9][0-9]*".to_owned());
-    let (moves, west) = (directory.join("moves"), directory.join("west"));
-    Bench {
-        driver: Exec::new(&config).expect("a driver"),
-        moves: Box::new(move || std::fs::read_to_string(&moves).map_or(0, |text| text.lines().count())),
-        split: Box::new(move |to| std::fs::write(&west, to).expect("written")),
-    }
-}
-
-#[tokio::test]
-async fn exec_keeps_the_contract() {
-    let directory = tempfile::tempdir().expect("a directory");
-    contract::check(&bench(directory.path())).await;
 }
 
 #[tokio::test]
