@@ -69,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents/runtime", &["bellwether-bus", "bellwether-protocol"]),
     ("agents/alert", AGENT),
     ("agents/flag", AGENT),
+    ("agents/metric", AGENT),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
     ("agents/rollback", AGENT),

@@ -10,6 +10,7 @@
 //! | `secret` | `env:NAME` and `file:PATH` |
 //! | `presence` | the heartbeat, and the clock that it anchors |
 //! | `assignments` | what this region is to watch, never an older revision |
+//! | `looks`, `gather` | assignments to running looks, and what a slot of one came to |
 //! | `spool` | samples, on disk until NATS has them |
 //! | [`ledger`] | one lever's actions, as a state machine without I/O |
 //! | `levers` | the ledger's hands: claims, actions, drivers, results |
@@ -20,9 +21,11 @@ mod assignments;
 mod claim;
 mod config;
 mod driver;
+mod gather;
 mod http;
 pub mod ledger;
 mod levers;
+mod looks;
 mod presence;
 mod secret;
 mod shutdown;
@@ -33,8 +36,10 @@ pub mod telemetry;
 
 pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
+pub use gather::{Gathered, Watch};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
 pub use levers::LeverError;
+pub use looks::{LOOKS_MAX, Looker, Looks};
 pub use secret::{SecretError, SecretRef};
 pub use shutdown::shutdown;
 pub use spool::{SampleSender, SpoolError};
