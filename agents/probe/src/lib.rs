@@ -11,7 +11,7 @@
 //! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
 //! | `redaction` | what never becomes evidence |
 //! | `aggregate`, `observation` | looks to samples, pure |
-//! | `reconcile`, `look` | assignments to running looks |
+//! | `reconcile`, `look` | running looks |
 
 mod aggregate;
 mod allow;
@@ -35,7 +35,7 @@ use std::time::Duration;
 use bellwether_protocol::id::Role;
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::SAMPLES_MAX;
-use bellwether_runtime::{ConfigError, HttpError, Runtime, StartError};
+use bellwether_runtime::{ConfigError, HttpError, Looks, Runtime, StartError};
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 
@@ -45,7 +45,7 @@ use crate::dial::Dialer;
 use crate::http::Http;
 use crate::look::{Post, watch_control};
 use crate::observation::Observation;
-use crate::reconcile::Looks;
+use crate::reconcile::Prober;
 use crate::target::Target;
 
 /// Why the agent did not start.
@@ -128,12 +128,9 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
     }
     let timeout = control.as_ref().map(|control| control.timeout);
     let post = Arc::new(Post::new(Aggregate::new(timeout), Arc::new(move || clock.now())));
-    let mut looks = Looks::new(
-        runtime.agent.to_string(),
-        Dialer::new(probe.allow.clone(), tls.clone()),
-        probe.every_min,
-        Arc::clone(&post),
-    );
+    let dialer = Dialer::new(probe.allow.clone(), tls.clone());
+    let prober = Prober::new(dialer, probe.every_min, Arc::clone(&post));
+    let mut looks = Looks::new(runtime.agent.to_string(), prober);
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(control) = control {
         tasks.spawn(watch_control(control, Dialer::unguarded(tls), Arc::clone(&post)));
@@ -142,7 +139,7 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
     Ok(())
 }
 
-async fn serve(runtime: &Runtime, looks: &mut Looks, post: &Post) {
+async fn serve(runtime: &Runtime, looks: &mut Looks<Prober>, post: &Post) {
     let mut assignments = runtime.assignments();
     assignments.mark_changed();
     let sender = runtime.sender();
