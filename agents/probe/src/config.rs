@@ -14,10 +14,8 @@ use std::path::PathBuf;
 
 use bellwether_protocol::time::Span;
 use bellwether_runtime::AgentConfig;
+use bellwether_runtime::web::{Allow, Origin, Target};
 use serde::{Deserialize, Deserializer, de};
-
-use crate::allow::Allow;
-use crate::target::{Origin, Target};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -54,7 +52,7 @@ impl ProbeConfig {
     pub(crate) fn control(&self) -> Result<Option<Target>, String> {
         let Some(url) = &self.control else { return Ok(None) };
         let (origin, base) = Origin::parse(url)?;
-        let headers = crate::target::headers(&BTreeMap::new())?;
+        let headers = bellwether_runtime::web::headers(&BTreeMap::new())?;
         Ok(Some(Target { origin, base, headers, fingerprint: None, timeout: CONTROL_TIMEOUT }))
     }
 }

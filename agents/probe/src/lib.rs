@@ -7,26 +7,17 @@
 //! |---|---|
 //! | `config` | the agent's own file |
 //! | `http` | one file per kind of probe; the table is in the README |
-//! | `condition`, `number`, `json_path`, `answer` | what is read out of an answer, pure |
-//! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
-//! | `redaction` | what never becomes evidence |
+//! | `condition` | what must hold of an answer, pure |
 //! | `aggregate`, `observation` | looks to samples, pure |
 //! | `reconcile`, `look` | running looks |
 
 mod aggregate;
-mod allow;
-mod answer;
 mod condition;
 mod config;
-mod dial;
 mod http;
-mod json_path;
 mod look;
-mod number;
 mod observation;
 mod reconcile;
-mod redaction;
-mod target;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,18 +26,17 @@ use std::time::Duration;
 use bellwether_protocol::id::Role;
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::SAMPLES_MAX;
+use bellwether_runtime::web::{Dialer, Target};
 use bellwether_runtime::{ConfigError, HttpError, Looks, Runtime, StartError};
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 
 use crate::aggregate::Aggregate;
 use crate::config::Config;
-use crate::dial::Dialer;
 use crate::http::Http;
 use crate::look::{Post, watch_control};
 use crate::observation::Observation;
 use crate::reconcile::Prober;
-use crate::target::Target;
 
 /// Why the agent did not start.
 #[derive(Debug, thiserror::Error)]

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use bellwether_protocol::sample::Sample;
 use bellwether_protocol::time::{Span, Timestamp};
+use bellwether_runtime::web::{Dialer, Target};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Probe;
 use crate::aggregate::{Aggregate, Ticket, WatchId};
-use crate::dial::Dialer;
 use crate::http::Http;
 use crate::observation::Observation;
-use crate::target::Target;
 
 /// Tells the time that slots are made of.
 pub(crate) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;

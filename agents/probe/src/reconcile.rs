@@ -5,14 +5,13 @@ use std::sync::Arc;
 use bellwether_protocol::assignment;
 use bellwether_protocol::id::Revision;
 use bellwether_protocol::time::Span;
+use bellwether_runtime::web::{Dialer, Target};
 use bellwether_runtime::{Looker, Watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::Probe;
 use crate::aggregate::WatchId;
-use crate::dial::Dialer;
 use crate::look::{Look, Post};
-use crate::target::Target;
 
 /// What this agent does itself about looks.
 pub(crate) struct Prober {
@@ -213,8 +212,8 @@ mod tests {
         looks.reconcile(&assigned(4, vec![good.clone()]));
         let settings = json!({"path": "/", "expect": ["status is 200"]});
         check(&mut looks, assignment::Look { settings, ..good.clone() }, "/expect/0 column 8: `is` is not a test");
-        check(&mut looks, look("http://10.0.0.1"), "10.0.0.1 is not in this agent's `probe.allow`");
-        check(&mut looks, look("http://example.com"), "`example.com` is not in this agent's `probe.allow`");
+        check(&mut looks, look("http://10.0.0.1"), "10.0.0.1 is not in this agent's `allow`");
+        check(&mut looks, look("http://example.com"), "`example.com` is not in this agent's `allow`");
         check(&mut looks, look("http://169.254.169.254"), "never looked at");
         check(&mut looks, assignment::Look { every: Span::from_ms(5), ..good.clone() }, "more often than");
         check(&mut looks, assignment::Look { edges_ms: vec![5, 5], ..good.clone() }, "must ascend");

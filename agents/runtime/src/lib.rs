@@ -1,6 +1,6 @@
 //! What every agent shares: who it is, that it is there, what it is told, how it answers.
 //!
-//! This crate knows no vendor and no probe, and it decides nothing about a release. A role gets a
+//! This crate knows no vendor and no kind of look, and it decides nothing about a release. A role gets a
 //! [`Runtime`], looks at its [`Runtime::assignments`], sends samples through a [`SampleSender`],
 //! or hands its [`Lever`]s to [`Runtime::serve_levers`].
 //!
@@ -16,6 +16,7 @@
 //! | `levers` | the ledger's hands: claims, actions, drivers, results |
 //! | `http` | one TLS configuration, HTTP clients made from it |
 //! | [`telemetry`] | logs and traces |
+//! | [`web`] | looking at what answers over HTTP |
 
 mod assignments;
 mod claim;
@@ -33,6 +34,7 @@ mod spool;
 mod start;
 mod store;
 pub mod telemetry;
+pub mod web;
 
 pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
