@@ -239,7 +239,7 @@ fn subjects(path: &str, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let words = [".action.", ".alert.>", ".command.", ".decision.", ".outcome.", ".result.", ".sample."];
+    let words = [".action.", ".alert.>", ".command.", ".decision.", ".outcome.", ".pushed.", ".result.", ".sample."];
     let is_subject = |literal: &str| {
         let api = ["$JS", "$KV"].iter().any(|api| literal.contains(api)) && !in_room(path, "protocol/bus");
         let word = words.iter().any(|word| literal.contains(word)) && !literal.starts_with("$.");
