@@ -148,9 +148,10 @@ impl Measure {
         }
     }
 
-    /// Counts what happened since the last reading, or since `from` when this is the first.
-    pub(crate) fn count(&mut self, windows: &[Vec<Series>], from: Timestamp, at: Timestamp) -> Reading {
-        let (release_label, gap_max) = (self.release_label.as_deref(), self.stale_after);
+    /// Counts what happened since the last reading, or since `from` when this is the first. A counter that
+    /// was away for longer than `gap_max` begins anew.
+    pub(crate) fn count(&mut self, windows: &[Vec<Series>], from: Timestamp, at: Timestamp, gap_max: Span) -> Reading {
+        let release_label = self.release_label.as_deref();
         let What::Counters(counters, sum) = &mut self.what else { return Ok(Vec::new()) };
         let mut grown = Vec::new();
         let mut missing = None;
@@ -357,7 +358,7 @@ mod tests {
     fn count(settings: Value, windows: &[Vec<Series>]) -> Result<Vec<String>, String> {
         let mut measure = Measure::read(&settings, Cohort::Canary, true).unwrap();
         let at = Timestamp::from_ms(30_000);
-        let found = measure.count(windows, at, at).map_err(|missing| missing.0)?;
+        let found = measure.count(windows, at, at, stale_after()).map_err(|missing| missing.0)?;
         Ok(found.into_iter().map(|found| shown(&found.portion)).collect())
     }
 
@@ -398,7 +399,7 @@ mod tests {
         let latency = |all: &[(&str, f64, f64)]| {
             let mut measure = Measure::read(&settings(), Cohort::Canary, true).unwrap();
             let at = Timestamp::from_ms(30_000);
-            let found = measure.count(&[window(all)], at, at).map_err(|missing| missing.0)?;
+            let found = measure.count(&[window(all)], at, at, stale_after()).map_err(|missing| missing.0)?;
             assert!(found.iter().all(|found| found.portion.n() == found.portion.latency.n()));
             Ok::<_, String>(found[0].portion.latency.0.clone().into_iter().collect::<Vec<_>>())
         };

@@ -108,7 +108,7 @@ impl Prometheus {
         for window in &mut windows {
             window.retain(is_news);
         }
-        self.measure.count(&windows, from, from)
+        self.measure.count(&windows, from, from, self.measure.stale_after)
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use bellwether_protocol::time::Span;
 use bellwether_runtime::AgentConfig;
 use bellwether_runtime::web::{Allow, Origin, Target};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -37,7 +37,7 @@ pub(crate) struct ProbeConfig {
     #[serde(default)]
     control: Option<String>,
     /// Certificates that are trusted besides the public ones.
-    #[serde(default, deserialize_with = "file")]
+    #[serde(default, deserialize_with = "bellwether_runtime::file_reference")]
     pub(crate) ca: Option<PathBuf>,
     /// Looks more often than this are refused.
     #[serde(default = "every_min")]
@@ -59,12 +59,6 @@ impl ProbeConfig {
 
 fn every_min() -> Span {
     Span::from_ms(100)
-}
-
-fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let path = text.strip_prefix("file:").filter(|path| !path.is_empty());
-    path.map(|path| Some(path.into())).ok_or_else(|| de::Error::custom("certificates are written `file:PATH`"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bellwether_protocol::assignment;
-use bellwether_protocol::id::Revision;
+use bellwether_protocol::id::{Revision, Service};
 use bellwether_protocol::time::Span;
 use bellwether_runtime::web::{Dialer, Target};
 use bellwether_runtime::{Looker, Watch};
@@ -51,7 +51,7 @@ impl Looker for Prober {
         crate::validators().iter().any(|(known, _)| *known == kind)
     }
 
-    fn read(&self, look: &assignment::Look) -> Result<Self::Ready, String> {
+    fn read(&self, _: &Service, look: &assignment::Look) -> Result<Self::Ready, String> {
         if look.every < self.every_min {
             return Err(format!(
                 "every {} is more often than this agent's `probe.every_min` of {}",
@@ -88,7 +88,6 @@ mod tests {
     use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
     use bellwether_protocol::assignment::Assignment;
-    use bellwether_protocol::id::Service;
     use bellwether_protocol::sample::{Cohort, Portion, Sample};
     use bellwether_protocol::time::Timestamp;
     use bellwether_runtime::{LOOKS_MAX, Looks};

@@ -36,7 +36,7 @@ mod store;
 pub mod telemetry;
 pub mod web;
 
-pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
+pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
 pub use gather::{Gathered, Watch};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};

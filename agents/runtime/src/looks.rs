@@ -28,11 +28,11 @@ pub trait Looker {
     /// Whether looks of this kind are for this agent; others are left to other agents.
     fn knows(&self, kind: &str) -> bool;
 
-    /// Checks a look; the error says why it cannot be done.
+    /// Checks a look at a service; the error says why it cannot be done.
     ///
     /// # Errors
     /// When it cannot.
-    fn read(&self, look: &Look) -> Result<Self::Ready, String>;
+    fn read(&self, service: &Service, look: &Look) -> Result<Self::Ready, String>;
 
     /// Begins to look. `phase` is where in its interval a look lies: the same after each restart, and
     /// different for each agent and look.
@@ -110,7 +110,7 @@ impl<L: Looker> Looks<L> {
             if !is_ascending || look.edges_ms.len() > EDGES_MAX {
                 return Err(wrong(format!("the edges of latency buckets must ascend, at most {EDGES_MAX} of them")));
             }
-            ready.push((look, self.looker.read(look).map_err(wrong)?));
+            ready.push((look, self.looker.read(&assignment.rollout.service, look).map_err(wrong)?));
         }
         Ok(ready)
     }
