@@ -308,6 +308,7 @@ fn every_message_has_a_stored_example() {
 const PLUGS: &[(&str, &str, &str)] = &[
     ("agents/alert", "fn deliver(&self", "bridge.rs"),
     ("agents/flag", "impl Driver for", ""),
+    ("agents/metric", "fn look(&", ""),
     ("agents/probe", "fn look(&self", "lib.rs"),
     ("agents/rollback", "impl Driver for", ""),
 ];

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! The measures are those of `measure`; a number is any PromQL query with one value, or one per release.
+//! How old a value is, is known of plain selectors; of other queries only by servers from 2.43 on.
 //! Counters are read as they were scraped: a slot in which nothing was scraped has no sample.
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use serde_json::Value;
 
 use crate::found::{Missing, Reading};
 use crate::measure::{Measure, What};
-use crate::selector::Labels;
+use crate::selector::{Labels, NAME, Selector};
 use crate::series::{Point, SERIES_MAX, Series};
 
 /// A server, as the agent's own configuration names it.
@@ -92,9 +93,7 @@ impl Prometheus {
         if let What::Numbers(queries) = &self.measure.what {
             let mut values = BTreeMap::new();
             for (name, query) in queries {
-                let series = self.server.ask(query, to, self.measure.stale_after).await?;
-                let last = series.into_iter().filter_map(|series| Some((series.labels, series.points.last()?.value)));
-                values.insert(name.clone(), last.collect());
+                values.insert(name.clone(), self.server.values(query, to, self.measure.stale_after).await?);
             }
             return self.measure.numbers(values, from);
         }
@@ -126,13 +125,32 @@ impl Server {
         Ok(Self { query, token, client: client.clone() })
     }
 
+    /// The values that `query` has at `at`.
+    async fn values(&self, query: &str, at: Timestamp, stale_after: Span) -> Result<Vec<(Labels, f64)>, Missing> {
+        let values = last(self.ask(query, at, stale_after).await?);
+        if Selector::parse(query).is_err() {
+            return Ok(values);
+        }
+        // Servers before 2.43 show what is up to five minutes old as if it were new. Of a plain selector
+        // they tell when it was measured.
+        let times = last(self.ask(&format!("timestamp({query})"), at, stale_after).await?);
+        let oldest = as_seconds(at - stale_after);
+        let mut fresh: Vec<Labels> =
+            times.into_iter().filter(|(_, time)| *time >= oldest).map(|(labels, _)| labels).collect();
+        fresh.sort();
+        let nameless = |labels: &Labels| {
+            labels.iter().filter(|(name, _)| *name != NAME).map(|(a, b)| (a.clone(), b.clone())).collect()
+        };
+        Ok(values.into_iter().filter(|(labels, _)| fresh.binary_search(&nameless(labels)).is_ok()).collect())
+    }
+
     /// The series that `query` selects, as of `at`; what is older than `stale_after` is none.
     async fn ask(&self, query: &str, at: Timestamp, stale_after: Span) -> Result<Vec<Series>, Missing> {
         let mut form = self.query.clone();
         form.query_pairs_mut()
             .append_pair("query", query)
             .append_pair("time", &seconds(at.as_ms().unsigned_abs()))
-            // Servers before 2.38 do not know it, and take values of up to five minutes.
+            // Servers before 2.43 do not know it.
             .append_pair("lookback_delta", &seconds(stale_after.as_ms()));
         let mut request =
             self.client.post(self.query.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -159,6 +177,15 @@ impl Server {
             }
         }
     }
+}
+
+fn last(series: Vec<Series>) -> Vec<(Labels, f64)> {
+    series.into_iter().filter_map(|series| Some((series.labels, series.points.last()?.value))).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit into a float until the year 287396")]
+fn as_seconds(at: Timestamp) -> f64 {
+    at.as_ms() as f64 / 1e3
 }
 
 /// Milliseconds as seconds, exactly.
