@@ -105,6 +105,8 @@ pub(crate) enum Source {
 
 /// How long after its end a slot is read: a scrape that began in it may take a moment to be stored.
 const SETTLE: Span = Span::from_ms(500);
+/// How far apart the readings of one slot may lie.
+const SPREAD: Span = Span::from_ms(500);
 /// Longest time between two readings of what comes by itself.
 const HEAR_EVERY: Span = Span::from_ms(250);
 
@@ -130,7 +132,8 @@ impl Source {
         match self {
             Self::Host(_) | Self::Json(_) | Self::Text(_) => Pace::Every { every: look.every, phase, hold: Span::ZERO },
             Self::Log(_) => hear(HEAR_EVERY),
-            Self::Prometheus(_) => Pace::AfterSlot(SETTLE),
+            // Not all looks at one instant: the server would answer the last of them late.
+            Self::Prometheus(_) => Pace::AfterSlot(Span::from_ms(SETTLE.as_ms() + phase.as_ms() % SPREAD.as_ms())),
             // What names its own instant may come a little late.
             Self::Pushed(_) => hear(HEAR_EVERY.max(Span::from_ms(look.timeout.min(slot).as_ms() / 2))),
         }

@@ -56,7 +56,10 @@ impl Counters {
             let news: Vec<Point> =
                 sound.iter().filter(|p| since.is_none_or(|since| p.at > since.at)).copied().collect();
             let Some(first) = news.first() else { continue };
-            self.last.insert(series.labels.clone(), *last);
+            // Beyond the bound a new series is not remembered, and so never counted.
+            if since.is_some() || self.last.len() < 2 * SERIES_MAX {
+                self.last.insert(series.labels.clone(), *last);
+            }
             let is_born = since.is_none() && known.get(&target(&series.labels)).is_some_and(|at| *at < first.at);
             let base = match since {
                 Some(since) if first.at.since(since.at) <= gap_max => Some(since.value),

@@ -61,12 +61,12 @@ pub(crate) struct Look {
 impl Look {
     /// Reads for ever, or until nobody takes the samples.
     pub(crate) async fn repeat(mut self) {
-        let mut slots = Slots::new(self.watch.slot, self.hold(), (self.now)());
+        let mut slots = Slots::new(self.watch.slot, self.pace, (self.now)());
         let mut read_at = (self.now)();
         let mut was_missing = false;
         loop {
             let due = self.pace.after(read_at, self.watch.slot);
-            self.sleep_until(due.min(slots.next_close((self.now)()))).await;
+            self.sleep_until(slots.next_close((self.now)()).map_or(due, |close| close.min(due))).await;
             let now = (self.now)();
             if now >= due {
                 read_at = now;
@@ -82,14 +82,6 @@ impl Look {
                     return;
                 }
             }
-        }
-    }
-
-    fn hold(&self) -> Span {
-        match self.pace {
-            // The slot is read after its end, and handed over at once.
-            Pace::AfterSlot(_) => self.watch.slot,
-            Pace::Every { hold, .. } => hold,
         }
     }
 
@@ -137,14 +129,19 @@ impl Pace {
 #[derive(Debug)]
 struct Slots {
     width: Span,
-    hold: Span,
+    /// How long after its end a slot is open; `None`: until it was read.
+    hold: Option<Span>,
     open: BTreeMap<Timestamp, Gathered>,
     /// The first slot that was not handed over: a clock that was set back must not make a second sample.
     first: Timestamp,
 }
 
 impl Slots {
-    fn new(width: Span, hold: Span, now: Timestamp) -> Self {
+    fn new(width: Span, pace: Pace, now: Timestamp) -> Self {
+        let hold = match pace {
+            Pace::AfterSlot(_) => None,
+            Pace::Every { hold, .. } => Some(hold),
+        };
         let first = slot_start(now, width);
         Self { width, hold, open: BTreeMap::new(), first }
     }
@@ -153,7 +150,9 @@ impl Slots {
         let current = slot_start(now, self.width);
         for Found { at, portion, evidence } in found {
             let own = slot_start(at, self.width);
-            let slot = if own >= self.first && own <= current { own } else { current };
+            let is_open = own >= self.first && own <= current;
+            // What was read of a whole slot is of no other one.
+            let slot = if is_open || self.hold.is_none() { own } else { current };
             if slot < self.first {
                 continue;
             }
@@ -165,23 +164,21 @@ impl Slots {
         }
     }
 
-    /// When the next slot may have to be handed over.
-    fn next_close(&self, now: Timestamp) -> Timestamp {
+    /// When the next slot may have to be handed over, if that does not depend on a reading.
+    fn next_close(&self, now: Timestamp) -> Option<Timestamp> {
         let oldest = self.open.keys().next().copied().unwrap_or_else(|| slot_start(now, self.width));
-        oldest + self.width + self.hold
+        Some(oldest + self.width + self.hold?)
     }
 
     fn close(&mut self, now: Timestamp) -> Vec<(Timestamp, Gathered)> {
-        let mut closed = Vec::new();
-        while let Some(entry) = self.open.first_entry() {
-            if *entry.key() + self.width + self.hold > now {
-                break;
-            }
-            closed.push(entry.remove_entry());
-        }
-        let over = slot_start(now - self.hold, self.width);
-        self.first = self.first.max(over);
-        closed
+        let Some(hold) = self.hold else {
+            let read = std::mem::take(&mut self.open);
+            self.first = read.keys().next_back().map_or(self.first, |last| *last + self.width);
+            return read.into_iter().collect();
+        };
+        self.first = self.first.max(slot_start(now - hold, self.width));
+        let later = self.open.split_off(&self.first);
+        std::mem::replace(&mut self.open, later).into_iter().collect()
     }
 }
 
@@ -215,7 +212,8 @@ mod tests {
         let found = |ms: i64, n: u64| {
             vec![Found::new(at(ms), Portion { classes: [(crate::found::ok(), n)].into(), ..Portion::default() })]
         };
-        let mut slots = Slots::new(Span::from_ms(1_000), Span::from_ms(200), at(5_100));
+        let every = Pace::Every { every: Span::from_ms(100), phase: Span::ZERO, hold: Span::from_ms(200) };
+        let mut slots = Slots::new(Span::from_ms(1_000), every, at(5_100));
         slots.take(found(5_200, 1), at(5_200));
         slots.take(found(4_900, 2), at(5_300));
         assert!(slots.close(at(6_199)).is_empty());
@@ -237,5 +235,22 @@ mod tests {
         assert_eq!(closed(&mut slots, 20_000), [], "a clock that was set back makes no second sample");
         slots.take(Vec::new(), at(20_500));
         assert_eq!(closed(&mut slots, 30_000), [], "silence is a gap");
+    }
+
+    #[test]
+    fn a_whole_slot_is_handed_over_as_soon_as_it_was_read() {
+        let found = |ms: i64| vec![Found::new(at(ms), Portion::default())];
+        let mut slots = Slots::new(Span::from_ms(1_000), Pace::AfterSlot(Span::from_ms(100)), at(5_900));
+        let closed = |slots: &mut Slots, ms: i64| -> Vec<i64> {
+            slots.close(at(ms)).into_iter().map(|(slot, _)| slot.as_ms()).collect()
+        };
+        assert_eq!(closed(&mut slots, 6_000), [0; 0]);
+        slots.take(found(5_000), at(6_100));
+        assert_eq!(closed(&mut slots, 6_100), [5_000]);
+        slots.take(found(5_000), at(6_200));
+        assert_eq!(closed(&mut slots, 6_200), [0; 0], "a slot has one sample");
+        // A reading that took longer than a slot.
+        slots.take(found(6_000), at(8_300));
+        assert_eq!(closed(&mut slots, 8_300), [6_000]);
     }
 }
