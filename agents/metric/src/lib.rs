@@ -270,7 +270,7 @@ pub async fn run(config: &Path) -> Result<(), MetricError> {
     let mut batch = Vec::new();
     loop {
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => break,
             Ok(()) = assignments.changed() => {
                 let current = assignments.borrow_and_update().clone();
                 let watching = looks.reconcile(&current);
@@ -279,6 +279,9 @@ pub async fn run(config: &Path) -> Result<(), MetricError> {
             _ = taken.recv_many(&mut batch, SAMPLES_MAX) => sender.send(std::mem::take(&mut batch)),
         }
     }
+    // Commands that are read must not outlive the agent.
+    looks.end().tasks.shutdown().await;
+    Ok(())
 }
 
 /// Settings as a `T`; what is wrong with their shape is one flaw.

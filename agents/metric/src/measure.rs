@@ -56,6 +56,9 @@ fn stale_after() -> Span {
     Span::from_secs(120)
 }
 
+/// Bounds of `stale_after`: so much more than a slot is read each time.
+const STALE_AFTER_MIN: Span = Span::from_secs(1);
+const STALE_AFTER_MAX: Span = Span::from_secs(3_600);
 /// Most numbers or classes of one SLI.
 const NAMES_MAX: usize = 20;
 /// Longest query, in bytes.
@@ -131,6 +134,13 @@ impl Measure {
         if names > NAMES_MAX || longest > QUERY_LEN_MAX {
             let message = format!("over {NAMES_MAX} names, or a query of over {QUERY_LEN_MAX} bytes");
             flaws.push(flaw("", &message, "split the SLI"));
+        }
+        if settings.events.as_ref().is_some_and(|events| events.bad.keys().any(class::is_ok)) {
+            flaws.push(flaw("/events/bad/ok", "`ok` is the good class", "name the class by what went wrong"));
+        }
+        if !(STALE_AFTER_MIN..=STALE_AFTER_MAX).contains(&settings.stale_after) {
+            let message = format!("this must be {STALE_AFTER_MIN} to {STALE_AFTER_MAX}");
+            flaws.push(flaw("/stale_after", &message, "write about twice the interval of the scrapes"));
         }
         match what {
             Some(what) if flaws.is_empty() => {

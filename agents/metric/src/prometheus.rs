@@ -299,6 +299,9 @@ mod tests {
         check(serde_json::json!({"server": "main", "buckets": "b", "events": events}), &["one measure is needed"]);
         check(serde_json::json!({"server": "main", "bucket": "b"}), &["unknown field `bucket`"]);
         check(serde_json::json!({"server": "main", "buckets": "rate(b[5m])"}), &["/buckets expected a plain selector"]);
+        let sound = serde_json::json!({"total": "a", "bad": {"ok": "b"}});
+        check(serde_json::json!({"server": "main", "events": sound}), &["/events/bad/ok"]);
+        check(serde_json::json!({"server": "main", "buckets": "b", "stale_after": "1d"}), &["/stale_after"]);
         let events = serde_json::json!({"total": "a b", "bad": {"x": "{"}});
         check(serde_json::json!({"server": "main", "events": events}), &["/events/total", "/events/bad/x"]);
     }

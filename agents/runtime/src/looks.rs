@@ -72,6 +72,11 @@ impl<L: Looker> Looks<L> {
         self.running.values().map(|running| &running.handle)
     }
 
+    /// Ends every look.
+    pub fn end(self) -> L {
+        self.looker
+    }
+
     /// Starts and stops looks until they are what `assignments` say; tells what was taken up.
     pub fn reconcile(&mut self, assignments: &BTreeMap<Service, Assignment>) -> BTreeMap<Service, Watching> {
         let mut watching = BTreeMap::new();
