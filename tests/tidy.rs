@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "agents/flag",
         &["bellwether-bus", "bellwether-protocol", "bellwether-runtime", "bellwether-render", "bellwether-fakes"],
     ),
+    ("agents/metric", AGENT),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
     // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
@@ -246,7 +247,7 @@ fn subjects(path: &str, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let words = [".action.", ".alert.>", ".command.", ".decision.", ".outcome.", ".result.", ".sample."];
+    let words = [".action.", ".alert.>", ".command.", ".decision.", ".outcome.", ".pushed.", ".result.", ".sample."];
     let is_subject = |literal: &str| {
         let api = ["$JS", "$KV"].iter().any(|api| literal.contains(api)) && !in_room(path, "protocol/bus");
         let word = words.iter().any(|word| literal.contains(word)) && !literal.starts_with("$.");
@@ -315,6 +316,7 @@ fn every_message_has_a_stored_example() {
 const PLUGS: &[(&str, &str, &str)] = &[
     ("agents/alert", "fn deliver(&self", "bridge.rs"),
     ("agents/flag", "impl Driver for", "config.rs"),
+    ("agents/metric", "fn look(&", ""),
     ("agents/probe", "fn look(&self", "lib.rs"),
     ("agents/rollback", "impl Driver for", ""),
 ];

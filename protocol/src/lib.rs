@@ -31,6 +31,7 @@ pub mod id;
 pub mod plan;
 pub mod power;
 pub mod presence;
+pub mod pushed;
 pub mod ratio;
 pub mod reason;
 pub mod record;

@@ -12,13 +12,14 @@
 //! | `bw.action.<service>.<lever>` | actions | coordinators |
 //! | `bw.alert.<severity>.<service>` | alerts | coordinators, alert agents |
 //! | `bw.outcome.<service>.<command>` | alerts | coordinators |
+//! | `bw.pushed.<service>.<region>.<sli>` | none | whoever measures; metric agents of the region listen |
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::alert::Severity;
 use crate::command::Verb;
-use crate::id::{AgentId, CommandId, IdError, LeverName, Principal, Region, Service};
+use crate::id::{AgentId, CommandId, IdError, LeverName, Principal, Region, Service, SliName};
 
 /// The first token of every subject, and the start of every stream's and bucket's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +170,11 @@ impl Prefix {
     /// Where the outcome of a command goes.
     pub fn outcome(&self, service: &Service, command: &CommandId) -> String {
         format!("{self}.outcome.{service}.{command}")
+    }
+
+    /// Where anyone may say what they measured.
+    pub fn pushed(&self, service: &Service, region: &Region, sli: &SliName) -> String {
+        format!("{self}.pushed.{service}.{region}.{sli}")
     }
 
     /// What an inbox subject says, if it is one.

@@ -14,6 +14,7 @@ use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec::{MESSAGE_LEN_MAX, from_json, from_msgpack, to_json, to_msgpack};
 use bellwether_protocol::command::{CommandBody, Outcome};
 use bellwether_protocol::presence::Presence;
+use bellwether_protocol::pushed::Pushed;
 use bellwether_protocol::record::Record;
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
@@ -38,6 +39,7 @@ macro_rules! for_every_message {
         $check::<CommandBody>("command", include_str!("examples/command.json"), "");
         $check::<Outcome>("outcome", include_str!("examples/outcome.json"), "");
         $check::<Presence>("presence", include_str!("examples/presence.json"), include_str!("examples/presence.hex"));
+        $check::<Pushed>("pushed", include_str!("examples/pushed.json"), "");
         $check::<Record>("decision", include_str!("examples/decision.json"), "");
         $check::<Status>("status", include_str!("examples/status.json"), "");
         $check::<Tick>("sample", include_str!("examples/sample.json"), include_str!("examples/sample.hex"));

@@ -8,9 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_protocol::id::{Class, Release, Revision, RolloutId, SliName};
-use bellwether_protocol::sample::{Cohort, Control, EVIDENCE_MAX, Evidence, Level, PORTIONS_MAX, Portion, Sample};
+use bellwether_protocol::id::{Class, Revision};
+use bellwether_protocol::sample::{Control, Level, Sample};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
+use bellwether_runtime::{Gathered, Watch};
 
 use crate::observation::Observation;
 
@@ -22,25 +23,6 @@ const CONTROL_EVERY_MAX: Span = Span::from_secs(5);
 const CONTROL_EVERY_MIN: Span = Span::from_ms(100);
 /// Most slots of one watch that wait for their looks. A look's timeout is bounded, so only a clock that jumps needs more.
 const OPEN_MAX: usize = 100;
-
-/// What is looked at repeatedly: one SLI of one cohort under one assignment.
-#[derive(Debug, Clone)]
-pub(crate) struct Watch {
-    /// For which rollout.
-    pub(crate) rollout: RolloutId,
-    /// Under which assignment.
-    pub(crate) revision: Revision,
-    /// The SLI.
-    pub(crate) sli: SliName,
-    /// The cohort.
-    pub(crate) cohort: Cohort,
-    /// Width of a slot.
-    pub(crate) slot: Span,
-    /// Longest look.
-    pub(crate) timeout: Span,
-    /// Upper edges of latency buckets, ascending, in milliseconds.
-    pub(crate) edges_ms: Vec<u64>,
-}
 
 /// Names one watch for as long as it lasts; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,8 +62,7 @@ struct Open {
 struct Slot {
     running_since: Option<Timestamp>,
     was_control_well: Option<bool>,
-    portions: BTreeMap<Option<Release>, Portion>,
-    evidence: Vec<Evidence>,
+    gathered: Gathered,
 }
 
 impl Aggregate {
@@ -204,14 +185,10 @@ impl Open {
 impl Slot {
     fn count(&mut self, edges_ms: &[u64], seen: Observation, now: Timestamp) {
         let class = known(seen.class);
-        if let (Some(text), true) = (seen.evidence, self.evidence.len() < EVIDENCE_MAX) {
-            self.evidence.push(Evidence { at: now, class: class.clone(), text });
+        if let Some(text) = seen.evidence {
+            self.gathered.note(now, class.clone(), text);
         }
-        // The last portion is kept for answers without a release; one release too many goes there as well.
-        let named = self.portions.keys().flatten().count();
-        let is_room = self.portions.contains_key(&seen.release) || named < PORTIONS_MAX - 1;
-        let release = seen.release.filter(|_| is_room);
-        let portion = self.portions.entry(release.clone()).or_insert_with(|| Portion { release, ..Portion::default() });
+        let portion = self.gathered.portion(seen.release);
         let count = portion.classes.entry(class).or_default();
         *count = count.saturating_add(1);
         if let Some(latency) = seen.latency {
@@ -230,17 +207,7 @@ impl Slot {
             // Not shown to be well is not well.
             (true, Some(false) | None) => Control::Sick,
         };
-        Sample {
-            rollout: watch.rollout.clone(),
-            revision: watch.revision,
-            sli: watch.sli.clone(),
-            cohort: watch.cohort,
-            slot: start,
-            portions: self.portions.into_values().collect(),
-            control,
-            evidence: self.evidence,
-            source: None,
-        }
+        self.gathered.sample(watch, start, control)
     }
 }
 
@@ -251,7 +218,7 @@ fn known(class: &'static str) -> Class {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::sample::class;
+    use bellwether_protocol::sample::{Cohort, PORTIONS_MAX, Portion, class};
 
     use super::*;
 

@@ -19,9 +19,7 @@ use std::cmp::Ordering;
 use hyper::header::{HeaderName, LOCATION};
 use serde_json::{Number, Value};
 
-use crate::answer::Answer;
-use crate::json_path::JsonPath;
-use crate::redaction::{CUT, is_sensitive};
+use bellwether_runtime::web::{Answer, CUT, JsonPath, is_sensitive};
 
 pub(crate) use parse::ConditionError;
 

@@ -14,10 +14,8 @@ use std::path::PathBuf;
 
 use bellwether_protocol::time::Span;
 use bellwether_runtime::AgentConfig;
-use serde::{Deserialize, Deserializer, de};
-
-use crate::allow::Allow;
-use crate::target::{Origin, Target};
+use bellwether_runtime::web::{Allow, Origin, Target};
+use serde::Deserialize;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -39,7 +37,7 @@ pub(crate) struct ProbeConfig {
     #[serde(default)]
     control: Option<String>,
     /// Certificates that are trusted besides the public ones.
-    #[serde(default, deserialize_with = "file")]
+    #[serde(default, deserialize_with = "bellwether_runtime::file_reference")]
     pub(crate) ca: Option<PathBuf>,
     /// Looks more often than this are refused.
     #[serde(default = "every_min")]
@@ -54,19 +52,13 @@ impl ProbeConfig {
     pub(crate) fn control(&self) -> Result<Option<Target>, String> {
         let Some(url) = &self.control else { return Ok(None) };
         let (origin, base) = Origin::parse(url)?;
-        let headers = crate::target::headers(&BTreeMap::new())?;
+        let headers = bellwether_runtime::web::headers(&BTreeMap::new())?;
         Ok(Some(Target { origin, base, headers, fingerprint: None, timeout: CONTROL_TIMEOUT }))
     }
 }
 
 fn every_min() -> Span {
     Span::from_ms(100)
-}
-
-fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let path = text.strip_prefix("file:").filter(|path| !path.is_empty());
-    path.map(|path| Some(path.into())).ok_or_else(|| de::Error::custom("certificates are written `file:PATH`"))
 }
 
 #[cfg(test)]

@@ -10,31 +10,23 @@ use std::collections::BTreeMap;
 
 use bellwether_protocol::id::{NumberName, Release};
 use bellwether_protocol::sample::{EVIDENCE_LEN_MAX, class};
+use bellwether_runtime::web::{
+    Answer, Dialer, Failure, Number, Origin, Received, Target, ask, redact, secrets, texts, without_query_values,
+};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
-use hyper::{HeaderMap, Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
+use hyper::header::LOCATION;
+use hyper::{HeaderMap, Method, Uri};
+use tokio::time::Instant;
 
-use crate::answer::{Answer, texts};
 use crate::condition::Condition;
-use crate::dial::{Dialer, Stream};
-use crate::number::Number;
-use crate::observation::{Failure, Observation, span};
-use crate::redaction::{is_sensitive, redact, without_query_values};
-use crate::target::{Origin, Target};
+use crate::observation::{Observation, span};
 
 pub(crate) use settings::flaws;
 
 /// Longest body that is read, in bytes. It bounds the memory of one look.
 const BODY_LEN_MAX: usize = 1024 * 1024;
-/// Longest head of an answer that is read, in bytes.
-const HEAD_LEN_MAX: usize = 64 * 1024;
 /// How much of a body is kept as evidence, in characters.
 const EXCERPT_LEN_MAX: usize = 200;
-const AGENT: &str = concat!("bellwether-probe/", env!("CARGO_PKG_VERSION"));
 
 /// One request, and what must hold of its answer.
 #[derive(Debug, Clone)]
@@ -46,12 +38,6 @@ pub(crate) struct Http {
     expect: Vec<Condition>,
     refusal: Vec<Condition>,
     numbers: BTreeMap<NumberName, Number>,
-}
-
-/// As much of an answer as came.
-struct Received {
-    head: Option<(u16, HeaderMap)>,
-    body: Result<Vec<u8>, Failure>,
 }
 
 impl Http {
@@ -72,16 +58,10 @@ impl Http {
     pub(crate) async fn look(&self, target: &Target, dialer: &Dialer) -> Observation {
         let start = Instant::now();
         let deadline = start + target.timeout.to_std();
-        let path = match format!("{}{}", target.base, self.path) {
-            path if path.is_empty() => "/".to_owned(),
-            path => path,
-        };
-        let request = self.request(target, &path);
+        let path = target.path(&self.path);
+        let request = target.request(self.method.clone(), &path, &self.headers, self.body.clone());
         let own = secrets(request.headers());
-        let received = match dialer.dial(&target.origin, deadline).await {
-            Ok(stream) => exchange(stream, request, deadline).await,
-            Err(failure) => Received { head: None, body: Err(failure) },
-        };
+        let received = ask(dialer, &target.origin, request, deadline, BODY_LEN_MAX).await;
         let took = span(start.elapsed());
         let asked = format!("{} {}", self.method, redact(&without_query_values(&path), &own, EVIDENCE_LEN_MAX));
         let mut seen = self.judge(target, received, &own);
@@ -92,23 +72,6 @@ impl Http {
             text.chars().take(EVIDENCE_LEN_MAX).collect()
         });
         seen
-    }
-
-    fn request(&self, target: &Target, path: &str) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        // Both halves were checked when they were read, so this parses.
-        *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
-        let headers = request.headers_mut();
-        headers.insert(USER_AGENT, hyper::header::HeaderValue::from_static(AGENT));
-        headers.extend(self.headers.clone());
-        // The cohort's headers come last: a probe's own settings must not address another cohort.
-        headers.extend(target.headers.clone());
-        headers.insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
-        if let Ok(host) = target.origin.authority().parse() {
-            headers.insert(HOST, host);
-        }
-        request
     }
 
     fn judge(&self, target: &Target, received: Received, secrets: &[String]) -> Observation {
@@ -193,65 +156,5 @@ fn elsewhere(origin: &Origin, answer: &Answer) -> Option<String> {
         // `//host/path` is a reference to another host that begins like a path.
         Some(None) if !location.starts_with("//") => None,
         Some(None) | None => Some("an address that is not a URL".to_owned()),
-    }
-}
-
-/// Values that must never be repeated, even where the target echoes them.
-fn secrets(headers: &HeaderMap) -> Vec<String> {
-    let sensitive = headers.iter().filter(|(name, _)| is_sensitive(name.as_str()));
-    sensitive
-        .filter_map(|(_, value)| value.to_str().ok())
-        .flat_map(|value| {
-            // `Bearer x` is echoed as `x` too.
-            let last = value.rsplit(' ').next().unwrap_or(value);
-            [value.to_owned(), last.to_owned()]
-        })
-        .collect()
-}
-
-async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>, deadline: Instant) -> Received {
-    let mut head = None;
-    let work = async {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_LEN_MAX).max_header_size(HEAD_LEN_MAX);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
-        let talk = async {
-            let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
-            head = Some((response.status().as_u16(), response.headers().clone()));
-            body(response).await
-        };
-        // The connection is driven here rather than in a task of its own, so that it ends with the look.
-        tokio::pin!(talk);
-        tokio::select! {
-            biased;
-            done = &mut talk => done,
-            _ = connection => talk.await,
-        }
-    };
-    let body = timeout_at(deadline, work).await;
-    let body = body.unwrap_or_else(|_| Err(Failure::new(class::TIMEOUT, "no whole answer in time")));
-    Received { head, body }
-}
-
-async fn body(response: Response<hyper::body::Incoming>) -> Result<Vec<u8>, Failure> {
-    let mut incoming = response.into_body();
-    let mut body = Vec::new();
-    while let Some(frame) = incoming.frame().await {
-        let frame = frame.map_err(|e| broken(&e))?;
-        if let Some(part) = frame.data_ref() {
-            if body.len() + part.len() > BODY_LEN_MAX {
-                return Err(Failure::new(class::TOO_LARGE, format!("the body is over {BODY_LEN_MAX} bytes")));
-            }
-            body.extend_from_slice(part);
-        }
-    }
-    Ok(body)
-}
-
-fn broken(error: &hyper::Error) -> Failure {
-    if error.is_parse() {
-        Failure::new(class::UNEXPECTED, format!("the answer is no HTTP that can be read: {error}"))
-    } else {
-        Failure::new(class::RESET, format!("the connection broke: {error}"))
     }
 }

@@ -7,26 +7,17 @@
 //! |---|---|
 //! | `config` | the agent's own file |
 //! | `http` | one file per kind of probe; the table is in the README |
-//! | `condition`, `number`, `json_path`, `answer` | what is read out of an answer, pure |
-//! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
-//! | `redaction` | what never becomes evidence |
+//! | `condition` | what must hold of an answer, pure |
 //! | `aggregate`, `observation` | looks to samples, pure |
-//! | `reconcile`, `look` | assignments to running looks |
+//! | `reconcile`, `look` | running looks |
 
 mod aggregate;
-mod allow;
-mod answer;
 mod condition;
 mod config;
-mod dial;
 mod http;
-mod json_path;
 mod look;
-mod number;
 mod observation;
 mod reconcile;
-mod redaction;
-mod target;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,18 +26,17 @@ use std::time::Duration;
 use bellwether_protocol::id::Role;
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::SAMPLES_MAX;
-use bellwether_runtime::{ConfigError, HttpError, Runtime, StartError};
+use bellwether_runtime::web::{Dialer, Target};
+use bellwether_runtime::{ConfigError, HttpError, Looks, Runtime, StartError};
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 
 use crate::aggregate::Aggregate;
 use crate::config::Config;
-use crate::dial::Dialer;
 use crate::http::Http;
 use crate::look::{Post, watch_control};
 use crate::observation::Observation;
-use crate::reconcile::Looks;
-use crate::target::Target;
+use crate::reconcile::Prober;
 
 /// Why the agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -128,12 +118,9 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
     }
     let timeout = control.as_ref().map(|control| control.timeout);
     let post = Arc::new(Post::new(Aggregate::new(timeout), Arc::new(move || clock.now())));
-    let mut looks = Looks::new(
-        runtime.agent.to_string(),
-        Dialer::new(probe.allow.clone(), tls.clone()),
-        probe.every_min,
-        Arc::clone(&post),
-    );
+    let dialer = Dialer::new(probe.allow.clone(), tls.clone());
+    let prober = Prober::new(dialer, probe.every_min, Arc::clone(&post));
+    let mut looks = Looks::new(runtime.agent.to_string(), prober);
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(control) = control {
         tasks.spawn(watch_control(control, Dialer::unguarded(tls), Arc::clone(&post)));
@@ -142,7 +129,7 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
     Ok(())
 }
 
-async fn serve(runtime: &Runtime, looks: &mut Looks, post: &Post) {
+async fn serve(runtime: &Runtime, looks: &mut Looks<Prober>, post: &Post) {
     let mut assignments = runtime.assignments();
     assignments.mark_changed();
     let sender = runtime.sender();

@@ -1,19 +1,17 @@
 //! One look, again and again: on its own phase of its interval, and never two at a time.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bellwether_protocol::sample::Sample;
 use bellwether_protocol::time::{Span, Timestamp};
+use bellwether_runtime::web::{Dialer, Target};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Probe;
 use crate::aggregate::{Aggregate, Ticket, WatchId};
-use crate::dial::Dialer;
 use crate::http::Http;
 use crate::observation::Observation;
-use crate::target::Target;
 
 /// Tells the time that slots are made of.
 pub(crate) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -118,13 +116,6 @@ pub(crate) async fn watch_control(target: Target, dialer: Dialer, post: Arc<Post
     }
 }
 
-/// Where in its interval a look lies: the same after each restart, and different for each agent and look.
-pub(crate) fn phase(name: impl Hash, every: Span) -> Span {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    Span::from_ms(hasher.finish() % every.as_ms().max(1))
-}
-
 /// How long until the next instant that lies `phase` into a whole number of intervals.
 fn until(now: Timestamp, every: Span, phase: Span) -> Span {
     let every = every.as_ms().max(1);
@@ -153,14 +144,6 @@ mod tests {
         check(10_300, 0);
         check(10_301, 999);
         check(10_999, 301);
-    }
-
-    #[test]
-    fn phases_are_spread_and_stable() {
-        let every = Span::from_secs(30);
-        let phases: std::collections::BTreeSet<Span> = (0..100).map(|n| phase(("agent", n), every)).collect();
-        assert!(phases.len() > 90 && phases.iter().all(|p| *p < every));
-        assert_eq!(phase("a", every), phase("a", every));
     }
 
     #[test]

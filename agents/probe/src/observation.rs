@@ -22,22 +22,6 @@ pub(crate) struct Observation {
     pub(crate) evidence: Option<String>,
 }
 
-/// Why there is no whole answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    /// One of the words of [`class`].
-    pub(crate) class: &'static str,
-    /// What happened.
-    pub(crate) text: String,
-}
-
-impl Failure {
-    /// A failure of that class.
-    pub(crate) fn new(class: &'static str, text: impl Into<String>) -> Self {
-        Self { class, text: text.into() }
-    }
-}
-
 impl Observation {
     /// Whether the target answered at all, however badly.
     pub(crate) fn is_answer(&self) -> bool {

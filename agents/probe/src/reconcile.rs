@@ -1,117 +1,62 @@
-//! Keeps the running looks in step with the assignments. An assignment is taken whole or refused whole.
+//! How looks of probes are checked, begun and ended; the runtime keeps them in step with the assignments.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bellwether_protocol::assignment::{self, Assignment};
-use bellwether_protocol::id::{RolloutId, Service, SliName};
-use bellwether_protocol::presence::Watching;
-use bellwether_protocol::sample::Cohort;
+use bellwether_protocol::assignment;
+use bellwether_protocol::id::{Revision, Service};
 use bellwether_protocol::time::Span;
+use bellwether_runtime::web::{Dialer, Target};
+use bellwether_runtime::{Looker, Watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::Probe;
-use crate::aggregate::{Watch, WatchId};
-use crate::dial::Dialer;
-use crate::look::{Look, Post, phase};
-use crate::target::Target;
+use crate::aggregate::WatchId;
+use crate::look::{Look, Post};
 
-/// Most looks of one agent. It bounds connections and bodies in memory.
-const LOOKS_MAX: usize = 200;
-/// Narrowest slot: narrower ones would be more messages than evidence.
-const SLOT_MIN: Span = Span::from_ms(200);
-/// Most latency buckets of one look.
-const EDGES_MAX: usize = 64;
-
-type Key = (Service, SliName, Cohort);
-
-/// All running looks.
-pub(crate) struct Looks {
-    agent: String,
+/// What this agent does itself about looks.
+pub(crate) struct Prober {
     dialer: Arc<Dialer>,
     every_min: Span,
     post: Arc<Post>,
-    running: BTreeMap<Key, Running>,
     // Ends every look when this is dropped.
     tasks: JoinSet<()>,
 }
 
-/// One running look, and all that it was made from.
-struct Running {
-    rollout: RolloutId,
-    slot: Span,
-    look: assignment::Look,
+/// One running look; dropping it ends it.
+pub(crate) struct Running {
     watch: WatchId,
+    post: Arc<Post>,
     task: AbortHandle,
 }
 
-/// A look that this agent can do.
-struct Ready {
-    look: assignment::Look,
-    probe: Probe,
-    target: Target,
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.post.with(|aggregate, _| aggregate.remove(self.watch));
+    }
 }
 
-impl Looks {
-    /// No looks yet.
-    pub(crate) fn new(agent: String, dialer: Dialer, every_min: Span, post: Arc<Post>) -> Self {
-        let dialer = Arc::new(dialer);
-        Self { agent, dialer, every_min, post, running: BTreeMap::new(), tasks: JoinSet::new() }
+impl Prober {
+    /// Looks through `dialer`, at most once each `every_min`, and reports to `post`.
+    pub(crate) fn new(dialer: Dialer, every_min: Span, post: Arc<Post>) -> Self {
+        Self { dialer: Arc::new(dialer), every_min, post, tasks: JoinSet::new() }
+    }
+}
+
+impl Looker for Prober {
+    type Ready = (Probe, Target);
+    type Running = Running;
+
+    fn knows(&self, kind: &str) -> bool {
+        crate::validators().iter().any(|(known, _)| *known == kind)
     }
 
-    /// Starts and stops looks until they are what `assignments` say; tells what was taken up.
-    pub(crate) fn reconcile(&mut self, assignments: &BTreeMap<Service, Assignment>) -> BTreeMap<Service, Watching> {
-        // Ended tasks are taken out, or they would pile up.
-        while self.tasks.try_join_next().is_some() {}
-        let mut watching = BTreeMap::new();
-        let mut room = LOOKS_MAX;
-        self.stop_unless(|(service, _, _), _| assignments.contains_key(service));
-        for (service, assignment) in assignments {
-            let read = self.read(assignment, room);
-            let (wanted, refused) = match read {
-                Ok(ready) => (ready, None),
-                Err(why) => {
-                    tracing::warn!(%service, revision = %assignment.revision, why, "assignment refused");
-                    (Vec::new(), Some(why))
-                }
-            };
-            room = room.saturating_sub(wanted.len());
-            self.take_up(service, assignment, wanted);
-            watching.insert(service.clone(), Watching { revision: assignment.revision, refused });
-        }
-        watching
-    }
-
-    fn read(&self, assignment: &Assignment, room: usize) -> Result<Vec<Ready>, String> {
-        if assignment.looks.len() > room {
-            return Err(format!("more than {LOOKS_MAX} looks for this agent"));
-        }
-        if assignment.slot < SLOT_MIN {
-            return Err(format!("a slot of {} is narrower than {SLOT_MIN}", assignment.slot));
-        }
-        let mut ready: Vec<Ready> = Vec::new();
-        // Looks of other kinds are for other agents.
-        let own = |look: &&assignment::Look| crate::validators().iter().any(|(kind, _)| *kind == look.kind);
-        for look in assignment.looks.iter().filter(own) {
-            let wrong = |why: String| format!("look `{}` at {}: {why}", look.sli, look.cohort);
-            if ready.iter().any(|other| (&other.look.sli, other.look.cohort) == (&look.sli, look.cohort)) {
-                return Err(wrong("named twice".to_owned()));
-            }
-            ready.push(self.read_look(look).map_err(wrong)?);
-        }
-        Ok(ready)
-    }
-
-    fn read_look(&self, look: &assignment::Look) -> Result<Ready, String> {
+    fn read(&self, _: &Service, look: &assignment::Look) -> Result<Self::Ready, String> {
         if look.every < self.every_min {
             return Err(format!(
                 "every {} is more often than this agent's `probe.every_min` of {}",
                 look.every, self.every_min
             ));
-        }
-        let is_ascending = look.edges_ms.iter().zip(look.edges_ms.iter().skip(1)).all(|(a, b)| a < b);
-        if !is_ascending || look.edges_ms.len() > EDGES_MAX {
-            return Err(format!("the edges of latency buckets must ascend, at most {EDGES_MAX} of them"));
         }
         let target = Target::read(look)?;
         self.dialer.check(&target.origin)?;
@@ -120,64 +65,32 @@ impl Looks {
                 flaws.iter().take(3).map(|flaw| format!("{} {}", flaw.pointer, flaw.message)).collect();
             texts.join("; ").trim().to_owned()
         })?;
-        Ok(Ready { look: look.clone(), probe, target })
+        Ok((probe, target))
     }
 
-    fn take_up(&mut self, service: &Service, assignment: &Assignment, wanted: Vec<Ready>) {
-        let is_same = |running: &Running, look: &assignment::Look| {
-            running.rollout == assignment.rollout && running.slot == assignment.slot && running.look == *look
-        };
-        self.stop_unless(|(own, _, _), running| {
-            own != service || wanted.iter().any(|ready| is_same(running, &ready.look))
-        });
-        for ready in wanted {
-            let key = (service.clone(), ready.look.sli.clone(), ready.look.cohort);
-            match self.running.get(&key) {
-                Some(running) => self.post.with(|aggregate, _| aggregate.renew(running.watch, assignment.revision)),
-                None => self.begin(key, assignment, ready),
-            }
-        }
-    }
-
-    fn begin(&mut self, key: Key, assignment: &Assignment, ready: Ready) {
-        let Ready { look, probe, target } = ready;
-        let watch = Watch {
-            rollout: assignment.rollout.clone(),
-            revision: assignment.revision,
-            sli: look.sli.clone(),
-            cohort: look.cohort,
-            slot: assignment.slot,
-            timeout: look.timeout,
-            edges_ms: look.edges_ms.clone(),
-        };
+    fn begin(&mut self, watch: Watch, look: &assignment::Look, (probe, target): Self::Ready, phase: Span) -> Running {
+        // Ended tasks are taken out, or they would pile up.
+        while self.tasks.try_join_next().is_some() {}
         let watch = self.post.with(|aggregate, now| aggregate.add(watch, now));
-        let phase = phase((&self.agent, &key), look.every);
         let repeated = Look { watch, probe, target, every: look.every, phase };
         let task = self.tasks.spawn(repeated.repeat(Arc::clone(&self.dialer), Arc::clone(&self.post)));
-        let running = Running { rollout: assignment.rollout.clone(), slot: assignment.slot, look, watch, task };
-        self.running.insert(key, running);
+        Running { watch, post: Arc::clone(&self.post), task }
     }
 
-    fn stop_unless(&mut self, keep: impl Fn(&Key, &Running) -> bool) {
-        let post = &self.post;
-        self.running.retain(|key, running| {
-            let is_kept = keep(key, running);
-            if !is_kept {
-                running.task.abort();
-                post.with(|aggregate, _| aggregate.remove(running.watch));
-            }
-            is_kept
-        });
+    fn renew(&mut self, running: &Running, revision: Revision) {
+        self.post.with(|aggregate, _| aggregate.renew(running.watch, revision));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-    use bellwether_protocol::id::Revision;
-    use bellwether_protocol::sample::{Portion, Sample};
+    use bellwether_protocol::assignment::Assignment;
+    use bellwether_protocol::sample::{Cohort, Portion, Sample};
     use bellwether_protocol::time::Timestamp;
+    use bellwether_runtime::{LOOKS_MAX, Looks};
     use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -189,11 +102,12 @@ mod tests {
         Timestamp::from_ms(i64::try_from(since.as_millis()).expect("this millennium"))
     }
 
-    fn looks() -> (Looks, Arc<Post>) {
+    fn looks() -> (Looks<Prober>, Arc<Post>) {
         let post = Arc::new(Post::new(Aggregate::new(None), Arc::new(system_now)));
         let allow = serde_json::from_value(json!(["127.0.0.1"])).expect("a list");
         let dialer = Dialer::new(allow, bellwether_runtime::tls());
-        (Looks::new("sjc.probe.probe-1".to_owned(), dialer, Span::from_ms(20), Arc::clone(&post)), post)
+        let prober = Prober::new(dialer, Span::from_ms(20), Arc::clone(&post));
+        (Looks::new("sjc.probe.probe-1".to_owned(), prober), post)
     }
 
     async fn site() -> String {
@@ -234,8 +148,8 @@ mod tests {
         [("shop".parse().unwrap(), assignment)].into()
     }
 
-    fn ids(looks: &Looks) -> Vec<WatchId> {
-        looks.running.values().map(|running| running.watch).collect()
+    fn ids(looks: &Looks<Prober>) -> Vec<WatchId> {
+        looks.running().map(|running| running.watch).collect()
     }
 
     async fn sample_that(post: &Post, is_it: impl Fn(&Sample) -> bool) -> Sample {
@@ -287,7 +201,7 @@ mod tests {
     async fn an_assignment_is_refused_whole_with_the_reason() {
         let (mut looks, _) = looks();
         let good = look("http://127.0.0.1:1");
-        let check = |looks: &mut Looks, bad: assignment::Look, reason: &str| {
+        let check = |looks: &mut Looks<Prober>, bad: assignment::Look, reason: &str| {
             let other = assignment::Look { sli: "other".parse().unwrap(), ..good.clone() };
             let watching = looks.reconcile(&assigned(5, vec![other, bad]));
             let refused = watching.values().next().and_then(|w| w.refused.clone()).expect(reason);
@@ -297,8 +211,8 @@ mod tests {
         looks.reconcile(&assigned(4, vec![good.clone()]));
         let settings = json!({"path": "/", "expect": ["status is 200"]});
         check(&mut looks, assignment::Look { settings, ..good.clone() }, "/expect/0 column 8: `is` is not a test");
-        check(&mut looks, look("http://10.0.0.1"), "10.0.0.1 is not in this agent's `probe.allow`");
-        check(&mut looks, look("http://example.com"), "`example.com` is not in this agent's `probe.allow`");
+        check(&mut looks, look("http://10.0.0.1"), "10.0.0.1 is not in this agent's `allow`");
+        check(&mut looks, look("http://example.com"), "`example.com` is not in this agent's `allow`");
         check(&mut looks, look("http://169.254.169.254"), "never looked at");
         check(&mut looks, assignment::Look { every: Span::from_ms(5), ..good.clone() }, "more often than");
         check(&mut looks, assignment::Look { edges_ms: vec![5, 5], ..good.clone() }, "must ascend");

@@ -112,6 +112,16 @@ fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Prefix, D::Error
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
+/// A file that is written `file:PATH`, as secrets are.
+///
+/// # Errors
+/// When it is written otherwise.
+pub fn file_reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let path = text.strip_prefix("file:").filter(|path| !path.is_empty());
+    path.map(|path| Some(path.into())).ok_or_else(|| de::Error::custom("a file is written `file:PATH`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

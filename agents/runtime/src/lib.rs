@@ -1,6 +1,6 @@
 //! What every agent shares: who it is, that it is there, what it is told, how it answers.
 //!
-//! This crate knows no vendor and no probe, and it decides nothing about a release. A role gets a
+//! This crate knows no vendor and no kind of look, and it decides nothing about a release. A role gets a
 //! [`Runtime`], looks at its [`Runtime::assignments`], sends samples through a [`SampleSender`],
 //! or hands its [`Lever`]s to [`Runtime::serve_levers`].
 //!
@@ -10,6 +10,7 @@
 //! | `secret` | `env:NAME` and `file:PATH` |
 //! | `presence` | the heartbeat, and the clock that it anchors |
 //! | `assignments` | what this region is to watch, never an older revision |
+//! | `looks`, `gather` | assignments to running looks, and what a slot of one came to |
 //! | `spool` | samples, on disk until NATS has them |
 //! | `allowed` | which values a lever may be set to |
 //! | `exec` | the driver that levers of any role may have: a command |
@@ -19,6 +20,7 @@
 //! | [`store`] | small JSON files that are whole or not there |
 //! | `http` | one TLS configuration, HTTP clients made from it |
 //! | [`telemetry`] | logs and traces |
+//! | [`web`] | looking at what answers over HTTP |
 
 mod allowed;
 mod alone;
@@ -28,9 +30,11 @@ mod command;
 mod config;
 mod driver;
 mod exec;
+mod gather;
 mod http;
 pub mod ledger;
 mod levers;
+mod looks;
 mod presence;
 mod secret;
 mod shutdown;
@@ -38,14 +42,17 @@ mod spool;
 mod start;
 pub mod store;
 pub mod telemetry;
+pub mod web;
 
 pub use allowed::Allowed;
 pub use alone::act_alone;
-pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, load_config, parse_config};
+pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
 pub use exec::{Exec, ExecConfig, ExecError};
+pub use gather::{Gathered, Watch};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
 pub use levers::LeverError;
+pub use looks::{LOOKS_MAX, Looker, Looks};
 pub use secret::{SecretError, SecretRef};
 pub use shutdown::shutdown;
 pub use spool::{SampleSender, SpoolError};

@@ -59,8 +59,8 @@ pub fn init(service_name: &str) -> Telemetry {
 }
 
 /// The crates of the house, whose `info` is a rollout's life in a dozen lines.
-const OURS: [&str; 10] =
-    ["alert", "bus", "coordinator", "decide", "flag", "operator", "probe", "protocol", "rollback", "runtime"];
+const OURS: [&str; 11] =
+    ["alert", "bus", "coordinator", "decide", "flag", "metric", "operator", "probe", "protocol", "rollback", "runtime"];
 
 fn default_filter() -> String {
     let ours = OURS.iter().map(|name| format!(",bellwether_{name}=info"));

@@ -11,6 +11,7 @@
 //! | `assets` | streams and buckets: created, read back, compared |
 //! | `publish` | acknowledged publish, and append at an expected sequence |
 //! | [`Reader`] | messages in order |
+//! | [`Subscription`] | messages that no stream keeps |
 //! | [`Kv`] | the latest value of each key, and its changes |
 //! | `sync` | whether what is acknowledged is on disk |
 //! | [`Clock`] | time anchored on NATS |
@@ -28,6 +29,7 @@ mod kv;
 mod publish;
 mod read;
 pub mod server;
+mod subscribe;
 mod sync;
 
 pub use assets::ProvisionError;
@@ -36,3 +38,4 @@ pub use connect::{Bus, ConnectError, ConnectOptions, Credentials};
 pub use kv::{Kv, KvEntry, KvError, KvWatch};
 pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
 pub use read::{From, Message, Next, ReadError, Reader, StreamState};
+pub use subscribe::{SubscribeError, Subscription};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use super::{Comparison, Condition, Quantifier, Subject, Test};
-use crate::json_path::JsonPath;
+use bellwether_runtime::web::JsonPath;
 
 /// Longest condition, in bytes.
 const CONDITION_LEN_MAX: usize = 500;

@@ -344,7 +344,7 @@ async fn an_address_that_is_not_allowed_is_not_dialled() {
     let probe = Http::read(&root()).unwrap();
     let target = Target::read(&at(format!("http://{address}"), 2_000)).unwrap();
     let seen = probe.look(&target, &only_names).await;
-    check(&seen, class::RESOLVE, None, "is not in this agent's `probe.allow`");
+    check(&seen, class::RESOLVE, None, "is not in this agent's `allow`");
     let target = Target::read(&at(format!("http://localhost:{}", address.port()), 2_000)).unwrap();
     check(&probe.look(&target, &only_names).await, class::OK, None, "");
 }

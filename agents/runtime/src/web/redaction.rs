@@ -8,7 +8,7 @@ use bellwether_protocol::sample::EVIDENCE_LEN_MAX;
 use regex::{Captures, Regex};
 
 /// What stands where a secret was.
-pub(crate) const CUT: &str = "***";
+pub const CUT: &str = "***";
 /// How much of a text is looked at before it is cut to size, in characters.
 const WINDOW: usize = 4_000;
 /// Words of this length with digits or mixed case may be secrets.
@@ -41,14 +41,14 @@ static WORDS: LazyLock<Regex> = LazyLock::new(|| fixed(r"[A-Za-z0-9+/=_-]{16,}")
 
 /// A pattern of this program itself, all of which the tests compile.
 #[expect(clippy::expect_used, reason = "the patterns are constants, and a missing one would let secrets through")]
-pub(crate) fn fixed(pattern: &str) -> Regex {
+pub fn fixed(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a constant pattern")
 }
 
 /// `text` without what looks like a secret, and without `own`, in at most `len` characters.
 ///
 /// Cutting comes before shortening: half a secret would not look like one.
-pub(crate) fn redact(text: &str, own: &[String], len: usize) -> String {
+pub fn redact(text: &str, own: &[String], len: usize) -> String {
     let mut window: String = text.chars().take(WINDOW).collect();
     if window.len() < text.len() {
         // The last word may be the harmless-looking start of a longer one.
@@ -67,7 +67,7 @@ pub(crate) fn redact(text: &str, own: &[String], len: usize) -> String {
 }
 
 /// A path with the values of its query cut out.
-pub(crate) fn without_query_values(path: &str) -> String {
+pub fn without_query_values(path: &str) -> String {
     let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
     let cut = |pair: &str| pair.split_once('=').map_or_else(|| CUT.to_owned(), |(name, _)| format!("{name}={CUT}"));
     let pairs: Vec<String> = query.split('&').map(cut).collect();
@@ -75,7 +75,7 @@ pub(crate) fn without_query_values(path: &str) -> String {
 }
 
 /// Whether the value of a header of this name must never be repeated.
-pub(crate) fn is_sensitive(header: &str) -> bool {
+pub fn is_sensitive(header: &str) -> bool {
     let name = header.to_ascii_lowercase();
     ["auth", "cookie", "credential", "key", "passw", "secret", "session", "signature", "token"]
         .iter()

@@ -9,22 +9,22 @@ use hyper::header::HeaderName;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::answer::Answer;
-use crate::json_path::JsonPath;
-use crate::redaction::fixed;
+use super::answer::Answer;
+use super::json_path::JsonPath;
+use super::redaction::fixed;
 
 /// How one number is read.
 #[derive(Debug, Clone)]
-pub(crate) struct Number {
+pub struct Number {
     /// Where it is.
-    pub(crate) source: Source,
+    pub source: Source,
     /// How it is taken from there.
-    pub(crate) take: Take,
+    pub take: Take,
 }
 
 /// Where a number is.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+pub enum Source {
     /// In a header.
     Header(HeaderName),
     /// At a path in the body.
@@ -33,7 +33,7 @@ pub(crate) enum Source {
 
 /// How a number is taken from its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Take {
+pub enum Take {
     /// The length of a list, an object or a text.
     Len,
     /// The number itself, or the first, second, ... number in a text, from 1.
@@ -45,7 +45,7 @@ pub(crate) enum Take {
 /// Longest text that is searched for numbers, in bytes.
 const TEXT_LEN_MAX: usize = 1_000;
 /// Largest place of a number in a text that a plan may name.
-pub(crate) const PART_MAX: usize = 20;
+pub(super) const PART_MAX: usize = 20;
 
 /// Units, by their lower-case names, and what one of them is in the base unit.
 const UNITS: [(&str, f64); 13] = [
@@ -66,12 +66,12 @@ const UNITS: [(&str, f64); 13] = [
 
 impl Number {
     /// Whether it needs the body as JSON.
-    pub(crate) fn needs_json(&self) -> bool {
+    pub fn needs_json(&self) -> bool {
         matches!(self.source, Source::Json(_))
     }
 
     /// The number, when it is there and finite.
-    pub(crate) fn read(&self, answer: &Answer) -> Option<f64> {
+    pub fn read(&self, answer: &Answer) -> Option<f64> {
         match &self.source {
             Source::Header(name) => match answer.header(name).as_slice() {
                 [one] => self.take.in_text(one),

@@ -11,21 +11,21 @@ const COMMAS_MAX: usize = 3;
 
 /// A parsed path.
 #[derive(Debug, Clone)]
-pub(crate) struct JsonPath(serde_json_path::JsonPath);
+pub struct JsonPath(serde_json_path::JsonPath);
 
 /// Why a text is not a path that this agent takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub(crate) struct PathError {
+pub struct PathError {
     /// Where in the path, in bytes from 0.
-    pub(crate) at: usize,
+    pub at: usize,
     /// What is wrong.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 impl JsonPath {
     /// Reads a path such as `$.checks.memory.status`.
-    pub(crate) fn parse(text: &str) -> Result<Self, PathError> {
+    pub fn parse(text: &str) -> Result<Self, PathError> {
         check_cost(text).map_err(|message| PathError { at: 0, message: message.to_owned() })?;
         serde_json_path::JsonPath::parse(text).map(Self).map_err(|error| PathError {
             at: error.position().saturating_sub(1).min(text.len()),
@@ -34,12 +34,12 @@ impl JsonPath {
     }
 
     /// Every value at this path.
-    pub(crate) fn all<'a>(&self, body: &'a Value) -> Vec<&'a Value> {
+    pub fn all<'a>(&self, body: &'a Value) -> Vec<&'a Value> {
         self.0.query(body).all()
     }
 
     /// The value at this path, when there is exactly one.
-    pub(crate) fn one<'a>(&self, body: &'a Value) -> Option<&'a Value> {
+    pub fn one<'a>(&self, body: &'a Value) -> Option<&'a Value> {
         match self.all(body).as_slice() {
             [one] => Some(one),
             _ => None,

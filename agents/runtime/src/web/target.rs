@@ -6,48 +6,51 @@ use bellwether_protocol::assignment::Look;
 use bellwether_protocol::id::Release;
 use bellwether_protocol::plan::Fingerprint;
 use bellwether_protocol::time::Span;
-use hyper::HeaderMap;
-use hyper::Uri;
-use hyper::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{HeaderMap, Method, Request, Uri};
 use serde_json::Value;
 
-use crate::answer::texts;
-use crate::json_path::JsonPath;
+use super::answer::texts;
+use super::json_path::JsonPath;
 
 /// Longest headers of one request, names and values together, in bytes.
 const HEADERS_LEN_MAX: usize = 16 * 1024;
 /// Longest timeout of one look: a slot waits for it.
-pub(crate) const TIMEOUT_MAX: Span = Span::from_secs(60);
+const TIMEOUT_MAX: Span = Span::from_secs(60);
+
+const AGENT: &str = concat!("bellwether/", env!("CARGO_PKG_VERSION"));
 
 /// Scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Origin {
+pub struct Origin {
     /// Whether TLS is spoken.
-    pub(crate) is_tls: bool,
+    pub is_tls: bool,
     /// The host: a lower-case name, or an address without brackets.
-    pub(crate) host: String,
+    pub host: String,
     /// The port.
-    pub(crate) port: u16,
+    pub port: u16,
 }
 
 /// What one look is addressed to.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub struct Target {
     /// Where.
-    pub(crate) origin: Origin,
+    pub origin: Origin,
     /// What comes before the probe's own path; empty, or `/` and more, without a slash at its end.
-    pub(crate) base: String,
+    pub base: String,
     /// Headers that address the cohort.
-    pub(crate) headers: HeaderMap,
+    pub headers: HeaderMap,
     /// How the release is read.
-    pub(crate) fingerprint: Option<Mark>,
+    pub fingerprint: Option<Mark>,
     /// For how long at most.
-    pub(crate) timeout: Span,
+    pub timeout: Span,
 }
 
 /// A parsed fingerprint.
 #[derive(Debug, Clone)]
-pub(crate) enum Mark {
+pub enum Mark {
     /// In a header.
     Header(HeaderName),
     /// At a path in the body.
@@ -56,8 +59,8 @@ pub(crate) enum Mark {
 
 impl Origin {
     /// Reads a URL into where it is and what path it has.
-    pub(crate) fn parse(url: &str) -> Result<(Self, String), String> {
-        let wrong = |why: &str| format!("`{}` {why}", crate::redaction::redact(url, &[], 120));
+    pub fn parse(url: &str) -> Result<(Self, String), String> {
+        let wrong = |why: &str| format!("`{}` {why}", super::redaction::redact(url, &[], 120));
         let uri: Uri = url.parse().map_err(|_| wrong("is not a URL"))?;
         let (is_tls, port) = match uri.scheme_str() {
             Some("http") => (false, 80),
@@ -81,7 +84,7 @@ impl Origin {
     }
 
     /// `host:port`, the port left out where the scheme says it.
-    pub(crate) fn authority(&self) -> String {
+    pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let default = if self.is_tls { 443 } else { 80 };
         if self.port == default { host } else { format!("{host}:{}", self.port) }
@@ -90,7 +93,7 @@ impl Origin {
 
 impl Target {
     /// Reads an assignment's look; the error says what in it cannot be done.
-    pub(crate) fn read(look: &Look) -> Result<Self, String> {
+    pub fn read(look: &Look) -> Result<Self, String> {
         let (origin, base) = Origin::parse(&look.url)?;
         if look.timeout == Span::ZERO || look.timeout > TIMEOUT_MAX {
             return Err(format!("timeout {} is not between 1ms and {TIMEOUT_MAX}", look.timeout));
@@ -108,14 +111,42 @@ impl Target {
     }
 }
 
+impl Target {
+    /// A probe's own path below the target's.
+    pub fn path(&self, own: &str) -> String {
+        match format!("{}{own}", self.base) {
+            path if path.is_empty() => "/".to_owned(),
+            path => path,
+        }
+    }
+
+    /// A request of the whole `path`, which must be a sound one.
+    pub fn request(&self, method: Method, path: &str, own: &HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        // Both halves were checked when they were read, so this parses.
+        *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.extend(own.clone());
+        // The cohort's headers come last: a probe's own settings must not address another cohort.
+        headers.extend(self.headers.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if let Ok(host) = self.origin.authority().parse() {
+            headers.insert(HOST, host);
+        }
+        request
+    }
+}
+
 impl Mark {
     /// Whether it needs the body as JSON.
-    pub(crate) fn needs_json(&self) -> bool {
+    pub fn needs_json(&self) -> bool {
         matches!(self, Self::Json(_))
     }
 
     /// The release that answered, when the answer names exactly one.
-    pub(crate) fn read(&self, headers: &HeaderMap, json: Option<&Value>) -> Option<Release> {
+    pub fn read(&self, headers: &HeaderMap, json: Option<&Value>) -> Option<Release> {
         let text = match self {
             Self::Header(name) => {
                 let values = texts(headers, name);
@@ -133,7 +164,7 @@ impl Mark {
 }
 
 /// Checks and converts headers; those that steer the connection itself are not a plan's to set.
-pub(crate) fn headers(from: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
+pub fn headers(from: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
     const OWN: [&str; 6] = ["connection", "content-length", "host", "te", "transfer-encoding", "upgrade"];
     let mut into = HeaderMap::new();
     let mut len = 0;

@@ -11,11 +11,11 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::target::Origin;
+use super::target::Origin;
 
 /// One entry: `shop.example.com`, `shop.example.com:8443`, `127.0.0.1:8080`, `[::1]:80` or `10.0.0.0/8`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     host: Host,
     port: Option<u16>,
 }
@@ -29,12 +29,12 @@ enum Host {
 /// The whole list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Allow(Vec<Entry>);
+pub struct Allow(Vec<Entry>);
 
 /// Why a text is not an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a target: write a host, host:port, an address, or a network such as 10.0.0.0/8")]
-pub(crate) struct EntryError(String);
+pub struct EntryError(String);
 
 impl FromStr for Entry {
     type Err = EntryError;
@@ -66,16 +66,16 @@ impl<'de> Deserialize<'de> for Entry {
 
 impl Allow {
     /// Refuses an origin that is not listed; what its name resolves to is checked when it is dialled.
-    pub(crate) fn check(&self, origin: &Origin) -> Result<(), String> {
+    pub fn check(&self, origin: &Origin) -> Result<(), String> {
         let listed = match origin.host.parse::<IpAddr>() {
             Ok(address) => return self.check_address(address, origin.port),
             Err(_) => self.open_to(origin.port).any(|host| matches!(host, Host::Name(name) if *name == origin.host)),
         };
-        if listed { Ok(()) } else { Err(format!("`{}` is not in this agent's `probe.allow`", origin.authority())) }
+        if listed { Ok(()) } else { Err(format!("`{}` is not in this agent's `allow`", origin.authority())) }
     }
 
     /// Refuses an address that a listed name resolved to.
-    pub(crate) fn check_resolved(&self, origin: &Origin, address: IpAddr) -> Result<(), String> {
+    pub fn check_resolved(&self, origin: &Origin, address: IpAddr) -> Result<(), String> {
         let is_literal = origin.host.parse::<IpAddr>().is_ok();
         let plain = unwrapped(address);
         // The one name that says by itself that it is loopback.
@@ -95,7 +95,7 @@ impl Allow {
         if self.open_to(port).any(within) {
             return Ok(());
         }
-        Err(format!("{address} is not in this agent's `probe.allow`; list it, or its network"))
+        Err(format!("{address} is not in this agent's `allow`; list it, or its network"))
     }
 
     fn open_to(&self, port: u16) -> impl Iterator<Item = &Host> {

@@ -15,42 +15,42 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::allow::Allow;
-use crate::observation::Failure;
-use crate::target::Origin;
+use super::allow::Allow;
+use super::exchange::Failure;
+use super::target::Origin;
 
 /// Most addresses of one name that are tried, one after the other.
 const ADDRESSES_MAX: usize = 8;
 
 /// Opens connections, within the limits of this agent's own configuration.
-pub(crate) struct Dialer {
+pub struct Dialer {
     allow: Option<Allow>,
     tls: TlsConnector,
 }
 
 /// An open connection, with or without TLS.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Dialer {
     /// A dialer for targets that `allow` lists.
-    pub(crate) fn new(allow: Allow, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(allow: Allow, tls: Arc<ClientConfig>) -> Self {
         Self { allow: Some(allow), tls: tls.into() }
     }
 
     /// A dialer for the one target that is the agent's own, and in no plan.
-    pub(crate) fn unguarded(tls: Arc<ClientConfig>) -> Self {
+    pub fn unguarded(tls: Arc<ClientConfig>) -> Self {
         Self { allow: None, tls: tls.into() }
     }
 
     /// Refuses an origin that this dialer may not reach.
-    pub(crate) fn check(&self, origin: &Origin) -> Result<(), String> {
+    pub fn check(&self, origin: &Origin) -> Result<(), String> {
         self.allow.as_ref().map_or(Ok(()), |allow| allow.check(origin))
     }
 
     /// Resolves, connects and, where asked, secures.
-    pub(crate) async fn dial(&self, origin: &Origin, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
+    pub async fn dial(&self, origin: &Origin, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
         let addresses = self.resolve(origin, deadline).await?;
         let tcp = connect(&addresses, deadline).await?;
         if origin.is_tls { self.secure(origin, tcp, deadline).await } else { Ok(Box::new(tcp)) }

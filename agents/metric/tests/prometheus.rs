@@ -1,0 +1,163 @@
+//! The metric agent against a real Prometheus that scrapes a page of ours every half second.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use bellwether_bus::child::{Child, Output, Spec};
+use bellwether_protocol::sample::{Histogram, Sample};
+use bellwether_protocol::time::Span;
+use serde_json::json;
+
+use world::{Page, World};
+
+fn main() -> ExitCode {
+    world::harness("what_prometheus_says_becomes_the_right_samples", test())
+}
+
+/// Long enough for every value on the page to be scraped.
+const STEP: Duration = Duration::from_millis(1_600);
+
+async fn test() {
+    let page = Page::default();
+    page.put(Some(&text("v1", 100, None, [5, 9, 11])));
+    let target = page.serve().await;
+    let mut world = World::new(Span::from_secs(2)).await;
+    let (_prometheus, url) = prometheus(world.dir.path(), target.trim_start_matches("http://")).await;
+    let number = |query: &str| json!({"server": "main", "numbers": {"x": query}});
+    let events = json!({"total": "n{job='shop'}", "bad": {"http_5xx": "{code=~'5..'}"}});
+    let unknown = json!({"total": "n", "bad": {"http_5xx": "{status=~'5..'}"}});
+    let looks = [
+        ("level", number("sum(level)")),
+        ("errors", json!({"server": "main", "events": events, "release_label": "version"})),
+        ("latency", json!({"server": "main", "buckets": "d_bucket"})),
+        ("aged", json!({"server": "main", "numbers": {"x": "aged"}, "stale_after": "3s"})),
+        ("empty", number("no_such_metric")),
+        ("empty_ratio", number("sum(no_such_metric) / sum(no_such_metric)")),
+        ("nan", number("not_a_number")),
+        ("inf", number("infinite")),
+        ("inf_ratio", number("1 / 0")),
+        ("several", number("d_bucket")),
+        ("broken", number("sum(")),
+        ("no_counter", json!({"server": "main", "buckets": "no_such_bucket"})),
+        ("no_label", json!({"server": "main", "events": unknown})),
+    ];
+    let looks: Vec<_> =
+        looks.iter().map(|(sli, settings)| (*sli, "prometheus", url.as_str(), settings.clone())).collect();
+    world.agent(&json!({"prometheus": {"main": {"url": url}}}), &looks).await;
+    world.until("a first count", |world| world.of("errors").count() > 0).await;
+
+    // 100 -> 105; then a first error; then a restart with a new release, counters from zero; then 3 -> 7.
+    for (release, good, bad, buckets) in [
+        ("v1", 105, None, [6, 10, 12]),
+        ("v1", 105, Some(2), [6, 10, 12]),
+        ("v2", 3, None, [1, 1, 3]),
+        ("v2", 7, None, [1, 3, 6]),
+    ] {
+        page.put(Some(&text(release, good, bad, buckets)));
+        tokio::time::sleep(STEP).await;
+    }
+    let seen = world.of("errors").count();
+    world.until("the last counts", |world| world.of("errors").count() > seen + 4).await;
+    let counted: Vec<(String, u64)> = world.counted("errors").into_iter().collect();
+    let expected = [("v1 http_5xx", 2), ("v1 ok", 5), ("v2 ok", 7)].map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(counted, expected, "every event is counted once, over births and restarts");
+    let mut latency = Histogram::default();
+    world.of("latency").flat_map(|sample| &sample.portions).for_each(|portion| latency.merge(&portion.latency));
+    assert_eq!(latency.0.into_iter().collect::<Vec<_>>(), [(100, 2), (250, 2), (u64::MAX, 3)]);
+    let values: Vec<f64> =
+        world.of("level").flat_map(|s| &s.portions).flat_map(|p| p.numbers.values()).map(|l| l.last).collect();
+    assert!(!values.is_empty() && values.iter().all(|value| (value - 42.5).abs() < 1e-9), "{values:?}");
+    assert!(world.samples.iter().all(|sample| sample.source.as_deref() == Some("prometheus main")));
+    // The page named its own time for this one, so that only its age tells.
+    let begun = world.of("level").map(|sample| sample.slot).min().expect("samples");
+    assert!(world.last("aged").is_none_or(|last| last.since(begun) < Span::from_secs(6)), "an old value is no value");
+
+    page.put(None);
+    let closed = world.last("level").expect("samples");
+    tokio::time::sleep(STEP * 4).await;
+    page.put(Some(&text("v2", 9, None, [1, 3, 6])));
+    let is_later = |sample: &Sample| sample.slot.since(closed) > Span::from_secs(6);
+    world.until("samples after the gap", |world| world.of("level").any(is_later)).await;
+    let slots: Vec<u64> =
+        world.of("level").map(|sample| sample.slot.since(closed).as_ms()).filter(|ms| *ms > 0).collect();
+    let is_gap = |pair: &[u64]| pair[1] - pair[0] > 2_000;
+    assert!(
+        slots.windows(2).any(is_gap) || slots.first().is_some_and(|first| *first > 2_000),
+        "a target that is away is a gap: {slots:?}"
+    );
+    for sli in ["empty", "empty_ratio", "nan", "inf", "inf_ratio", "several", "broken", "no_counter", "no_label"] {
+        assert_eq!(world.of(sli).count(), 0, "`{sli}` is missing, never zero");
+    }
+}
+
+/// What the page exposes: a counter by code, a histogram, a level, and what is no value.
+fn text(release: &str, good: u64, bad: Option<u64>, [fast, slow, all]: [u64; 3]) -> String {
+    let bad = bad.map_or_else(String::new, |bad| format!("n{{code=\"503\",version=\"{release}\"}} {bad}\n"));
+    let old = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    let aged = if release == "v1" && good == 100 { format!("aged 1 {old}\n") } else { String::new() };
+    format!(
+        "n{{code=\"200\",version=\"{release}\"}} {good}\n{bad}level 42.5\nnot_a_number NaN\ninfinite +Inf\n{aged}\
+         d_bucket{{le=\"0.1\"}} {fast}\nd_bucket{{le=\"0.25\"}} {slow}\nd_bucket{{le=\"+Inf\"}} {all}\n"
+    )
+}
+
+/// Starts a Prometheus on a port of the system's choice; gives its address.
+async fn prometheus(dir: &Path, target: &str) -> (Child, String) {
+    let binary = tokio::task::spawn_blocking(installed).await.expect("not cancelled");
+    let (config, log) = (dir.join("prometheus.yaml"), dir.join("prometheus.log"));
+    let text = format!(
+        "global: {{ scrape_interval: 500ms }}\n\
+         scrape_configs: [{{ job_name: shop, static_configs: [{{ targets: ['{target}'] }}] }}]\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let args = [
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", dir.join("prometheus").display()),
+        "--web.listen-address=127.0.0.1:0".to_owned(),
+    ];
+    let child = Child::spawn(&Spec {
+        shim: std::env::current_exe().expect("our own path"),
+        program: binary,
+        args: args.map(Into::into).into(),
+        env: Default::default(),
+        output: Output::File(log.clone()),
+    });
+    let child = child.expect("Prometheus starts");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let line = said.lines().find(|line| line.contains("\"Listening on\""));
+        if let Some((_, address)) = line.and_then(|line| line.rsplit_once("address=")) {
+            return (child, format!("http://{address}"));
+        }
+        assert!(tokio::time::Instant::now() < deadline, "Prometheus did not come up: {said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Prometheus of `PATH`, or Debian's, kept in the build directory.
+fn installed() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(found) = std::env::split_paths(&path).map(|dir| dir.join("prometheus")).find(|file| file.is_file()) {
+        return found;
+    }
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-prometheus");
+    let binary = cache.join("usr/bin/prometheus");
+    if !binary.is_file() {
+        eprintln!("installing Debian's prometheus into {}", cache.display());
+        // Put in its place by a rename, so that an install that was cut short is none.
+        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let script = "apt-get download prometheus && dpkg -x prometheus_*.deb out";
+        let done = Command::new("sh").args(["-c", script]).current_dir(scratch.path()).output().expect("a shell");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "Prometheus can neither be found on PATH nor had from Debian: {said}");
+        let moved = std::fs::rename(scratch.path().join("out"), &cache);
+        assert!(moved.is_ok() || binary.is_file(), "{moved:?}");
+    }
+    binary
+}

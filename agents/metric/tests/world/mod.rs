@@ -1,0 +1,168 @@
+//! A metric agent on a real `nats-server`, and a page that it reads.
+//!
+//! Each test program is its own harness, so that it can also be the shim under which servers run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bellwether_bus::server::{self, LocalServer, ServerOptions};
+use bellwether_bus::{Bus, ConnectOptions, From, Reader, child};
+use bellwether_protocol::assignment::{Assignment, Look};
+use bellwether_protocol::codec::{from_msgpack, to_msgpack};
+use bellwether_protocol::id::Revision;
+use bellwether_protocol::sample::{Cohort, Sample, Tick};
+use bellwether_protocol::subject::{Bucket, Stream};
+use bellwether_protocol::time::{Span, Timestamp};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Runs one test, bounded, unless this process is to be a shim.
+pub(crate) fn harness(name: &str, test: impl Future<Output = ()>) -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|arg| arg == child::VERB).is_some() {
+        return child::shim(args);
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), test).await.expect("within its time") });
+    println!("test {name} ... ok");
+    ExitCode::SUCCESS
+}
+
+/// NATS, and one metric agent of region `sjc`.
+pub(crate) struct World {
+    server: Arc<LocalServer>,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) bus: Bus,
+    pub(crate) samples: Vec<Sample>,
+    reader: Reader,
+    slot: Span,
+}
+
+impl World {
+    /// Starts NATS; every slot will be of this width.
+    pub(crate) async fn new(slot: Span) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
+        let shim = std::env::current_exe().expect("our own path");
+        let options = ServerOptions { binary, shim, dir: dir.path().join("nats"), port: 0 };
+        let server = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled");
+        let server = Arc::new(server.expect("a server"));
+        let (url, name) = (server.url().to_owned(), "test".to_owned());
+        let options = ConnectOptions { url, prefix: Default::default(), name, credentials: None };
+        let bus = Bus::connect(&options).await.expect("connected");
+        bus.provision().await.expect("provisioned");
+        let reader = bus.read(Stream::Samples, Vec::new(), From::Start);
+        Self { server, dir, bus, samples: Vec::new(), reader, slot }
+    }
+
+    /// Where NATS is.
+    pub(crate) fn url(&self) -> &str {
+        self.server.url()
+    }
+
+    /// Starts the agent with this `metric` block, and gives it looks: name, kind, address, settings.
+    pub(crate) async fn agent(&self, metric: &Value, looks: &[(&str, &str, &str, Value)]) {
+        let config = serde_json::json!({
+            "agent": {"region": "sjc", "name": "metric-1", "state_dir": self.dir.path().join("agent"), "nats": {"url": self.url()}},
+            "metric": metric,
+        });
+        let path = self.dir.path().join("metric.yaml");
+        std::fs::write(&path, config.to_string()).expect("written");
+        tokio::spawn(async move { bellwether_metric::run(&path).await.expect("it runs") });
+        let look = |(sli, kind, url, settings): &(&str, &str, &str, Value)| Look {
+            sli: sli.parse().expect("an sli"),
+            cohort: Cohort::Canary,
+            url: (*url).to_owned(),
+            kind: (*kind).to_owned(),
+            settings: settings.clone(),
+            every: Span::from_ms(500),
+            timeout: Span::from_secs(2),
+            headers: BTreeMap::new(),
+            fingerprint: None,
+            edges_ms: vec![100],
+        };
+        let assignment = Assignment {
+            rollout: "shop/1".parse().expect("a rollout"),
+            revision: Revision(1),
+            region: "sjc".parse().expect("a region"),
+            slot: self.slot,
+            looks: looks.iter().map(look).collect(),
+        };
+        let body = to_msgpack("assignment", &assignment).expect("encoded");
+        self.bus.kv(Bucket::Assignments).put("sjc.shop", body).await.expect("stored");
+    }
+
+    /// Takes samples until all that came is as wanted.
+    pub(crate) async fn until(&mut self, what: &str, is_it: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
+        while !is_it(self) {
+            let next = tokio::time::timeout_at(deadline, self.reader.next()).await;
+            let message = next.unwrap_or_else(|_| panic!("{what} did not come; last: {:?}", self.samples.last()));
+            let tick: Tick = from_msgpack("tick", &message.body).expect("a tick");
+            assert!(tick.is_sound(), "{tick:?}");
+            self.samples.extend(tick.samples);
+        }
+    }
+
+    /// All samples of one SLI.
+    pub(crate) fn of<'a>(&'a self, sli: &'a str) -> impl Iterator<Item = &'a Sample> + Clone {
+        self.samples.iter().filter(move |sample| sample.sli.as_str() == sli)
+    }
+
+    /// What was counted of one SLI in all, as `release class`.
+    pub(crate) fn counted(&self, sli: &str) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for portion in self.of(sli).flat_map(|sample| &sample.portions) {
+            let release = portion.release.as_ref().map_or("-", |release| release.as_str());
+            for (class, count) in portion.classes.iter().filter(|(_, count)| **count > 0) {
+                *sums.entry(format!("{release} {class}")).or_default() += count;
+            }
+        }
+        sums
+    }
+
+    /// The last slot of one SLI.
+    #[allow(dead_code, reason = "not every test program asks")]
+    pub(crate) fn last(&self, sli: &str) -> Option<Timestamp> {
+        self.of(sli).map(|sample| sample.slot).max()
+    }
+}
+
+/// A page that answers with whatever was put on it last; `None` closes the door.
+#[derive(Clone, Default)]
+pub(crate) struct Page(Arc<Mutex<Option<String>>>);
+
+impl Page {
+    /// Serves; gives the address.
+    pub(crate) async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let page = self.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let body = page.0.lock().expect("not poisoned").clone();
+                let mut request = [0; 4096];
+                let (Ok(_), Some(body)) = (stream.read(&mut request).await, body) else { continue };
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n";
+                let _ =
+                    stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    /// Puts a text on it.
+    pub(crate) fn put(&self, text: Option<&str>) {
+        *self.0.lock().expect("not poisoned") = text.map(str::to_owned);
+    }
+}
+
+/// Appends to a file.
+#[allow(dead_code, reason = "not every test program writes a log")]
+pub(crate) fn append(path: &Path, text: &str) {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("opened");
+    std::io::Write::write_all(&mut file, text.as_bytes()).expect("written");
+}

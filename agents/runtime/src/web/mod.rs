@@ -1,0 +1,31 @@
+//! How agents look at what answers over HTTP: what they may reach, and what they read out of an answer.
+//!
+//! What may be reached is in the agent's own configuration, never in a plan.
+//!
+//! | module | room |
+//! |---|---|
+//! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
+//! | `exchange` | one request, one answer, bounded |
+//! | `answer`, `number`, `json_path` | what is read out of an answer, pure |
+//! | `redaction` | what never becomes evidence |
+//! | `flaws` | what is wrong in settings |
+
+mod allow;
+mod answer;
+mod dial;
+mod exchange;
+mod flaws;
+mod json_path;
+mod number;
+mod redaction;
+mod target;
+
+pub use allow::{Allow, Entry, EntryError};
+pub use answer::{Answer, texts};
+pub use dial::{Dialer, Stream};
+pub use exchange::{Failure, Received, ask, secrets};
+pub use flaws::{Flaws, escaped};
+pub use json_path::{JsonPath, PathError};
+pub use number::{Number, Source, Take};
+pub use redaction::{CUT, fixed, is_sensitive, redact, without_query_values};
+pub use target::{Mark, Origin, Target, headers};
