@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 pub use bellwether_decide::power::power;
-use bellwether_decide::{Desk, project};
+use bellwether_decide::{Desk, Rollout, project};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{Ordinal, Service};
 use bellwether_protocol::record::{Hash, Record};
 use bellwether_protocol::status::Status;
+use bellwether_protocol::time::Timestamp;
 
 use crate::log::{self, RecordError};
 
@@ -58,39 +59,38 @@ pub enum ReplayError {
 /// The first record that is not the next of its chain, or that is decided otherwise.
 pub fn replay(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Replayed, ReplayError> {
     let (mut records, mut status) = (Vec::new(), BTreeMap::new());
-    let heads = replay_each(lines, |record, desk| {
+    let desks = replay_each(lines, |record, _, desk| {
         if let Some(now) = project::status(desk, record.now) {
             status.insert(record.service.clone(), now);
         }
         records.push(record.clone());
     })?;
-    Ok(Replayed { records, status, heads })
+    Ok(Replayed { records, status, heads: heads(desks) })
 }
 
-/// Decides every record again, and hands each over with the state after it. Gives the last record of
-/// each service and its hash.
+/// The state of each service after its last record, and that record's hash.
+type Desks = BTreeMap<Service, (Desk, Hash)>;
+
+/// Decides every record again, and hands each over with the state before and after it.
 ///
 /// # Errors
 /// As [`replay`].
 pub fn replay_each(
     lines: impl IntoIterator<Item = Vec<u8>>,
-    mut each: impl FnMut(&Record, &Desk),
-) -> Result<BTreeMap<Service, (Ordinal, Hash)>, ReplayError> {
-    let mut desks: BTreeMap<Service, (Desk, Hash)> = BTreeMap::new();
-    let mut heads = BTreeMap::new();
+    mut each: impl FnMut(&Record, &Desk, &Desk),
+) -> Result<Desks, ReplayError> {
+    let mut desks = Desks::new();
     for (index, body) in lines.into_iter().enumerate() {
         let line = index + 1;
         let record: Record = codec::from_json("record", &body).map_err(|source| ReplayError::Line { line, source })?;
-        let service = record.service.clone();
-        let (desk, hash) =
-            desks.entry(service.clone()).or_insert_with(|| (Desk::new(service.clone()), Hash::default()));
+        let service = record.service;
+        let (desk, hash) = desks.entry(service.clone()).or_insert_with(|| (Desk::new(service), Hash::default()));
         let (record, next) = log::verify(desk, *hash, &body).map_err(|source| ReplayError::Record { line, source })?;
+        each(&record, desk, &next);
         *desk = next;
         *hash = hash.chain(&body);
-        heads.insert(service, (record.ordinal, *hash));
-        each(&record, desk);
     }
-    Ok(heads)
+    Ok(desks)
 }
 
 /// Decides every record again, and keeps nothing but the heads.
@@ -98,5 +98,62 @@ pub fn replay_each(
 /// # Errors
 /// As [`replay`].
 pub fn verify(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<BTreeMap<Service, (Ordinal, Hash)>, ReplayError> {
-    replay_each(lines, |_, _| ())
+    replay_each(lines, |_, _, _| ()).map(heads)
+}
+
+fn heads(desks: Desks) -> BTreeMap<Service, (Ordinal, Hash)> {
+    desks.into_iter().map(|(service, (desk, hash))| (service, (desk.ordinal, hash))).collect()
+}
+
+/// What is gathered of one rollout, record by record.
+pub(crate) trait Gather: Default {
+    /// Takes one record. `before` is the rollout as it was, unless it began in this one.
+    fn take(&mut self, record: &Record, before: Option<&Rollout>);
+}
+
+/// What was gathered of one rollout, and how it stood after its last record.
+pub(crate) struct Gathered<G> {
+    pub(crate) all: G,
+    pub(crate) desk: Desk,
+    /// When its last record was decided.
+    pub(crate) now: Timestamp,
+    /// How many records of the log were decided again.
+    pub(crate) records: usize,
+}
+
+/// Which rollout is meant; the last one without a number.
+pub type Which<'a> = (&'a Service, Option<u64>);
+
+/// Gathers one rollout; `None` when the log does not hold it. Keeps one record at a time.
+///
+/// # Errors
+/// When the log does not replay: what cannot be verified is not told.
+pub(crate) fn gather<G: Gather>(
+    lines: impl IntoIterator<Item = Vec<u8>>,
+    (service, number): Which<'_>,
+) -> Result<Option<Gathered<G>>, ReplayError> {
+    let mut records = 0;
+    let mut all: Option<(G, Timestamp)> = None;
+    let mut left = None;
+    let id = |desk: &Desk| desk.rollout.as_ref().map(|rollout| rollout.id.number);
+    let is_meant = |desk: &Desk| id(desk).is_some_and(|own| number.is_none_or(|number| number == own));
+    let desks = replay_each(lines, |record, before, after| {
+        records += 1;
+        if record.service != *service {
+            return;
+        }
+        let is_same = id(before) == id(after);
+        if is_meant(after) {
+            let (own, now) = all.get_or_insert_default();
+            if !is_same {
+                *own = G::default();
+            }
+            *now = record.now;
+            own.take(record, before.rollout.as_ref().filter(|_| is_same));
+        } else if is_meant(before) {
+            left = Some(before.clone());
+        }
+    })?;
+    let desk = left.or_else(|| desks.into_iter().find(|(own, _)| own == service).map(|(_, (last, _))| last));
+    Ok(all.zip(desk).map(|((all, now), desk)| Gathered { all, desk, now, records }))
 }

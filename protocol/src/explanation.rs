@@ -17,7 +17,7 @@ pub struct Explanation {
     /// The decision to take it back, if there was one.
     pub decided: Option<Decided>,
     /// Every verdict as it stood at that decision; without one, as it stands now.
-    pub verdicts: Vec<Judgement>,
+    pub verdicts: Vec<Standing>,
     /// The line of the plan that names the criterion.
     pub plan_line: Option<usize>,
     /// The slots that say most against it, oldest first.
@@ -45,6 +45,16 @@ pub struct Decided {
     pub record: Ordinal,
     /// Why.
     pub cause: Cause,
+}
+
+/// A verdict, and how far its evidence went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// The verdict.
+    #[serde(flatten)]
+    pub judgement: Judgement,
+    /// The end of the last slot in it.
+    pub upto: Timestamp,
 }
 
 /// One slot of one region.

@@ -83,8 +83,19 @@ pub struct WatchArgs {
 /// A service, or one rollout of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Which {
-    service: Service,
-    number: Option<u64>,
+    pub(crate) service: Service,
+    pub(crate) number: Option<u64>,
+}
+
+impl Which {
+    /// That there is no such rollout.
+    pub(crate) fn none(&self) -> VerbError {
+        let Self { service, number } = self.clone();
+        match number {
+            Some(number) => VerbError::NoRollout(RolloutId { service, number }),
+            None => VerbError::NoService(service),
+        }
+    }
 }
 
 impl FromStr for Which {

@@ -1,7 +1,7 @@
 //! An explanation as sentences: what was decided and when, on which numbers, against which limit,
 //! what was missing, what was done, and how it was seen to work.
 
-use bellwether_protocol::explanation::{Explanation, Move};
+use bellwether_protocol::explanation::{Explanation, Move, Standing};
 use bellwether_protocol::reason::{Cause, Ending, Grounds, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 
@@ -97,16 +97,26 @@ fn decided(why: &Explanation) -> Vec<String> {
 
 fn numbers(why: &Explanation) -> Vec<String> {
     let Some(judged) = judged(why) else {
-        return why.verdicts.iter().filter(|j| j.cohort == Cohort::Canary).map(verdict_line).collect();
+        return verdicts(why).filter(|j| j.cohort == Cohort::Canary).map(verdict_line).collect();
     };
     let slots: Vec<String> =
         why.slots.iter().map(|slot| format!("{} {}/{}", slot.slot.clock(), slot.bad, slot.n)).collect();
     let slots = if slots.is_empty() { String::new() } else { format!("; slots {}", slots.join(", ")) };
     let mut lines = vec![format!("{} {}{slots}", who(why, judged), counts(judged))];
-    let others = why.verdicts.iter().filter(|j| j.criterion == judged.criterion && j.region.is_some());
-    let others = others.filter(|j| (j.cohort, &j.region) != (judged.cohort, &judged.region));
-    lines.extend(others.map(|other| format!("{} {}", who(why, other), counts(other))));
+    let (own, others): (Vec<&Standing>, Vec<&Standing>) = (why.verdicts.iter())
+        .filter(|own| own.judgement.criterion == judged.criterion && own.judgement.region.is_some())
+        .partition(|own| (own.judgement.cohort, &own.judgement.region) == (judged.cohort, &judged.region));
+    // Regions close their slots one after the other: a number from before is said to be one.
+    let until = own.first().map(|own| own.upto);
+    lines.extend(others.into_iter().map(|Standing { judgement, upto }| {
+        let earlier = until.filter(|until| upto < until).map(|_| format!(", as of {}", upto.clock()));
+        format!("{} {}{}", who(why, judgement), counts(judgement), earlier.unwrap_or_default())
+    }));
     lines
+}
+
+fn verdicts(why: &Explanation) -> impl Iterator<Item = &Judgement> {
+    why.verdicts.iter().map(|standing| &standing.judgement)
 }
 
 fn who(why: &Explanation, judged: &Judgement) -> String {
@@ -165,9 +175,7 @@ fn once_in(nats: f64) -> u64 {
 
 fn cause(why: &Explanation) -> Vec<String> {
     let Some(judged) = judged(why) else { return Vec::new() };
-    let baseline = why
-        .verdicts
-        .iter()
+    let baseline = verdicts(why)
         .find(|j| j.cohort == Cohort::Baseline && j.criterion == judged.criterion && j.region == judged.region);
     let day = match baseline {
         Some(baseline) if baseline.numbers.n > 0 => format!("not the day (baseline {})", counts(baseline)),
@@ -196,7 +204,7 @@ fn missing(why: &Explanation) -> Vec<String> {
         let region = j.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
         format!("{}{region} had too few events: no data", j.criterion)
     };
-    gaps.extend(why.verdicts.iter().filter(silent).map(name));
+    gaps.extend(verdicts(why).filter(silent).map(name));
     gaps
 }
 
