@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_decide::{Rollout, project};
+use bellwether_decide::evidence::Counted;
+use bellwether_decide::{Desk, Rollout, project};
 use bellwether_protocol::command::{Ask, Command};
 use bellwether_protocol::explanation::{Coverage, Decided, Explanation, Move, SlotCounts, Standing};
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Region};
@@ -11,7 +12,7 @@ use bellwether_protocol::record::{ClosedSlot, Input, Record};
 use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence};
 use bellwether_protocol::time::Timestamp;
 
-use crate::offline::{Gather, Gathered, ReplayError, Which, gather};
+use crate::offline::{Gather, ReplayError, Which, gather};
 
 /// Most slots that are told one by one.
 const SLOTS_MAX: usize = 6;
@@ -23,14 +24,14 @@ const KEPT_MAX: usize = 10_000;
 /// # Errors
 /// When the log does not replay: what cannot be verified is not explained.
 pub fn explain(lines: impl IntoIterator<Item = Vec<u8>>, which: Which<'_>) -> Result<Option<Explanation>, ReplayError> {
-    Ok(gather::<Why>(lines, which)?.and_then(explanation))
+    Ok(gather(lines, which, Why::default)?.and_then(|all| explanation(all.all, &all.desk, all.now, all.records)))
 }
 
 /// What is gathered record by record.
 #[derive(Default)]
-struct Why {
+pub(crate) struct Why {
     plan_text: String,
-    decided: Option<(Decided, Vec<Standing>, Vec<Coverage>)>,
+    pub(crate) decided: Option<(Decided, Vec<Standing>, Vec<Coverage>)>,
     /// Slots with bad answers: the criterion that counts them, and which cohort's.
     slots: Vec<(CriterionName, Cohort, SlotCounts)>,
     last_set: BTreeMap<LeverName, LeverValue>,
@@ -41,14 +42,14 @@ struct Why {
 }
 
 impl Gather for Why {
-    fn take(&mut self, record: &Record, before: Option<&Rollout>) {
+    fn take(&mut self, record: &Record, before: Option<&Rollout>, slots: &[(&ClosedSlot, Counted<'_>)]) {
         for input in &record.inputs {
             if let Input::Command(Command { ask: Ask::Start(start), .. }) = input {
                 start.text.clone_into(&mut self.plan_text);
             }
         }
-        if let Some(before) = before.filter(|_| self.decided.is_none()) {
-            self.note_slots(before, &record.inputs);
+        if self.decided.is_none() {
+            self.note_slots(slots);
         }
         for reason in &record.reasons {
             self.note(record, before, reason);
@@ -96,8 +97,8 @@ impl Why {
     }
 
     /// Remembers the slots in which a criterion counted bad answers, as the judge counted them.
-    fn note_slots(&mut self, before: &Rollout, inputs: &[Input]) {
-        for (slot, counted) in project::counted(before, inputs) {
+    fn note_slots(&mut self, slots: &[(&ClosedSlot, Counted<'_>)]) {
+        for (slot, counted) in slots {
             let room = EVIDENCE_MAX.saturating_sub(self.evidence.len());
             self.evidence.extend(slot.evidence.iter().take(room).cloned());
             for (criterion, tally) in counted.tallies.iter().filter(|(_, tally)| tally.bad > 0) {
@@ -124,9 +125,9 @@ impl Why {
     }
 }
 
-fn explanation(gathered: Gathered<Why>) -> Option<Explanation> {
-    let Gathered { all, desk, now, records, .. } = gathered;
-    let status = project::status(&desk, now)?;
+/// What was gathered, told by how a desk stood after the last record.
+pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize) -> Option<Explanation> {
+    let status = project::status(desk, now)?;
     let decided = all.decided.as_ref().map(|(decided, ..)| decided);
     let judged = decided.and_then(|decided| match &decided.cause {
         Cause::Criterion { judgement } => Some(judgement),
@@ -154,7 +155,7 @@ fn explanation(gathered: Gathered<Why>) -> Option<Explanation> {
 }
 
 /// Every verdict once the record's own slots are folded, each with the end of its last slot.
-pub(crate) fn standing(rollout: &Rollout, inputs: &[Input], now: Timestamp) -> Vec<Standing> {
+fn standing(rollout: &Rollout, inputs: &[Input], now: Timestamp) -> Vec<Standing> {
     let judged = project::judged(rollout, inputs, now).into_iter();
     judged.map(|(judgement, upto)| Standing { judgement, upto }).collect()
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use bellwether_decide::evidence::Counted;
 pub use bellwether_decide::power::power;
 use bellwether_decide::{Desk, Rollout, project};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{Ordinal, Service};
-use bellwether_protocol::record::{Hash, Record};
+use bellwether_protocol::record::{ClosedSlot, Hash, Record};
 use bellwether_protocol::status::Status;
 use bellwether_protocol::time::Timestamp;
 
@@ -20,12 +21,12 @@ pub struct Replayed {
     /// The last status of each service.
     pub status: BTreeMap<Service, Status>,
     /// The last record of each service, and its hash.
-    pub heads: BTreeMap<Service, (Ordinal, Hash)>,
+    pub heads: Heads,
 }
 
 impl Replayed {
     /// The records and the heads.
-    pub fn parts(self) -> (Vec<Record>, BTreeMap<Service, (Ordinal, Hash)>) {
+    pub fn parts(self) -> (Vec<Record>, Heads) {
         (self.records, self.heads)
     }
 }
@@ -68,6 +69,9 @@ pub fn replay(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Replayed, Repl
     Ok(Replayed { records, status, heads: heads(desks) })
 }
 
+/// The last record of each service, and its hash.
+pub type Heads = BTreeMap<Service, (Ordinal, Hash)>;
+
 /// The state of each service after its last record, and that record's hash.
 type Desks = BTreeMap<Service, (Desk, Hash)>;
 
@@ -97,18 +101,19 @@ pub fn replay_each(
 ///
 /// # Errors
 /// As [`replay`].
-pub fn verify(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<BTreeMap<Service, (Ordinal, Hash)>, ReplayError> {
+pub fn verify(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Heads, ReplayError> {
     replay_each(lines, |_, _, _| ()).map(heads)
 }
 
-fn heads(desks: Desks) -> BTreeMap<Service, (Ordinal, Hash)> {
+fn heads(desks: Desks) -> Heads {
     desks.into_iter().map(|(service, (desk, hash))| (service, (desk.ordinal, hash))).collect()
 }
 
 /// What is gathered of one rollout, record by record.
-pub(crate) trait Gather: Default {
-    /// Takes one record. `before` is the rollout as it was, unless it began in this one.
-    fn take(&mut self, record: &Record, before: Option<&Rollout>);
+pub(crate) trait Gather {
+    /// Takes one record. `before` is the rollout as it was, unless it began in this one; `slots` are
+    /// those of the record that were evidence, as the judge counted them.
+    fn take(&mut self, record: &Record, before: Option<&Rollout>, slots: &[(&ClosedSlot, Counted<'_>)]);
 }
 
 /// What was gathered of one rollout, and how it stood after its last record.
@@ -119,6 +124,8 @@ pub(crate) struct Gathered<G> {
     pub(crate) now: Timestamp,
     /// How many records of the log were decided again.
     pub(crate) records: usize,
+    /// The hash of the last one of the service.
+    pub(crate) head: Hash,
 }
 
 /// Which rollout is meant; the last one without a number.
@@ -131,6 +138,7 @@ pub type Which<'a> = (&'a Service, Option<u64>);
 pub(crate) fn gather<G: Gather>(
     lines: impl IntoIterator<Item = Vec<u8>>,
     (service, number): Which<'_>,
+    fresh: impl Fn() -> G,
 ) -> Result<Option<Gathered<G>>, ReplayError> {
     let mut records = 0;
     let mut all: Option<(G, Timestamp)> = None;
@@ -144,16 +152,22 @@ pub(crate) fn gather<G: Gather>(
         }
         let is_same = id(before) == id(after);
         if is_meant(after) {
-            let (own, now) = all.get_or_insert_default();
+            let (own, now) = all.get_or_insert_with(|| (fresh(), record.now));
             if !is_same {
-                *own = G::default();
+                *own = fresh();
             }
             *now = record.now;
-            own.take(record, before.rollout.as_ref().filter(|_| is_same));
+            let before = before.rollout.as_ref().filter(|_| is_same);
+            let slots = before.map(|before| project::counted(before, &record.inputs)).unwrap_or_default();
+            own.take(record, before, &slots);
         } else if is_meant(before) {
             left = Some(before.clone());
         }
     })?;
-    let desk = left.or_else(|| desks.into_iter().find(|(own, _)| own == service).map(|(_, (last, _))| last));
-    Ok(all.zip(desk).map(|((all, now), desk)| Gathered { all, desk, now, records }))
+    let last = desks.into_iter().find(|(own, _)| own == service);
+    let gathered = |((all, now), (_, (last, head)))| {
+        let desk = left.unwrap_or(last);
+        Gathered { all, desk, now, records, head }
+    };
+    Ok(all.zip(last).map(gathered))
 }

@@ -1,6 +1,6 @@
 //! What one rollout came to and why, gathered from its records, for people to read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::action::ActionOutcome;
 use crate::id::{LeverName, LeverValue, Ordinal, Region};
@@ -10,7 +10,7 @@ use crate::status::Status;
 use crate::time::Timestamp;
 
 /// A rollout, explained.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Where it stands by its last record.
     pub status: Status,
@@ -37,7 +37,7 @@ pub struct Explanation {
 }
 
 /// The decision to take back.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decided {
     /// When.
     pub at: Timestamp,
@@ -48,7 +48,7 @@ pub struct Decided {
 }
 
 /// A verdict, and how far its evidence went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// The verdict.
     #[serde(flatten)]
@@ -58,7 +58,7 @@ pub struct Standing {
 }
 
 /// One slot of one region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotCounts {
     /// Its start.
     pub slot: Timestamp,
@@ -73,7 +73,7 @@ pub struct SlotCounts {
 }
 
 /// How well a region was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Where.
     pub region: Region,
@@ -84,7 +84,7 @@ pub struct Coverage {
 }
 
 /// What was done to one lever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// Which.
     pub lever: LeverName,

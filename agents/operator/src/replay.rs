@@ -149,7 +149,7 @@ impl ExplainArgs {
 }
 
 /// Which rollout is asked for; the last one without a number.
-type Asked<'a> = (&'a Service, Option<u64>);
+pub(crate) type Asked<'a> = (&'a Service, Option<u64>);
 
 /// Records as they are stored, in their order, of one service after the other. Blocks until the
 /// next one is there, so it is read on a thread of its own.

@@ -101,12 +101,14 @@ pub struct Frame<'a> {
 }
 
 /// What one closed slot says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Counted<'a> {
     /// `.` green, `x` red, `?` not covered.
     pub mark: char,
     /// What each criterion of its SLI counts in it.
     pub tallies: Vec<(&'a Criterion, Tally)>,
+    /// The portions that are evidence for its cohort.
+    pub seen: Vec<Attributed<'a>>,
 }
 
 /// Which release answers which cohort, as far as the plan can tell.
@@ -156,7 +158,7 @@ impl<'a> Frame<'a> {
     }
 
     /// What one closed slot says, as [`Evidence::fold`] counts it.
-    pub(crate) fn counted(&self, closed: &ClosedSlot) -> Counted<'a> {
+    pub(crate) fn counted(&self, closed: &'a ClosedSlot) -> Counted<'a> {
         let view = View::of(self, closed);
         let (sli, cohort) = (&closed.series.sli, closed.series.cohort);
         let alone = self.criteria(sli, false).iter().map(|own| (*own, Tally::of(own, &view.seen, Count::Alone)));
@@ -164,7 +166,8 @@ impl<'a> Frame<'a> {
         let red = alone.iter().any(|(criterion, tally)| judge::slot_is_red(criterion, tally));
         let paired = self.criteria(sli, true).iter();
         let paired = paired.map(|own| (*own, Tally::of(own, &view.seen, judge::count(own, cohort))));
-        Counted { mark: mark(red, view.is_covered), tallies: alone.into_iter().chain(paired).collect() }
+        let tallies = alone.into_iter().chain(paired).collect();
+        Counted { mark: mark(red, view.is_covered), tallies, seen: view.seen }
     }
 
     fn tracks(&self, sli: &SliName, is_paired: bool, from: Timestamp) -> Vec<Track> {

@@ -23,9 +23,30 @@ pub(crate) fn span(span: Span) -> String {
 
 /// A share with three digits, rounded up: bounds round against the release.
 pub(crate) fn percent_up(share: Ratio) -> String {
-    let ppb = u64::from(share.ppb());
-    let step = 10_u64.pow(ppb.checked_ilog10().unwrap_or(0).saturating_sub(2));
-    Ratio::from_ppb(u32::try_from(ppb.div_ceil(step) * step).unwrap_or(u32::MAX)).to_string()
+    let step = step(share);
+    Ratio::from_ppb(u32::try_from(u64::from(share.ppb()).div_ceil(step) * step).unwrap_or(u32::MAX)).to_string()
+}
+
+/// A share with three digits, rounded down.
+pub(crate) fn percent_down(share: Ratio) -> String {
+    let step = step(share);
+    Ratio::from_ppb(u32::try_from(u64::from(share.ppb()) / step * step).unwrap_or(0)).to_string()
+}
+
+/// What the third digit of a share is worth, in parts per billion.
+fn step(share: Ratio) -> u64 {
+    10_u64.pow(share.ppb().checked_ilog10().unwrap_or(0).saturating_sub(2))
+}
+
+/// A number with at most three digits after the point; from a million on in mega or giga.
+pub(crate) fn number(value: f64) -> String {
+    let (value, unit) = match value.abs() {
+        size if size >= 1e9 => (value / 1e9, "GB"),
+        size if size >= 1e6 => (value / 1e6, "MB"),
+        _ => (value, ""),
+    };
+    let text = format!("{value:.3}");
+    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// A count with its thousands apart: `30,180`.

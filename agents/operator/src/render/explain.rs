@@ -34,7 +34,7 @@ pub(crate) fn explain(why: &Explanation) -> Vec<String> {
     lines
 }
 
-fn headline(why: &Explanation) -> String {
+pub(super) fn headline(why: &Explanation) -> String {
     let status = &why.status;
     let (release, stage) = (&status.release, stage(why));
     let day = |at: bellwether_protocol::time::Timestamp| at.seconds().chars().take(10).collect::<String>();
