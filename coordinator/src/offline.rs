@@ -24,13 +24,6 @@ pub struct Replayed {
     pub heads: Heads,
 }
 
-impl Replayed {
-    /// The records and the heads.
-    pub fn parts(self) -> (Vec<Record>, Heads) {
-        (self.records, self.heads)
-    }
-}
-
 /// Why a log does not replay.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -67,6 +60,14 @@ pub fn replay(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Replayed, Repl
         records.push(record.clone());
     })?;
     Ok(Replayed { records, status, heads: heads(desks) })
+}
+
+/// Every record, decided again, and the heads.
+///
+/// # Errors
+/// As [`replay`].
+pub fn records(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<(Vec<Record>, Heads), ReplayError> {
+    replay(lines).map(|all| (all.records, all.heads))
 }
 
 /// The last record of each service, and its hash.
