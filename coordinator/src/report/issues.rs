@@ -54,9 +54,11 @@ impl Issues {
         match (means, self.by_cause.get_mut(&cause)) {
             (Means::Begins(priority), Some(own)) => {
                 own.times += u32::from(own.until.is_some());
-                own.until = None;
-                own.priority = own.priority.min(priority);
-                own.what = reason.clone();
+                // Since when it is as bad as it is, this time.
+                if own.until.is_some() || priority < own.priority {
+                    (own.since, own.records.0) = (at, record);
+                }
+                (own.until, own.priority, own.what) = (None, priority, reason.clone());
                 own.records.1 = record;
             }
             (Means::Begins(_), None) if is_full => self.left_out += 1,
@@ -107,7 +109,9 @@ fn meaning(reason: &Reason) -> Option<(String, Means)> {
                 match judgement.verdict {
                     Verdict::Fail if is_canary && judgement.hard => Means::Begins(High),
                     Verdict::Fail if is_canary => Means::Begins(Medium),
-                    Verdict::Inconclusive(Lack::NoData) | Verdict::Fail => Means::Begins(Low),
+                    Verdict::Fail => Means::Begins(Low),
+                    // Silence is told by its region, not once more by each criterion.
+                    Verdict::Inconclusive(Lack::NoData) => Means::Ends,
                     _ if judgement.over_target && is_canary => Means::Begins(Medium),
                     _ => Means::Ends,
                 },

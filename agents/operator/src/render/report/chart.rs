@@ -41,7 +41,7 @@ pub(super) fn chart(chart: Chart, report: &Report) -> String {
 fn drawing(height: f64, says: &str, shapes: &str) -> String {
     let says = Escaped(says);
     format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{says}\"><title>{says}</title>{shapes}</svg>\n"
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{says}\"><title>{says}</title>{shapes}</svg>\n"
     )
 }
 
@@ -58,6 +58,15 @@ fn key(class: &str, name: &str) -> String {
         "<span><svg viewBox=\"0 0 16 12\" aria-hidden=\"true\">{}</svg>{name}</span>",
         rect(class, (1.0, 1.0), (14.0, 10.0))
     )
+}
+
+/// A share with three digits.
+fn percent(share: f64) -> String {
+    let hundred = share * 100.0;
+    let digits = if hundred > 0.0 { (2.0 - hundred.log10().floor()).clamp(0.0, 6.0) as usize } else { 0 };
+    let text = format!("{hundred:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}%")
 }
 
 /// A part of a whole, between 0 and 1.
@@ -88,7 +97,7 @@ fn stages(report: &Report) -> Option<String> {
     let words: Vec<String> = stages.iter().map(|stage| stage_words(report, stage)).collect();
     let says = format!("stages: {}", words.join(", "));
     let legend: String = words.iter().map(|words| format!("<span>{}</span> ", Escaped(words))).collect();
-    let drawn = || format!("{}<p class=\"legend apart\">{legend}</p>\n", drawing(20.0, &says, &shapes));
+    let drawn = || format!("{}<p class=\"legend\">{legend}</p>\n", drawing(20.0, &says, &shapes));
     (!stages.is_empty()).then(drawn)
 }
 
@@ -111,10 +120,11 @@ fn strips(report: &Report) -> Option<String> {
     let upto = report.strips.iter().map(end).max()?;
     let whole = upto.since(from).as_ms();
     let mut text = format!(
-        "<p class=\"legend\">{}{}{}</p>\n",
+        "<p class=\"legend\">{}{}{}{}</p>\n",
         key("seen", "seen"),
         key("red", "over a hard limit"),
-        key("missing", "not seen")
+        key("missing", "not seen"),
+        "<span>blank: nothing was looked at</span>"
     );
     for strip in &report.strips {
         let at = |index: usize| {
@@ -133,7 +143,7 @@ fn strips(report: &Report) -> Option<String> {
         ));
     }
     text.push_str(&format!(
-        "<div class=\"row\"><div class=\"name scale\"><span>{}</span><span>{}</span></div></div>\n",
+        "<div class=\"row\"><div class=\"name scale ends\"><span>{}</span><span>{}</span></div></div>\n",
         moment(report, from),
         moment(report, upto)
     ));
@@ -191,7 +201,7 @@ fn scale_row(own: &CriterionRow, scale: Scale) -> String {
     shapes.extend(target.map(|target| upright("target", at(target), (0.0, 22.0))));
     shapes.push_str(&upright("limit", at(limit).clamp(1.0, WIDTH - 1.0), (0.0, 22.0)));
     shapes.push_str(&upright("value", at(value).clamp(2.0, WIDTH - 2.0), (3.0, 19.0)));
-    let shown = |value: f64| if is_share { format!("{}%", number(value * 100.0)) } else { number(value) };
+    let shown = |value: f64| if is_share { percent(value) } else { number(value) };
     let word = if is_floor { "at least" } else { "limit" };
     let allowed = band.map(|(low, high)| {
         let off = if high > end { ", off the scale" } else { "" };

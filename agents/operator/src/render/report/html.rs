@@ -12,6 +12,9 @@ use super::{Block, Cell, Document, Face, Row, Table, harmless};
 
 const STYLE: &str = include_str!("report.css");
 
+/// Cells of at most so many characters are not broken.
+const SHORT: usize = 18;
+
 /// Text from anywhere, for text and quoted attributes.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 
@@ -87,7 +90,8 @@ fn written_table(table: &Table) -> String {
     let names: String = head.iter().map(|name| format!("<th scope=\"col\">{}</th>", Escaped(name))).collect();
     let row = |row: &Row| {
         let cells = row.cells.iter().zip(&head).map(|(own, name)| {
-            format!("<td data-label=\"{}\"><span>{}</span></td>", Escaped(name), cell(own, row.evidence))
+            let class = if own.text == "-" { " class=\"none\"" } else { "" };
+            format!("<td{class} data-label=\"{}\"><span>{}</span></td>", Escaped(name), cell(own, row.evidence))
         });
         let anchor = row.is.map(|is| format!(" id=\"{is}\"")).unwrap_or_default();
         let reference = row.evidence.map(|row| {
@@ -96,7 +100,8 @@ fn written_table(table: &Table) -> String {
         format!("<tr{anchor}>{}{}</tr>\n", cells.collect::<String>(), reference.unwrap_or_default())
     };
     let rows: String = table.rows.iter().map(row).collect();
-    format!("<table>\n<thead><tr>{names}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n")
+    let class = if table.head.len() == 2 { " class=\"pairs\"" } else { "" };
+    format!("<table{class}>\n<thead><tr>{names}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n")
 }
 
 /// A cell. One that holds a number leads to what that number rests on.
@@ -110,9 +115,12 @@ fn cell(cell: &Cell, evidence: Option<RowNumber>) -> String {
         Some(row) => link(row, &text),
         None => text,
     };
-    match cell.face.glyph() {
-        ("", _) => text,
-        (glyph, class) => format!("<span class=\"{class}\">{glyph} {text}</span>"),
+    // A glyph and its word, or a number and its unit, stay on one line.
+    let short = if cell.text.chars().count() <= SHORT { "nowrap" } else { "" };
+    match (cell.face.glyph(), short) {
+        (("", _), "") => text,
+        (("", _), short) => format!("<span class=\"{short}\">{text}</span>"),
+        ((glyph, class), short) => format!("<span class=\"{class} {short}\">{glyph} {text}</span>"),
     }
 }
 

@@ -3,10 +3,10 @@
 use bellwether_protocol::id::Region;
 use bellwether_protocol::reason::{Cause, Judgement, Lack, Reason, Verdict};
 use bellwether_protocol::report::{
-    Answered, CriterionRow, Endpoint, EvidenceRow, Gap, Issue, Met, Percentile, Priority, Report, RowNumber,
+    Answered, CriterionRow, Endpoint, EvidenceRow, Gap, Issue, Met, Percentile, Priority, Report, RowNumber, Scale,
 };
 use bellwether_protocol::sample::class;
-use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State};
+use bellwether_protocol::status::{StageMark, StageStatus, State};
 use bellwether_protocol::time::Timestamp;
 
 use super::{Block, Cell, Chart, Document, Face, Row, Section, Table};
@@ -58,8 +58,13 @@ pub(super) fn dated(at: Timestamp) -> String {
 
 /// An instant, with its date unless that is the date of the report.
 pub(super) fn moment(report: &Report, at: Timestamp) -> String {
+    after(report.explanation.status.decided_at, at)
+}
+
+/// An instant, with its date unless that is the date of another one.
+fn after(other: Timestamp, at: Timestamp) -> String {
     let day = |at: Timestamp| at.seconds().chars().take(10).collect::<String>();
-    if day(at) == day(report.explanation.status.decided_at) { at.clock() } else { dated(at) }
+    if day(at) == day(other) { at.clock() } else { dated(at) }
 }
 
 fn summary(report: &Report) -> Vec<Cell> {
@@ -146,7 +151,7 @@ fn region_words(region: Option<&Region>) -> String {
 fn deployment(report: &Report) -> Vec<Block> {
     let status = &report.explanation.status;
     let by = report.started_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-    let previous = status.previous.as_ref().map_or_else(|| "not known".to_owned(), ToString::to_string);
+    let previous = status.previous.as_ref().map(|previous| format!(", before it {previous}")).unwrap_or_default();
     let overrides = match status.overrides.len() {
         0 => Cell::from("none"),
         n => Cell::faced(Face::Warn, format!("{n} of the plan's values, listed under risks")),
@@ -154,7 +159,7 @@ fn deployment(report: &Report) -> Vec<Block> {
     let is_short = status.agents_live < status.agents_known;
     let fact = |name: &str, value: Cell| Row::of([name.into(), value]).resting_on(LOG);
     let mut facts = vec![
-        fact("version", format!("{}, before it {previous}", status.release).into()),
+        fact("version", format!("{}{previous}", status.release).into()),
         fact("started", format!("{}{by}", dated(status.started_at)).into()),
         fact("plan", Cell::code(&status.plan_hash)),
         fact("overrides", overrides),
@@ -166,7 +171,7 @@ fn deployment(report: &Report) -> Vec<Block> {
             ),
         ),
     ];
-    if let Some(budget) = &status.budget {
+    if let Some(budget) = status.budget.as_ref().filter(|budget| budget.tests > 0) {
         let tests = format!("{}, here {} for {} tests", budget.alpha, percent_up(budget.stage), budget.tests);
         facts.push(fact("error budget", tests.into()));
     }
@@ -184,7 +189,8 @@ fn deployment(report: &Report) -> Vec<Block> {
         ];
         Row::of(cells).resting_on(LOG)
     });
-    let levers = Table { head: &["lever", "set to", "read back"], rows: levers.collect(), empty: "No lever." };
+    let levers =
+        Table { head: &["lever", "set to", "read back"], rows: levers.collect(), empty: "The plan moves no lever." };
     let stages = status.stages.iter().map(|stage| stage_row(report, stage)).collect();
     let stages = Table { head: &["stage", "how far", "entered", "left"], rows: stages, empty: "No stage." };
     vec![Block::Chart(Chart::Stages), Block::Table(stages), Block::Table(facts), Block::Table(levers)]
@@ -222,35 +228,33 @@ fn endpoints(report: &Report) -> Vec<Block> {
         rows,
         empty: "Nothing was looked at yet.",
     };
-    let status = &report.explanation.status;
-    let region = |region: &RegionStatus| {
-        let gap = report.gaps.iter().find(|gap| gap.region == region.region);
-        let answering: Vec<String> = region.answering.iter().map(ToString::to_string).collect();
-        let seen = gap.map_or_else(
-            || Cell::faced(Face::NoData, "no slot yet"),
-            |gap| {
-                let face = if gap.missing > 0 { Face::NoData } else { Face::Plain };
-                Cell::faced(face, format!("{} of {}", count(gap.slots - gap.missing), count(gap.slots)))
-            },
-        );
-        let silent = region.silent_since.map(|since| format!("silent since {}", since.clock()));
-        let cells: [Cell; 4] = [
-            region.region.to_string().into(),
-            Cell::code(report.regions.get(&region.region).map(String::as_str).unwrap_or("?")),
-            seen,
-            silent.map_or_else(
-                || if answering.is_empty() { Cell::faced(Face::NoData, "?") } else { answering.join(", ").into() },
-                |silent| Cell::faced(Face::NoData, silent),
-            ),
-        ];
-        Row::of(cells).resting_on(report.answer.evidence)
-    };
+    let looked_at = report.regions.iter().filter(|(name, _)| report.gaps.iter().any(|gap| gap.region == **name));
     let regions = Table {
         head: &["region", "address", "slots seen, all stages", "answering"],
-        rows: status.regions.iter().map(region).collect(),
-        empty: "No region.",
+        rows: looked_at.map(|(name, address)| region_row(report, name, address)).collect(),
+        empty: "No region was looked at yet.",
     };
     vec![Block::Table(table), Block::Chart(Chart::Strips), Block::Table(regions)]
+}
+
+fn region_row(report: &Report, name: &Region, address: &str) -> Row {
+    let seen = report.gaps.iter().find(|gap| gap.region == *name).map(|gap| {
+        let face = if gap.missing > 0 { Face::NoData } else { Face::Plain };
+        Cell::faced(face, format!("{} of {}", count(gap.slots.saturating_sub(gap.missing)), count(gap.slots)))
+    });
+    // Of a region that the stage does not look at, nothing is known now.
+    let status = report.explanation.status.regions.iter().find(|status| status.region == *name);
+    let answering = status.map_or_else(
+        || Cell::from("-"),
+        |status| match status.silent_since {
+            Some(since) => Cell::faced(Face::NoData, format!("silent since {}", moment(report, since))),
+            None if status.answering.is_empty() => "no release named".into(),
+            None => status.answering.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into(),
+        },
+    );
+    let none = || Cell::faced(Face::NoData, "no slot yet");
+    let cells: [Cell; 4] = [name.to_string().into(), Cell::code(address), seen.unwrap_or_else(none), answering];
+    Row::of(cells).resting_on(report.answer.evidence)
 }
 
 fn endpoint_row(own: &Endpoint) -> Row {
@@ -299,7 +303,7 @@ fn criteria(report: &Report) -> Table {
             format!("{} ({kind})", own.criterion).into(),
             Cell::code(&own.must),
             current(own).into(),
-            proves(own).into(),
+            proves(report, own).into(),
             result(own),
         ];
         Row::of(cells).resting_on(own.evidence)
@@ -319,8 +323,12 @@ fn current(own: &CriterionRow) -> String {
     }
 }
 
-fn proves(own: &CriterionRow) -> String {
+fn proves(report: &Report, own: &CriterionRow) -> String {
     let Some(judgement) = own.judgement.as_ref().filter(|own| own.numbers.n > 0) else { return "nothing".to_owned() };
+    let row = own.evidence.0.checked_sub(1).and_then(|index| report.evidence.get(index));
+    if let (Some(Scale { is_share: false, .. }), Some(range)) = (own.scale, row.and_then(|row| row.slots)) {
+        return format!("the last of {} slots", count(range.covered));
+    }
     let counts = format!("{} of {} bad", count(judgement.numbers.bad), count(judgement.numbers.n));
     match &judgement.grounds {
         // Of a failure it is the least that counts.
@@ -354,7 +362,7 @@ fn issues(report: &Report) -> Vec<Block> {
             Priority::Medium => (Face::Warn, "medium"),
             Priority::Low => (Face::Plain, "low"),
         };
-        let until = own.until.map(|until| format!(", until {}", moment(report, until))).unwrap_or_default();
+        let until = own.until.map(|until| format!(" to {}", after(own.since, until))).unwrap_or_default();
         let times = if own.times > 1 { format!(", {} times", own.times) } else { String::new() };
         let cells: [Cell; 3] = [
             Cell::faced(face, word),
@@ -385,7 +393,7 @@ fn risks(report: &Report) -> Table {
         rows.push(Row::of([Cell::from(name), text.into()]).resting_on(evidence));
     };
     for own in report.criteria.iter().filter(|own| own.result == Met::NotFailed) {
-        let text = format!("{} did not fail, and is not proven: {}", own.criterion, proves(own));
+        let text = format!("{} did not fail, and is not proven: {}", own.criterion, proves(report, own));
         risk("not proven", text, own.evidence);
     }
     for own in report.criteria.iter().filter(|own| own.result == Met::Unknown) {
