@@ -1,7 +1,10 @@
 //! An explanation as sentences: what was decided and when, on which numbers, against which limit,
 //! what was missing, what was done, and how it was seen to work.
 
+use std::collections::BTreeMap;
+
 use bellwether_protocol::explanation::{Explanation, Move, Standing};
+use bellwether_protocol::id::Region;
 use bellwether_protocol::reason::{Cause, Ending, Grounds, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 
@@ -29,8 +32,10 @@ pub(crate) fn explain(why: &Explanation) -> Vec<String> {
     say("FIRST", why.evidence.iter().map(|seen| format!("{} {}", seen.at.clock(), seen.text)).collect());
     lines.push(String::new());
     let rollout = &why.status.rollout;
-    lines.push(format!("next  see the whole story   bellwether rollout replay {}", rollout.service));
-    lines.push(format!("      check us              bellwether audit verify {}", rollout.service));
+    let slot = why.slots.last().map(|slot| format!(" --slot {} --region {}", slot.slot.seconds(), slot.region));
+    lines.push(format!("next  evidence   bellwether rollout evidence {rollout}{}", slot.unwrap_or_default()));
+    lines.push(format!("      report     bellwether rollout report {rollout}"));
+    lines.push(format!("      check us   bellwether audit verify {}", rollout.service));
     lines
 }
 
@@ -97,7 +102,8 @@ fn decided(why: &Explanation) -> Vec<String> {
 
 fn numbers(why: &Explanation) -> Vec<String> {
     let Some(judged) = judged(why) else {
-        return verdicts(why).filter(|j| j.cohort == Cohort::Canary).map(verdict_line).collect();
+        // What holds no number is named where something is missing.
+        return verdicts(why).filter(|j| j.cohort == Cohort::Canary && j.numbers.n > 0).map(verdict_line).collect();
     };
     let slots: Vec<String> =
         why.slots.iter().map(|slot| format!("{} {}/{}", slot.slot.clock(), slot.bad, slot.n)).collect();
@@ -200,11 +206,14 @@ fn missing(why: &Explanation) -> Vec<String> {
         gaps.push("slots: none".to_owned());
     }
     let silent = |j: &&Judgement| j.verdict == Verdict::Inconclusive(Lack::NoData) && j.cohort == Cohort::Canary;
-    let name = |j: &Judgement| {
-        let region = j.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
-        format!("{}{region} had too few events: no data", j.criterion)
-    };
-    gaps.extend(verdicts(why).filter(silent).map(name));
+    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for judged in verdicts(why).filter(silent) {
+        places.entry(judged.criterion.as_str()).or_default().extend(judged.region.as_ref().map(Region::as_str));
+    }
+    gaps.extend(places.iter().map(|(name, regions)| {
+        let regions = if regions.is_empty() { String::new() } else { format!(" in {}", regions.join(", ")) };
+        format!("{name}{regions} had too few events: no data")
+    }));
     gaps
 }
 
