@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bellwether_coordinator::{backtest, explain, offline, report};
+use bellwether_coordinator::{backtest, explain::explain, offline, report};
 use bellwether_operator::{
     AgentArgs, AgentRole, AgentsVerb, AuditVerb, BacktestArgs, CommandVerb, CoordinatorArgs, DemoArgs, EvidenceArgs,
     ExplainArgs, Mesh, PlanVerb, ReplayArgs, ReportArgs, RolloutVerb, UpArgs, VerbError, exit,
@@ -59,7 +59,7 @@ enum Verb {
 #[derive(Debug, Subcommand)]
 enum Rollout {
     #[command(flatten)]
-    Operator(RolloutVerb),
+    Verb(RolloutVerb),
     /// Say why a rollout went as it did: decided when, on which numbers, and seen to work how
     Explain(ExplainArgs),
     Report(ReportArgs),
@@ -95,13 +95,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let _telemetry = service.map(telemetry::init);
     let validators: Validators = bellwether_probe::validators().into_iter().collect();
     Ok(ExitCode::from(match verb {
-        Verb::Demo(args) => bellwether_operator::demo(&mesh, &args).await?,
+        Verb::Demo(args) => bellwether_operator::demo(&mesh, &args, explain).await?,
         Verb::Up(args) => bellwether_operator::up(&args, &mesh.prefix.to_string()).await?,
         Verb::Coordinator(args) => coordinate(&mesh, args).await?,
         Verb::Agent(args) => agent(args.role, &args.config).await?,
         Verb::Plan(verb) => bellwether_operator::plan(&verb, mesh.json, &validators, offline::power)?,
-        Verb::Rollout(Rollout::Operator(verb)) => bellwether_operator::rollout(&mesh, verb, &validators).await?,
-        Verb::Rollout(Rollout::Explain(args)) => args.show(&mesh, explain::explain).await??,
+        Verb::Rollout(Rollout::Verb(verb)) => bellwether_operator::rollout(&mesh, verb, &validators, explain).await?,
+        Verb::Rollout(Rollout::Explain(args)) => args.show(&mesh, explain).await??,
         Verb::Rollout(Rollout::Report(args)) => args.show(&mesh, report::report).await??,
         Verb::Rollout(Rollout::Evidence(args)) => args.show(&mesh, report::evidence).await??,
         Verb::Rollout(Rollout::Replay(args)) => args.show(&mesh, offline::records).await??,

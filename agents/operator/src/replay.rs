@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bellwether_bus::{Bus, From as Begin};
 use bellwether_protocol::codec::MESSAGE_LEN_MAX;
@@ -161,6 +162,42 @@ impl Iterator for Log {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         self.0.blocking_recv()
+    }
+}
+
+/// What makes an explanation of a log.
+#[derive(Clone)]
+pub(crate) struct Explainer(Arc<Explain>);
+
+type Explain = dyn Fn(Log, Asked<'_>) -> Result<Option<Explanation>, String> + Send + Sync;
+
+impl std::fmt::Debug for Explainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Explainer")
+    }
+}
+
+impl Explainer {
+    pub(crate) fn new<E: std::error::Error>(
+        explain: impl Fn(Log, Asked<'_>) -> Result<Option<Explanation>, E> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |log, which| explain(log, which).map_err(|error| error.to_string())))
+    }
+
+    /// The explanation so far of a rollout on the mesh, or what is in its way.
+    pub(crate) async fn lines(&self, bus: &Bus, rollout: &RolloutId) -> Vec<String> {
+        let (records, log) = mpsc::channel(RECORDS_WAITING);
+        let (explain, RolloutId { service, number }) = (Arc::clone(&self.0), rollout.clone());
+        let told = tokio::task::spawn_blocking(move || explain(Log(log), (&service, Some(number))));
+        let read = read_mesh(bus, Some(&rollout.service), &records).await;
+        drop(records);
+        match (read, told.await) {
+            (Ok(()), Ok(Ok(Some(why)))) => render::explain(&why),
+            (Ok(()), Ok(Ok(None))) => vec![VerbError::NoRollout(rollout.clone()).to_string()],
+            (Ok(()), Ok(Err(error))) => vec![format!("cannot explain: {error}")],
+            (Ok(()), Err(error)) => vec![format!("cannot explain: {error}")],
+            (Err(error), _) => vec![format!("cannot explain: {error}")],
+        }
     }
 }
 
