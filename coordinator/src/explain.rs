@@ -66,8 +66,9 @@ impl Why {
             }
             Reason::TakingBack { cause, .. } if self.decided.is_none() => {
                 let decided = Decided { at: record.now, record: record.ordinal, cause: cause.clone() };
-                let standings = before.map(|own| standing(own, &record.inputs, record.now)).unwrap_or_default();
-                self.decided = Some((decided, standings, before.map(covered).unwrap_or_default()));
+                let folded = before.map(|before| project::folded(before, &record.inputs));
+                let standings = folded.as_ref().map(|folded| standings(folded, record.now)).unwrap_or_default();
+                self.decided = Some((decided, standings, folded.as_ref().map(covered).unwrap_or_default()));
             }
             Reason::Asked { lever, to, .. } => {
                 let from = self.last_set.insert(lever.clone(), to.clone());
@@ -137,7 +138,7 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
     let plan_line = judged.and_then(|judged| line_of(&all.plan_text, judged.criterion.as_str()));
     let (decided, verdicts, covered) = match all.decided {
         Some((decided, verdicts, covered)) => (Some(decided), verdicts, covered),
-        None => (None, standing(desk.rollout.as_ref()?, &[], now), desk.rollout.as_ref().map(covered)?),
+        None => (None, desk.rollout.as_ref().map(|own| standings(own, now))?, desk.rollout.as_ref().map(covered)?),
     };
     Some(Explanation {
         status,
@@ -154,10 +155,9 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
     })
 }
 
-/// Every verdict once the record's own slots are folded, each with the end of its last slot.
-fn standing(rollout: &Rollout, inputs: &[Input], now: Timestamp) -> Vec<Standing> {
-    let judged = project::judged(rollout, inputs, now).into_iter();
-    judged.map(|(judgement, upto)| Standing { judgement, upto }).collect()
+/// Every verdict, each with the end of its last slot.
+fn standings(rollout: &Rollout, now: Timestamp) -> Vec<Standing> {
+    project::judged(rollout, now).into_iter().map(|(judgement, upto)| Standing { judgement, upto }).collect()
 }
 
 fn covered(rollout: &Rollout) -> Vec<Coverage> {

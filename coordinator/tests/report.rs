@@ -326,6 +326,7 @@ fn a_release_that_is_taken_back_may_not_follow() {
     let report = canary().reported(None);
     assert_eq!((report.answer.verdict, report.answer.not_met), (Answered::No, 1));
     assert_eq!(report.answer.question, "May production follow?");
+    assert_eq!(report.answer.soaked, Span::from_secs(30), "the worst region was covered for one slot");
     assert_eq!(report.issues[0].priority, Priority::High);
     let scale = report.criteria[0].scale.unwrap();
     let (low, high) = scale.band.unwrap();

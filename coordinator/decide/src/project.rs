@@ -148,12 +148,17 @@ fn criteria(rollout: &Rollout, now: Timestamp) -> Vec<Judgement> {
     }
 }
 
-/// Every verdict of a rollout's stage once the slots among `inputs` are folded too, before anything
-/// follows from them: what a decision at `now` has rested on. Each with the end of its last slot.
-pub fn judged(rollout: &Rollout, inputs: &[Input], now: Timestamp) -> Vec<(Judgement, Timestamp)> {
+/// A rollout once the slots among `inputs` are folded, before anything follows from them: what a
+/// decision has rested on.
+pub fn folded(rollout: &Rollout, inputs: &[Input]) -> Rollout {
     let mut rollout = rollout.clone();
     step::fold_slots(&mut rollout, inputs);
-    gate::findings(&rollout, now).iter().map(|finding| (finding.judgement(), finding.track.upto)).collect()
+    rollout
+}
+
+/// Every verdict of a rollout's stage at `now`, each with the end of its last slot.
+pub fn judged(rollout: &Rollout, now: Timestamp) -> Vec<(Judgement, Timestamp)> {
+    gate::findings(rollout, now).iter().map(|finding| (finding.judgement(), finding.track.upto)).collect()
 }
 
 /// The slots among `inputs` that are evidence in the stage and phase of a rollout, each once, and

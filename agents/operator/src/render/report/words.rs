@@ -6,8 +6,8 @@ use bellwether_protocol::report::{
     Answered, CriterionRow, Endpoint, EvidenceRow, Gap, Issue, Met, Percentile, Priority, Report, RowNumber, Scale,
 };
 use bellwether_protocol::sample::class;
-use bellwether_protocol::status::{StageMark, StageStatus, State};
-use bellwether_protocol::time::Timestamp;
+use bellwether_protocol::status::{StageMark, StageStatus, State, TakeBackStatus};
+use bellwether_protocol::time::{Timestamp, slot_start};
 
 use super::{Block, Cell, Chart, Document, Face, Row, Section, Table};
 use crate::render::amount::{number, percent_down, percent_up};
@@ -15,6 +15,8 @@ use crate::render::explain::headline;
 use crate::render::{Look, count, hold_words, reason_event, span};
 
 const LOOK: Look = Look { colour: false, ascii: false };
+/// More seldom than this says nothing more to people.
+const LUCK_TOLD_MAX: u64 = 1_000_000;
 /// The row of evidence that is the log itself.
 const LOG: RowNumber = RowNumber(1);
 
@@ -78,6 +80,7 @@ fn summary(report: &Report) -> Vec<Cell> {
     let second = match (judged, &why.decided) {
         (Some(judged), _) => {
             let luck = judged.grounds.as_ref().map_or(1, |grounds| grounds.luck_one_in);
+            let luck = luck.min(LUCK_TOLD_MAX);
             let luck = if luck > 1 { format!("; by luck at most 1 in {}", count(luck)) } else { String::new() };
             let text = format!(
                 "{} failed{}: {} ({} of {}), limit {}{luck}.",
@@ -440,17 +443,20 @@ fn next(report: &Report) -> Vec<Block> {
     let status = &report.explanation.status;
     let (rollout, service) = (&status.rollout, &status.rollout.service);
     let is_over = status.state == State::Ended;
+    let look = slot_start(status.decided_at, status.slot) + status.slot;
     let look = match (is_over, status.leaves_at) {
         (true, _) => "Next look: none, the rollout is over.".to_owned(),
         (false, Some(at)) => format!(
-            "Next look: the slot after {}; the stage can be left at {} at the earliest.",
-            status.decided_at.clock(),
+            "Next look: the slot that ends {}; the stage can be left at {} at the earliest.",
+            moment(report, look),
             moment(report, at)
         ),
-        (false, None) => format!("Next look: the slot after {}.", status.decided_at.clock()),
+        (false, None) => format!("Next look: the slot that ends {}.", moment(report, look)),
     };
     let holds: Vec<String> = status.holds.iter().map(hold_words).collect();
+    let back = status.take_back.as_ref().filter(|_| !is_over).map(back_words);
     let then = match (&status.needs_you, is_over) {
+        (None, false) if back.is_some() => format!("What happens next: {}.", back.unwrap_or_default()),
         (Some(needs), _) => format!("What happens next: a person is asked to act: {}.", needs.what),
         (None, true) => "What happens next: nothing by itself.".to_owned(),
         (None, false) if !holds.is_empty() => format!("What happens next: it waits; {}.", holds.join("; ")),
@@ -470,6 +476,18 @@ fn next(report: &Report) -> Vec<Block> {
     }
     let sentences = [look, then].map(|text| Cell::from(text).resting_on(LOG));
     vec![Block::Sentences(sentences.into()), Block::Commands(commands)]
+}
+
+/// What a take-back waits for.
+fn back_words(back: &TakeBackStatus) -> String {
+    let TakeBackStatus { level, levels, due, applied_at, green, green_needed, .. } = back;
+    match applied_at {
+        Some(_) => format!("{green} of {green_needed} green slots were seen of the old release, then it is recovered"),
+        None => format!(
+            "every lever must be read back and the old release seen by {}; this is level {level} of {levels}",
+            due.clock()
+        ),
+    }
 }
 
 fn evidence(report: &Report) -> Vec<Block> {
