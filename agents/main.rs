@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bellwether_coordinator::{backtest, explain, offline};
+use bellwether_coordinator::{backtest, explain::explain, offline, report};
 use bellwether_operator::{
-    AgentArgs, AgentRole, AgentsVerb, AuditVerb, BacktestArgs, CommandVerb, CoordinatorArgs, DemoArgs, ExplainArgs,
-    Mesh, PlanVerb, ReplayArgs, RolloutVerb, UpArgs, VerbError, exit,
+    AgentArgs, AgentRole, AgentsVerb, AuditVerb, BacktestArgs, CommandVerb, CoordinatorArgs, DemoArgs, EvidenceArgs,
+    ExplainArgs, Mesh, PlanVerb, ReplayArgs, ReportArgs, RolloutVerb, UpArgs, VerbError, exit,
 };
 use bellwether_protocol::plan::Validators;
 use bellwether_runtime::telemetry;
@@ -55,13 +55,15 @@ enum Verb {
     SiteLever(bellwether_site::lever::LeverArgs),
 }
 
-/// Start, list, look at, watch and replay rollouts
+/// Start, list, look at, watch, explain and report rollouts
 #[derive(Debug, Subcommand)]
 enum Rollout {
     #[command(flatten)]
-    Operator(RolloutVerb),
+    Verb(RolloutVerb),
     /// Say why a rollout went as it did: decided when, on which numbers, and seen to work how
     Explain(ExplainArgs),
+    Report(ReportArgs),
+    Evidence(EvidenceArgs),
     /// Decide a whole log again, and compare
     Replay(ReplayArgs),
 }
@@ -73,7 +75,7 @@ fn main() -> ExitCode {
     if let Verb::Shim { args } = cli.verb {
         return bellwether_bus::child::shim(args);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error.into()),
     };
@@ -93,16 +95,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let _telemetry = service.map(telemetry::init);
     let validators: Validators = bellwether_probe::validators().into_iter().collect();
     Ok(ExitCode::from(match verb {
-        Verb::Demo(args) => bellwether_operator::demo(&mesh, &args).await?,
+        Verb::Demo(args) => bellwether_operator::demo(&mesh, &args, explain).await?,
         Verb::Up(args) => bellwether_operator::up(&args, &mesh.prefix.to_string()).await?,
         Verb::Coordinator(args) => coordinate(&mesh, args).await?,
         Verb::Agent(args) => agent(args.role, &args.config).await?,
         Verb::Plan(verb) => bellwether_operator::plan(&verb, mesh.json, &validators, offline::power)?,
-        Verb::Rollout(Rollout::Operator(verb)) => bellwether_operator::rollout(&mesh, verb, &validators).await?,
-        Verb::Rollout(Rollout::Explain(args)) => args.show(&mesh, explain::explain).await??,
-        Verb::Rollout(Rollout::Replay(args)) => {
-            args.show(&mesh, |log| offline::replay(log).map(|all| all.parts())).await??
-        }
+        Verb::Rollout(Rollout::Verb(verb)) => bellwether_operator::rollout(&mesh, verb, &validators, explain).await?,
+        Verb::Rollout(Rollout::Explain(args)) => args.show(&mesh, explain).await??,
+        Verb::Rollout(Rollout::Report(args)) => args.show(&mesh, report::report).await??,
+        Verb::Rollout(Rollout::Evidence(args)) => args.show(&mesh, report::evidence).await??,
+        Verb::Rollout(Rollout::Replay(args)) => args.show(&mesh, offline::records).await??,
         Verb::Audit(verb) => verb.show(&mesh, offline::verify).await??,
         Verb::Command(verb) => bellwether_operator::command(&mesh, verb).await?,
         Verb::Agents(verb) => bellwether_operator::agents(&mesh, verb).await?,
@@ -139,12 +141,10 @@ async fn agent(role: AgentRole, config: &std::path::Path) -> anyhow::Result<u8> 
 /// The message, its causes, and what to try.
 fn complain(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
-    let Some(verb) = error.downcast_ref::<VerbError>() else {
-        let is_log = error.is::<offline::ReplayError>();
-        return ExitCode::from(if is_log { exit::UNKNOWN } else { exit::USAGE });
-    };
-    if let Some(hint) = verb.hint() {
+    let verb = error.downcast_ref::<VerbError>();
+    if let Some(hint) = verb.and_then(VerbError::hint) {
         eprintln!("  try: {hint}");
     }
-    ExitCode::from(verb.exit_code())
+    let other = if error.is::<offline::ReplayError>() { exit::UNKNOWN } else { exit::USAGE };
+    ExitCode::from(verb.map_or(other, VerbError::exit_code))
 }

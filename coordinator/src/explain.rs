@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_decide::project;
-use bellwether_decide::tally::{Attributed, Count, Tally};
-use bellwether_protocol::command::Ask;
-use bellwether_protocol::explanation::{Coverage, Decided, Explanation, Move, SlotCounts};
-use bellwether_protocol::id::{LeverName, LeverValue, RolloutId};
-use bellwether_protocol::plan::Plan;
+use bellwether_decide::evidence::Counted;
+use bellwether_decide::{Desk, Rollout, project};
+use bellwether_protocol::command::{Ask, Command};
+use bellwether_protocol::explanation::{Coverage, Decided, Explanation, Move, SlotCounts, Standing};
+use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Region};
 use bellwether_protocol::reason::{Judgement, Reason};
 use bellwether_protocol::record::{ClosedSlot, Input, Record};
-use bellwether_protocol::sample::Cohort;
-use bellwether_protocol::status::Status;
+use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence};
 use bellwether_protocol::time::Timestamp;
 
-use crate::offline::{ReplayError, replay_each};
+use crate::offline::{Gather, ReplayError, Which, gather};
 
 /// Most slots that are told one by one.
 const SLOTS_MAX: usize = 6;
@@ -25,72 +23,52 @@ const KEPT_MAX: usize = 10_000;
 ///
 /// # Errors
 /// When the log does not replay: what cannot be verified is not explained.
-pub fn explain(
-    lines: impl IntoIterator<Item = Vec<u8>>,
-    rollout: &RolloutId,
-) -> Result<Option<Explanation>, ReplayError> {
-    let mut gathered = Gathered::default();
-    replay_each(lines, |record, desk| {
-        gathered.records += 1;
-        let Some(status) = project::status(desk, record.now).filter(|status| status.rollout == *rollout) else {
-            return;
-        };
-        let plan = desk.rollout.as_ref().map(|rollout| &rollout.plan);
-        gathered.take(record, status, plan);
-    })?;
-    Ok(gathered.explanation())
+pub fn explain(lines: impl IntoIterator<Item = Vec<u8>>, which: Which<'_>) -> Result<Option<Explanation>, ReplayError> {
+    Ok(gather(lines, which, Why::default)?.and_then(|all| explanation(all.all, &all.desk, all.now, all.records)))
 }
 
 /// What is gathered record by record.
 #[derive(Default)]
-struct Gathered {
-    records: usize,
-    status: Option<Status>,
+pub(crate) struct Why {
     plan_text: String,
-    decided: Option<(Decided, Vec<Judgement>, Vec<Coverage>)>,
-    slots: Vec<(ClosedSlot, u64, u64, String)>,
+    pub(crate) decided: Option<(Decided, Vec<Standing>, Vec<Coverage>)>,
+    /// Slots with bad answers: the criterion that counts them, and which cohort's.
+    slots: Vec<(CriterionName, Cohort, SlotCounts)>,
     last_set: BTreeMap<LeverName, LeverValue>,
     moves: Vec<Move>,
     applied: Option<Timestamp>,
     recovered: Option<(Timestamp, u32)>,
-    evidence: Vec<bellwether_protocol::sample::Evidence>,
+    evidence: Vec<Evidence>,
 }
 
-impl Gathered {
-    fn take(&mut self, record: &Record, status: Status, plan: Option<&Plan>) {
+impl Gather for Why {
+    fn take(&mut self, record: &Record, before: Option<&Rollout>, slots: &[(&ClosedSlot, Counted<'_>)]) {
         for input in &record.inputs {
-            match input {
-                Input::Command(command) => {
-                    if let Ask::Start(start) = &command.ask {
-                        start.text.clone_into(&mut self.plan_text);
-                    }
-                }
-                Input::Closed(slot) if self.decided.is_none() => self.note_slot(slot, plan),
-                _ => {}
+            if let Input::Command(Command { ask: Ask::Start(start), .. }) = input {
+                start.text.clone_into(&mut self.plan_text);
             }
         }
-        if self.decided.is_none() && !status.evidence.is_empty() {
-            self.evidence.clone_from(&status.evidence);
+        if self.decided.is_none() {
+            self.note_slots(slots);
         }
         for reason in &record.reasons {
-            self.note(record, reason);
+            self.note(record, before, reason);
         }
-        self.status = Some(status);
     }
+}
 
-    fn note(&mut self, record: &Record, reason: &Reason) {
+impl Why {
+    fn note(&mut self, record: &Record, before: Option<&Rollout>, reason: &Reason) {
         match reason {
-            Reason::StageEntered { .. } => self.slots.clear(),
-            Reason::TakingBack { cause, .. } => {
-                let before = self.status.as_ref();
-                let mut verdicts = before.map(|status| status.criteria.clone()).unwrap_or_default();
-                for changed in record.reasons.iter().filter_map(verdict) {
-                    verdicts.retain(|own| !is_same(own, changed));
-                    verdicts.push(changed.clone());
-                }
-                let covered = before.map(coverage).unwrap_or_default();
+            Reason::StageEntered { .. } => {
+                self.slots.clear();
+                self.evidence.clear();
+            }
+            Reason::TakingBack { cause, .. } if self.decided.is_none() => {
                 let decided = Decided { at: record.now, record: record.ordinal, cause: cause.clone() };
-                self.decided.get_or_insert((decided, verdicts, covered));
+                let folded = before.map(|before| project::folded(before, &record.inputs));
+                let standings = folded.as_ref().map(|folded| standings(folded, record.now)).unwrap_or_default();
+                self.decided = Some((decided, standings, folded.as_ref().map(covered).unwrap_or_default()));
             }
             Reason::Asked { lever, to, .. } => {
                 let from = self.last_set.insert(lever.clone(), to.clone());
@@ -119,82 +97,74 @@ impl Gathered {
         }
     }
 
-    /// Remembers what a slot of the canary says of each criterion that counts bad answers.
-    fn note_slot(&mut self, slot: &ClosedSlot, plan: Option<&Plan>) {
-        let Some(plan) = plan.filter(|_| slot.series.cohort == Cohort::Canary) else { return };
-        for criterion in plan.criteria.iter().filter(|criterion| criterion.sli == slot.series.sli) {
-            let seen: Vec<Attributed<'_>> = slot
-                .portions
-                .iter()
-                .map(|portion| Attributed { portion, only_bad: portion.release.is_none() })
-                .collect();
-            let tally = Tally::of(criterion, &seen, Count::Alone);
-            if tally.bad > 0 && self.slots.len() < KEPT_MAX {
-                let slot = ClosedSlot { portions: Vec::new(), evidence: Vec::new(), ..slot.clone() };
-                self.slots.push((slot, tally.n, tally.bad, criterion.name.to_string()));
+    /// Remembers the slots in which a criterion counted bad answers, as the judge counted them.
+    fn note_slots(&mut self, slots: &[(&ClosedSlot, Counted<'_>)]) {
+        for (slot, counted) in slots {
+            let room = EVIDENCE_MAX.saturating_sub(self.evidence.len());
+            self.evidence.extend(slot.evidence.iter().take(room).cloned());
+            for (criterion, tally) in counted.tallies.iter().filter(|(_, tally)| tally.bad > 0) {
+                if self.slots.len() < KEPT_MAX {
+                    let ClosedSlot { series, slot, unwell, .. } = slot;
+                    let (slot, region, unwell) = (*slot, series.region.clone(), *unwell);
+                    let counts = SlotCounts { slot, region, n: tally.n, bad: tally.bad, unwell };
+                    self.slots.push((criterion.name.clone(), series.cohort, counts));
+                }
             }
         }
     }
 
-    fn explanation(self) -> Option<Explanation> {
-        let status = self.status?;
-        let (decided, verdicts, covered) = match self.decided {
-            Some((decided, verdicts, covered)) => (Some(decided), verdicts, covered),
-            None => (None, status.criteria.clone(), coverage(&status)),
+    /// The last slots that speak against what was judged.
+    fn slots_of(&self, judged: &Judgement) -> Vec<SlotCounts> {
+        let since = judged.grounds.as_ref().and_then(|grounds| grounds.since).unwrap_or_default();
+        let is_its = |(criterion, cohort, slot): &&(CriterionName, Cohort, SlotCounts)| {
+            let is_there = judged.region.as_ref().is_none_or(|region| slot.region == *region);
+            (criterion, *cohort) == (&judged.criterion, judged.cohort) && slot.slot >= since && is_there
         };
-        let judged = decided.as_ref().and_then(|decided| decided.cause.judgement());
-        let mut slots = Vec::new();
-        if let Some(judged) = judged {
-            let since = judged.grounds.as_ref().and_then(|grounds| grounds.since).unwrap_or_default();
-            let is_its = |slot: &ClosedSlot| judged.region.as_ref().is_none_or(|region| slot.series.region == *region);
-            let its = self.slots.iter().filter(|(slot, _, _, criterion)| {
-                *criterion == judged.criterion.as_str() && slot.slot >= since && is_its(slot)
-            });
-            slots.extend(its.map(|(slot, n, bad, _)| SlotCounts {
-                slot: slot.slot,
-                region: slot.series.region.clone(),
-                n: *n,
-                bad: *bad,
-                unwell: slot.unwell,
-            }));
-            let excess = slots.len().saturating_sub(SLOTS_MAX);
-            slots.drain(..excess);
-        }
-        let plan_line = judged.and_then(|judged| line_of(&self.plan_text, judged.criterion.as_str()));
-        Some(Explanation {
-            status,
-            decided,
-            verdicts,
-            plan_line,
-            slots,
-            covered,
-            moves: self.moves,
-            applied: self.applied,
-            recovered: self.recovered,
-            evidence: self.evidence,
-            records: self.records,
-        })
+        let mut slots: Vec<SlotCounts> = self.slots.iter().filter(is_its).map(|(_, _, slot)| slot.clone()).collect();
+        slots.drain(..slots.len().saturating_sub(SLOTS_MAX));
+        slots
     }
 }
 
-fn verdict(reason: &Reason) -> Option<&Judgement> {
-    match reason {
-        Reason::VerdictChanged { judgement } => Some(judgement),
-        _ => None,
-    }
-}
-
-fn is_same(a: &Judgement, b: &Judgement) -> bool {
-    (&a.criterion, a.cohort, &a.region) == (&b.criterion, b.cohort, &b.region)
-}
-
-fn coverage(status: &Status) -> Vec<Coverage> {
-    let of = |region: &bellwether_protocol::status::RegionStatus| Coverage {
-        region: region.region.clone(),
-        covered: region.covered,
-        slots: region.slots,
+/// What was gathered, told by how a desk stood after the last record.
+pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize) -> Option<Explanation> {
+    let status = project::status(desk, now)?;
+    let decided = all.decided.as_ref().map(|(decided, ..)| decided);
+    let judged = decided.and_then(|decided| decided.cause.judgement());
+    let slots = judged.map(|judged| all.slots_of(judged)).unwrap_or_default();
+    let plan_line = judged.and_then(|judged| line_of(&all.plan_text, judged.criterion.as_str()));
+    let (decided, verdicts, covered) = match all.decided {
+        Some((decided, verdicts, covered)) => (Some(decided), verdicts, covered),
+        None => (None, desk.rollout.as_ref().map(|own| standings(own, now))?, desk.rollout.as_ref().map(covered)?),
     };
-    status.regions.iter().map(of).collect()
+    Some(Explanation {
+        status,
+        decided,
+        verdicts,
+        plan_line,
+        slots,
+        covered,
+        moves: all.moves,
+        applied: all.applied,
+        recovered: all.recovered,
+        evidence: all.evidence,
+        records,
+    })
+}
+
+/// Every verdict, each with the end of its last slot.
+fn standings(rollout: &Rollout, now: Timestamp) -> Vec<Standing> {
+    project::judged(rollout, now).into_iter().map(|(judgement, upto)| Standing { judgement, upto }).collect()
+}
+
+fn covered(rollout: &Rollout) -> Vec<Coverage> {
+    let regions = rollout.stage().map(|stage| stage.regions.as_slice()).unwrap_or_default();
+    let of = |region: &Region| {
+        let own = || rollout.evidence.series.iter().filter(|(series, _)| series.region == *region).map(|(_, own)| own);
+        let covered = own().map(|series| series.covered).min().unwrap_or(0);
+        Coverage { region: region.clone(), covered, slots: own().map(|series| series.slots).max().unwrap_or(0) }
+    };
+    regions.iter().map(of).collect()
 }
 
 /// The line on which a plan names a criterion, from 1.

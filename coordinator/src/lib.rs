@@ -11,6 +11,7 @@
 //! | `high_water` | a file that remembers how far the log went, should the log forget |
 //! | [`backtest`] | what a plan would have decided on samples that were seen before |
 //! | [`explain`] | why a rollout went as it did, from its records alone |
+//! | [`report`] | what a rollout has shown so far, from its records alone |
 //! | [`offline`] | verbs that need the judge without a mesh |
 
 mod high_water;
@@ -23,6 +24,7 @@ pub mod core;
 pub mod explain;
 pub mod log;
 pub mod offline;
+pub mod report;
 pub mod room;
 
 pub use inbox::read as read_inbox;

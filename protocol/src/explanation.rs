@@ -1,6 +1,6 @@
 //! What one rollout came to and why, gathered from its records, for people to read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::action::ActionOutcome;
 use crate::id::{LeverName, LeverValue, Ordinal, Region};
@@ -10,14 +10,14 @@ use crate::status::Status;
 use crate::time::Timestamp;
 
 /// A rollout, explained.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Where it stands by its last record.
     pub status: Status,
     /// The decision to take it back, if there was one.
     pub decided: Option<Decided>,
     /// Every verdict as it stood at that decision; without one, as it stands now.
-    pub verdicts: Vec<Judgement>,
+    pub verdicts: Vec<Standing>,
     /// The line of the plan that names the criterion.
     pub plan_line: Option<usize>,
     /// The slots that say most against it, oldest first.
@@ -37,7 +37,7 @@ pub struct Explanation {
 }
 
 /// The decision to take back.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decided {
     /// When.
     pub at: Timestamp,
@@ -47,8 +47,18 @@ pub struct Decided {
     pub cause: Cause,
 }
 
+/// A verdict, and how far its evidence went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The verdict.
+    #[serde(flatten)]
+    pub judgement: Judgement,
+    /// The end of the last slot in it.
+    pub upto: Timestamp,
+}
+
 /// One slot of one region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotCounts {
     /// Its start.
     pub slot: Timestamp,
@@ -63,7 +73,7 @@ pub struct SlotCounts {
 }
 
 /// How well a region was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Where.
     pub region: Region,
@@ -74,7 +84,7 @@ pub struct Coverage {
 }
 
 /// What was done to one lever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// Which.
     pub lever: LeverName,

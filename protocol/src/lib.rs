@@ -17,6 +17,7 @@
 //! | [`status`] | the projection that `rollout status` and `watch` read |
 //! | [`backtest`] | what a plan would have decided |
 //! | [`explanation`] | what a rollout came to, and why |
+//! | [`report`] | all of that for people to read, and the evidence behind each number |
 //! | [`power`] | what a plan's looks can show |
 //! | [`codec`] | bytes to values, bounded |
 
@@ -35,6 +36,7 @@ pub mod pushed;
 pub mod ratio;
 pub mod reason;
 pub mod record;
+pub mod report;
 pub mod sample;
 pub mod status;
 pub mod subject;

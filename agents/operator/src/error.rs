@@ -42,6 +42,9 @@ pub enum VerbError {
     /// Something of ours cannot be written down.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// A file is there already.
+    #[error("{} exists", .0.display())]
+    Exists(PathBuf),
     /// A file cannot be used.
     #[error("cannot {doing} {}", path.display())]
     File {
@@ -116,6 +119,7 @@ impl VerbError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Ambiguous(services) => services.first().map(|one| format!("bellwether rollout status {one}")),
+            Self::Exists(_) => Some("--force replaces it".to_owned()),
             Self::NoRollout(_) | Self::NoService(_) => Some("bellwether rollout list".to_owned()),
             Self::NoRollouts => Some("bellwether rollout start PLAN --release RELEASE".to_owned()),
             Self::Past { asked, .. } => Some(format!("bellwether rollout watch {asked} --plain")),
@@ -148,6 +152,7 @@ impl VerbError {
             Self::Ambiguous(_)
             | Self::Connect(_)
             | Self::Encode(_)
+            | Self::Exists(_)
             | Self::File { .. }
             | Self::Id(_)
             | Self::Install(_)

@@ -21,6 +21,7 @@ use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::{VerbError, exit};
 use crate::keys::{Pressed, Prompt};
 use crate::render::{Frame, Line, Look, Told, draw, events, final_lines, hold_words, span};
+use crate::replay::Explainer;
 use crate::screen::{Keyboard, Mode, Screen};
 
 /// What to follow, and how to show it.
@@ -34,6 +35,8 @@ pub(crate) struct Follow<'a> {
     pub(crate) timeout: Option<Duration>,
     /// Who asks when a key is pressed; without, keys are not read.
     pub(crate) asker: Option<Principal>,
+    /// Says why, when that key is pressed.
+    pub(crate) explainer: Explainer,
     /// Lines from elsewhere, shown between the events.
     pub(crate) notes: Option<&'a mut mpsc::Receiver<String>>,
 }
@@ -106,8 +109,8 @@ struct View<'a> {
     /// Whether the caller goes on and says itself what follows.
     is_part: bool,
     is_known: bool,
-    said: mpsc::Sender<String>,
-    answers: mpsc::Receiver<String>,
+    said: mpsc::Sender<Vec<String>>,
+    answers: mpsc::Receiver<Vec<String>>,
 }
 
 impl<'a> View<'a> {
@@ -149,8 +152,8 @@ impl<'a> View<'a> {
                 message = log.next() => { self.message(&message)?; None }
                 entry = statuses.next() => { self.entry(&entry); None }
                 key = next_key(&mut keyboard) => self.key(key),
-                Some(line) = self.answers.recv() => { self.note(&line)?; None }
-                Some(line) = next_note(&mut notes) => { self.note(&line)?; None }
+                Some(lines) = self.answers.recv() => { self.note(&lines)?; None }
+                Some(line) = next_note(&mut notes) => { self.note(&[line])?; None }
                 _ = redraw.tick() => self.tick()?,
                 () = bellwether_runtime::shutdown() => Some(Followed::Left),
                 () = time_up(until) => Some(Followed::TimedOut { known: self.status.is_some() && self.options.bus.is_connected() }),
@@ -231,6 +234,10 @@ impl<'a> View<'a> {
                 self.ask(verb);
                 None
             }
+            Pressed::Explain => {
+                self.explain();
+                None
+            }
             Pressed::Quit => Some(Followed::Left),
             Pressed::Shown => None,
         }
@@ -250,18 +257,30 @@ impl<'a> View<'a> {
                 Err(error) => error.to_string(),
             };
             // Nobody listens when the view was left meanwhile.
-            let _ = said.send(format!("{} {verb}: {words}", now().clock())).await;
+            let _ = said.send(vec![format!("{} {verb}: {words}", now().clock())]).await;
         });
     }
 
-    fn note(&mut self, line: &str) -> Result<(), VerbError> {
-        let line = Line::of(line).plain();
-        let line = match self.options.mode {
-            Mode::Json => serde_json::json!({ "note": line }).to_string(),
-            Mode::Lines => line,
+    // In a task too: a long log takes its time to be decided again.
+    fn explain(&self) {
+        let (bus, said) = (self.options.bus.clone(), self.said.clone());
+        let (explainer, rollout) = (self.options.explainer.clone(), self.options.rollout.clone());
+        tokio::spawn(async move {
+            let mut lines = vec![String::new()];
+            lines.extend(explainer.lines(&bus, &rollout).await);
+            lines.push(String::new());
+            let _ = said.send(lines).await;
+        });
+    }
+
+    fn note(&mut self, lines: &[String]) -> Result<(), VerbError> {
+        let line = |line: &String| match self.options.mode {
+            Mode::Json => serde_json::json!({ "note": Line::of(line).plain() }).to_string(),
+            Mode::Lines => Line::of(line).plain(),
             Mode::Live => Line::of(line).paint(self.options.look, usize::MAX),
         };
-        self.screen.above(&[line]).map_err(VerbError::System)
+        let lines: Vec<String> = lines.iter().map(line).collect();
+        self.screen.above(&lines).map_err(VerbError::System)
     }
 
     fn tick(&mut self) -> Result<Option<Followed>, VerbError> {

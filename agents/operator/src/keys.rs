@@ -22,6 +22,8 @@ pub(crate) enum Prompt {
 pub(crate) enum Pressed {
     /// Publish this command.
     Ask(Verb),
+    /// Say why it stands as it does.
+    Explain,
     /// Leave; the rollout goes on.
     Quit,
     /// Look again at the prompt.
@@ -38,6 +40,7 @@ impl Prompt {
     pub(crate) fn press(&mut self, key: u8, service: &Service, is_paused: bool) -> Pressed {
         let (next, pressed) = match (std::mem::take(self), key) {
             (Self::Quiet, b'q' | END) => (Self::Quiet, Pressed::Quit),
+            (Self::Quiet, b'e') => (Self::Quiet, Pressed::Explain),
             (Self::Quiet, b'p') if is_paused => (Self::Confirm(Verb::Resume), Pressed::Shown),
             (Self::Quiet, b'p') => (Self::Confirm(Verb::Pause), Pressed::Shown),
             (Self::Quiet, b'a') => (Self::Confirm(Verb::Abort), Pressed::Shown),
@@ -94,6 +97,7 @@ mod tests {
         assert_eq!(press("ay"), (Prompt::Quiet, Pressed::Ask(Verb::Abort)));
         assert_eq!(press("y"), (Prompt::Quiet, Pressed::Shown));
         assert_eq!(press("q"), (Prompt::Quiet, Pressed::Quit));
+        assert_eq!(press("e"), (Prompt::Quiet, Pressed::Explain));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | `args` | flags that every verb shares |
 //! | `error` | what went wrong, what to try, with which exit code |
 //! | `ask` | a command, from the publish to its outcome |
-//! | `command`, `rollout`, `replay`, `agents`, `plan`, `backtest` | the verbs |
+//! | `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest` | the verbs |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
 //! | `render` | facts to text, pure |
@@ -28,6 +28,7 @@ mod out;
 mod plan;
 mod render;
 mod replay;
+mod report;
 mod rollout;
 mod screen;
 mod up;
@@ -42,5 +43,6 @@ pub use error::{VerbError, exit};
 pub use out::completions;
 pub use plan::{PlanVerb, plan};
 pub use replay::{AuditVerb, ExplainArgs, ReplayArgs};
+pub use report::{EvidenceArgs, ReportArgs};
 pub use rollout::{RolloutVerb, rollout};
 pub use up::{UpArgs, up};

@@ -5,19 +5,22 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bellwether_bus::{Bus, From as Begin};
-use bellwether_protocol::codec::{self, MESSAGE_LEN_MAX};
+use bellwether_protocol::codec::MESSAGE_LEN_MAX;
 use bellwether_protocol::explanation::Explanation;
 use bellwether_protocol::id::{Ordinal, RolloutId, Service};
 use bellwether_protocol::record::{Hash, Record};
 use bellwether_protocol::subject::{Bucket, Stream};
+use tokio::sync::mpsc;
 
 use crate::args::Mesh;
 use crate::error::{VerbError, exit};
 use crate::follow::started;
 use crate::out::outln;
 use crate::render::{self, Look, events};
+use crate::rollout::Which;
 
 /// Which log to replay
 #[derive(Debug, clap::Args)]
@@ -34,12 +37,12 @@ impl ReplayArgs {
     ///
     /// # Errors
     /// When the log cannot be read, or does not replay.
-    pub async fn show<E>(
+    pub async fn show<E: Send + 'static>(
         &self,
         mesh: &Mesh,
-        replay: impl FnOnce(Vec<Vec<u8>>) -> Result<(Vec<Record>, Heads), E>,
+        replay: impl FnOnce(Log) -> Result<(Vec<Record>, Heads), E> + Send + 'static,
     ) -> Result<Result<u8, E>, VerbError> {
-        let replayed = replay(stored_records(mesh, self).await?);
+        let replayed = read_log(mesh, self, replay).await?;
         Ok(replayed.map(|(records, heads)| {
             show_replayed(mesh, &records, &heads);
             exit::DONE
@@ -47,12 +50,12 @@ impl ReplayArgs {
     }
 }
 
-/// Which rollout to explain
+/// Which rollout to tell of
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
     /// The rollout, such as `shop/2`, or a service for its last one
     #[arg(value_name = "ROLLOUT")]
-    which: String,
+    which: Which,
     /// A file with one record per line, instead of the mesh
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -81,20 +84,21 @@ impl AuditVerb {
     ///
     /// # Errors
     /// When the log cannot be read, or does not verify.
-    pub async fn show<E>(
+    pub async fn show<E: Send + 'static>(
         &self,
         mesh: &Mesh,
-        verify: impl FnOnce(Vec<Vec<u8>>) -> Result<Heads, E>,
+        verify: impl FnOnce(Log) -> Result<Heads, E> + Send + 'static,
     ) -> Result<Result<u8, E>, VerbError> {
-        let records = stored_records(mesh, &self.source()?).await?;
-        match self {
-            Self::Export { .. } => records.iter().for_each(|record| outln!("{}", String::from_utf8_lossy(record))),
-            Self::Verify { .. } => match verify(records) {
-                Ok(heads) => show_heads(mesh, &heads),
-                Err(error) => return Ok(Err(error)),
-            },
+        let source = self.source()?;
+        if let Self::Export { .. } = self {
+            read_log(mesh, &source, |log| log.for_each(|record| outln!("{}", String::from_utf8_lossy(&record))))
+                .await?;
+            return Ok(Ok(exit::DONE));
         }
-        Ok(Ok(exit::DONE))
+        Ok(read_log(mesh, &source, verify).await?.map(|heads| {
+            show_heads(mesh, &heads);
+            exit::DONE
+        }))
     }
 
     fn source(&self) -> Result<ReplayArgs, VerbError> {
@@ -114,91 +118,147 @@ impl ExplainArgs {
     ///
     /// # Errors
     /// When the log cannot be read, does not verify, or does not hold the rollout.
-    pub async fn show<E>(
+    pub async fn show<E: Send + 'static>(
         &self,
         mesh: &Mesh,
-        explain: impl FnOnce(Vec<Vec<u8>>, &RolloutId) -> Result<Option<Explanation>, E>,
+        explain: impl FnOnce(Log, Asked<'_>) -> Result<Option<Explanation>, E> + Send + 'static,
     ) -> Result<Result<u8, E>, VerbError> {
-        let (records, rollout) = self.records(mesh).await?;
-        let why = match explain(records, &rollout) {
-            Ok(why) => why.ok_or(VerbError::NoRollout(rollout))?,
-            Err(error) => return Ok(Err(error)),
-        };
-        if mesh.json {
-            outln!("{}", serde_json::json!(why));
-        } else {
-            render::explain(&why).iter().for_each(|line| outln!("{line}"));
-        }
-        Ok(Ok(exit::DONE))
+        Ok(self.tell(mesh, explain).await?.map(|why| {
+            if mesh.json {
+                outln!("{}", serde_json::json!(why));
+            } else {
+                render::explain(&why).iter().for_each(|line| outln!("{line}"));
+            }
+            exit::DONE
+        }))
     }
 
-    /// The records that it takes, and which rollout is meant; the last one of them without a number.
-    async fn records(&self, mesh: &Mesh) -> Result<(Vec<Vec<u8>>, RolloutId), VerbError> {
-        let named: Option<RolloutId> = if self.which.contains('/') { Some(self.which.parse()?) } else { None };
-        let service = match &named {
-            Some(rollout) => rollout.service.clone(),
-            None => self.which.parse()?,
-        };
+    /// What `told` makes of the log of the rollout.
+    pub(crate) async fn tell<T: Send + 'static, E: Send + 'static>(
+        &self,
+        mesh: &Mesh,
+        told: impl FnOnce(Log, Asked<'_>) -> Result<Option<T>, E> + Send + 'static,
+    ) -> Result<Result<T, E>, VerbError> {
+        let Which { service, number } = self.which.clone();
         let source = ReplayArgs { service: Some(service.clone()), log: self.log.clone() };
-        let records = stored_records(mesh, &source).await?;
-        let number = || {
-            let starts = records.iter().filter_map(|body| codec::from_json::<Record>("record", body).ok());
-            starts.filter(|record| record.service == service).filter_map(|record| started(&record)).next_back()
-        };
-        let rollout = named.or_else(number).ok_or(VerbError::NoService(service))?;
-        Ok((records, rollout))
+        let read = read_log(mesh, &source, move |log| told(log, (&service, number)));
+        match read.await? {
+            Ok(told) => told.map(Ok).ok_or_else(|| self.which.none()),
+            Err(error) => Ok(Err(error)),
+        }
     }
 }
 
-/// Every record that is to be decided again, as it is stored.
-///
-/// # Errors
-/// When the file or the mesh cannot be read.
-async fn stored_records(mesh: &Mesh, args: &ReplayArgs) -> Result<Vec<Vec<u8>>, VerbError> {
+/// Which rollout is asked for; the last one without a number.
+pub(crate) type Asked<'a> = (&'a Service, Option<u64>);
+
+/// Records as they are stored, in their order, of one service after the other. Blocks until the
+/// next one is there, so it is read on a thread of its own.
+#[derive(Debug)]
+pub struct Log(mpsc::Receiver<Vec<u8>>);
+
+impl Iterator for Log {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        self.0.blocking_recv()
+    }
+}
+
+/// What makes an explanation of a log.
+#[derive(Clone)]
+pub(crate) struct Explainer(Arc<Explain>);
+
+type Explain = dyn Fn(Log, Asked<'_>) -> Result<Option<Explanation>, String> + Send + Sync;
+
+impl std::fmt::Debug for Explainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Explainer")
+    }
+}
+
+impl Explainer {
+    pub(crate) fn new<E: std::error::Error>(
+        explain: impl Fn(Log, Asked<'_>) -> Result<Option<Explanation>, E> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |log, which| explain(log, which).map_err(|error| error.to_string())))
+    }
+
+    /// The explanation so far of a rollout on the mesh, or what is in its way.
+    pub(crate) async fn lines(&self, bus: &Bus, rollout: &RolloutId) -> Vec<String> {
+        let (records, log) = mpsc::channel(RECORDS_WAITING);
+        let (explain, RolloutId { service, number }) = (Arc::clone(&self.0), rollout.clone());
+        let told = tokio::task::spawn_blocking(move || explain(Log(log), (&service, Some(number))));
+        let read = read_mesh(bus, Some(&rollout.service), &records).await;
+        drop(records);
+        match (read, told.await) {
+            (Ok(()), Ok(Ok(Some(why)))) => render::explain(&why),
+            (Ok(()), Ok(Ok(None))) => vec![VerbError::NoRollout(rollout.clone()).to_string()],
+            (Ok(()), Ok(Err(error))) => vec![format!("cannot explain: {error}")],
+            (Ok(()), Err(error)) => vec![format!("cannot explain: {error}")],
+            (Err(error), _) => vec![format!("cannot explain: {error}")],
+        }
+    }
+}
+
+/// Records that wait to be decided again: a log is never held as a whole.
+const RECORDS_WAITING: usize = 64;
+
+/// Hands the log to `told`, while it is still being read.
+async fn read_log<T: Send + 'static>(
+    mesh: &Mesh,
+    args: &ReplayArgs,
+    told: impl FnOnce(Log) -> T + Send + 'static,
+) -> Result<T, VerbError> {
+    let (records, log) = mpsc::channel(RECORDS_WAITING);
+    let told = tokio::task::spawn_blocking(move || told(Log(log)));
+    // What was told of half a log is not worth showing.
     match &args.log {
         Some(path) => {
-            let wrong = |source| VerbError::File { doing: "read", path: path.clone(), source };
-            let file = std::fs::File::open(path).map_err(wrong)?;
-            read_lines(BufReader::new(file)).map_err(wrong)
+            let path = path.clone();
+            let reading = tokio::task::spawn_blocking(move || {
+                let file = std::fs::File::open(&path).and_then(|file| read_lines(BufReader::new(file), &records));
+                file.map_err(|source| VerbError::File { doing: "read", path, source })
+            });
+            reading.await.map_err(|error| VerbError::System(std::io::Error::other(error)))??;
         }
-        None => read_mesh(&mesh.connect().await?, args.service.as_ref()).await,
+        None => read_mesh(&mesh.connect().await?, args.service.as_ref(), &records).await.map(|()| drop(records))?,
     }
+    told.await.map_err(|error| VerbError::System(std::io::Error::other(error)))
 }
 
-fn read_lines(mut file: impl BufRead) -> std::io::Result<Vec<Vec<u8>>> {
-    let mut lines = Vec::new();
+fn read_lines(mut file: impl BufRead, records: &mpsc::Sender<Vec<u8>>) -> std::io::Result<()> {
     loop {
         let mut line = Vec::new();
         let limit = u64::try_from(MESSAGE_LEN_MAX).unwrap_or(u64::MAX);
         if (&mut file).take(limit).read_until(b'\n', &mut line)? == 0 {
-            return Ok(lines);
+            return Ok(());
         }
         let text = line.trim_ascii();
-        if !text.is_empty() {
-            lines.push(text.to_vec());
+        // Nobody listens any more once a record was found wrong.
+        if !text.is_empty() && records.blocking_send(text.to_vec()).is_err() {
+            return Ok(());
         }
     }
 }
 
-async fn read_mesh(bus: &Bus, only: Option<&Service>) -> Result<Vec<Vec<u8>>, VerbError> {
+async fn read_mesh(bus: &Bus, only: Option<&Service>, records: &mpsc::Sender<Vec<u8>>) -> Result<(), VerbError> {
     let services = match only {
         Some(service) => vec![service.clone()],
         None => bus.kv(Bucket::Status).keys().await?.iter().map(|key| key.parse()).collect::<Result<_, _>>()?,
     };
-    let mut records = Vec::new();
     for service in services {
         let subject = bus.prefix().decision(&service);
         let Some(last) = bus.last(Stream::Decisions, &subject).await? else { continue };
         let mut log = bus.read(Stream::Decisions, vec![subject], Begin::Start);
         loop {
             let message = log.next().await;
-            records.push(message.body);
-            if message.seq >= last.seq {
+            if records.send(message.body).await.is_err() || message.seq >= last.seq {
                 break;
             }
         }
     }
-    Ok(records)
+    Ok(())
 }
 
 fn show_heads(mesh: &Mesh, heads: &Heads) {
@@ -240,9 +300,15 @@ fn show_replayed(mesh: &Mesh, records: &[Record], heads: &Heads) {
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Vec<Vec<u8>> {
+        let (records, log) = mpsc::channel(RECORDS_WAITING);
+        read_lines(text.as_bytes(), &records).unwrap();
+        drop(records);
+        Log(log).collect()
+    }
+
     #[test]
     fn a_log_file_is_one_record_per_line() {
-        let read = |text: &str| read_lines(text.as_bytes()).unwrap();
         assert_eq!(
             read("{\"a\":1}\n\n {\"b\":2} \r\n{}"),
             [b"{\"a\":1}".to_vec(), b"{\"b\":2}".to_vec(), b"{}".to_vec()]

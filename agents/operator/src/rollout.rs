@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
 use bellwether_protocol::command::{CommandBody, Verb};
+use bellwether_protocol::explanation::Explanation;
 use bellwether_protocol::id::{IdError, Principal, Release, RolloutId, Service};
 use bellwether_protocol::plan::Validators;
 use bellwether_protocol::status::Status;
@@ -19,6 +20,7 @@ use crate::follow::{Follow, follow};
 use crate::out::outln;
 use crate::plan;
 use crate::render::{Frame, draw, table};
+use crate::replay::{Asked as Of, Explainer, Log};
 use crate::screen::{Mode, Screen};
 
 /// Start, list, look at and watch rollouts
@@ -88,8 +90,19 @@ pub struct WatchArgs {
 /// A service, or one rollout of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Which {
-    service: Service,
-    number: Option<u64>,
+    pub(crate) service: Service,
+    pub(crate) number: Option<u64>,
+}
+
+impl Which {
+    /// That there is no such rollout.
+    pub(crate) fn none(&self) -> VerbError {
+        let Self { service, number } = self.clone();
+        match number {
+            Some(number) => VerbError::NoRollout(RolloutId { service, number }),
+            None => VerbError::NoService(service),
+        }
+    }
 }
 
 impl FromStr for Which {
@@ -108,12 +121,18 @@ impl FromStr for Which {
 ///
 /// # Errors
 /// When the plan is refused, the mesh cannot be used, or there is no such rollout.
-pub async fn rollout(mesh: &Mesh, verb: RolloutVerb, validators: &Validators) -> Result<u8, VerbError> {
+pub async fn rollout<E: std::error::Error>(
+    mesh: &Mesh,
+    verb: RolloutVerb,
+    validators: &Validators,
+    explain: impl Fn(Log, Of<'_>) -> Result<Option<Explanation>, E> + Send + Sync + 'static,
+) -> Result<u8, VerbError> {
+    let explainer = Explainer::new(explain);
     match verb {
         RolloutVerb::List => list(mesh).await,
-        RolloutVerb::Start(args) => start(mesh, &args, validators).await,
+        RolloutVerb::Start(args) => start(mesh, &args, validators, explainer).await,
         RolloutVerb::Status { rollout } => status(mesh, rollout.as_ref()).await,
-        RolloutVerb::Watch(args) => watch(mesh, &args).await,
+        RolloutVerb::Watch(args) => watch(mesh, &args, explainer).await,
     }
 }
 
@@ -149,13 +168,14 @@ async fn status(mesh: &Mesh, which: Option<&Which>) -> Result<u8, VerbError> {
     Ok(exit::DONE)
 }
 
-async fn watch(mesh: &Mesh, args: &WatchArgs) -> Result<u8, VerbError> {
+async fn watch(mesh: &Mesh, args: &WatchArgs, explainer: Explainer) -> Result<u8, VerbError> {
     let bus = mesh.connect().await?;
     let rollout = match &args.rollout {
         Some(Which { service, number: Some(number) }) => RolloutId { service: service.clone(), number: *number },
         which => find(&bus, which.as_ref()).await?.rollout,
     };
-    let options = View { plain: args.plain, timeout: args.timeout, asker: args.asker.principal()? };
+    let asker = args.asker.principal()?;
+    let options = View { plain: args.plain, timeout: args.timeout, asker, explainer };
     watch_until_end(mesh, &bus, rollout, options).await
 }
 
@@ -163,6 +183,7 @@ struct View {
     plain: bool,
     timeout: Option<Span>,
     asker: Principal,
+    explainer: Explainer,
 }
 
 async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View) -> Result<u8, VerbError> {
@@ -174,12 +195,13 @@ async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View)
         look: mesh.look(),
         timeout: view.timeout.map(Span::to_std),
         asker: (mode == Mode::Live).then_some(view.asker),
+        explainer: view.explainer,
         notes: None,
     });
     Ok(followed.await?.exit_code())
 }
 
-async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result<u8, VerbError> {
+async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, explainer: Explainer) -> Result<u8, VerbError> {
     let text = plan::read(&args.plan)?;
     let plan = plan::checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
     let principal = args.asker.principal()?;
@@ -203,7 +225,7 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators) -> Result
     let code = say(&answer, mesh.json)?;
     match answer.outcome.and_then(|outcome| outcome.rollout) {
         Some(rollout) if args.wait && code == exit::DONE => {
-            let view = View { plain: args.plain, timeout: args.timeout, asker: principal };
+            let view = View { plain: args.plain, timeout: args.timeout, asker: principal, explainer };
             watch_until_end(mesh, &bus, rollout, view).await
         }
         Some(rollout) if code == exit::DONE && !mesh.json => {

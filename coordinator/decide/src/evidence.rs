@@ -114,6 +114,17 @@ pub struct Frame<'a> {
     criteria: BTreeMap<&'a SliName, Criteria<'a>>,
 }
 
+/// What one closed slot says.
+#[derive(Debug, Clone)]
+pub struct Counted<'a> {
+    /// `.` green, `x` red, `?` not covered.
+    pub mark: char,
+    /// What each criterion of its SLI counts in it.
+    pub tallies: Vec<(&'a Criterion, Tally)>,
+    /// The portions that are evidence for its cohort.
+    pub seen: Vec<Attributed<'a>>,
+}
+
 /// Which release answers which cohort, as far as the plan can tell.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Expected<'a> {
@@ -185,12 +196,33 @@ impl<'a> Frame<'a> {
         self.criteria.get(sli).map_or(&[], |criteria| criteria.of(is_paired))
     }
 
+    /// What one closed slot says, as [`Evidence::fold`] counts it.
+    pub(crate) fn counted(&self, closed: &'a ClosedSlot) -> Counted<'a> {
+        let view = View::of(self, closed, refused(closed) == Some(Sight::Expected));
+        let (sli, cohort) = (&closed.series.sli, closed.series.cohort);
+        let alone = self.criteria(sli, false).iter().map(|own| (*own, Tally::of(own, &view.seen, Count::Alone)));
+        let alone: Vec<_> = alone.collect();
+        let red = alone.iter().any(|(criterion, tally)| judge::slot_is_red(criterion, tally));
+        let paired = self.criteria(sli, true).iter();
+        let paired = paired.map(|own| (*own, Tally::of(own, &view.seen, judge::count(own, cohort))));
+        let tallies = alone.into_iter().chain(paired).collect();
+        Counted { mark: mark(red, view.is_covered), tallies, seen: view.seen }
+    }
+
     fn tracks(&self, sli: &SliName, is_paired: bool, from: Timestamp) -> Vec<Track> {
         let track = |criterion: &&Criterion| {
             let share = budget::share(self.plan, self.stage, criterion, self.is_entering);
             Track::new(criterion, share, self.plan.slot, from)
         };
         self.criteria(sli, is_paired).iter().map(track).collect()
+    }
+}
+
+fn mark(red: bool, is_covered: bool) -> char {
+    match (red, is_covered) {
+        (true, _) => 'x',
+        (false, true) => '.',
+        (false, false) => '?',
     }
 }
 
@@ -265,13 +297,7 @@ impl Evidence {
         let tallies: Vec<Tally> =
             criteria.iter().map(|criterion| Tally::of(criterion, &view.seen, Count::Alone)).collect();
         let red = criteria.iter().zip(&tallies).any(|(criterion, tally)| judge::slot_is_red(criterion, tally));
-        state.mark(if red {
-            'x'
-        } else if view.is_covered {
-            '.'
-        } else {
-            '?'
-        });
+        state.mark(mark(red, view.is_covered));
         if closed.slot < self.from {
             return;
         }

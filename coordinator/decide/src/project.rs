@@ -7,18 +7,18 @@ use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{LeverName, Region, RolloutId};
 use bellwether_protocol::plan::{Objective, Plan, Sli};
 use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement};
-use bellwether_protocol::record::Series;
+use bellwether_protocol::record::{ClosedSlot, Input, Series};
 use bellwether_protocol::sample::{Cohort, LATENCY_EDGES_MS};
 use bellwether_protocol::status::{
     Budget, LeverStatus, NeedsYou, RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus,
 };
 use bellwether_protocol::time::Timestamp;
 
-use crate::evidence::{STRIP_LEN, SeriesState, series_of};
+use crate::evidence::{Counted, STRIP_LEN, SeriesState, series_of};
 use crate::judge::Finding;
 use crate::state::{Desk, Phase, Rollout, TakeBack};
 use crate::tally::stretched;
-use crate::{budget, gate, power, stages};
+use crate::{budget, gate, power, stages, step};
 
 /// What each region looks at for one rollout.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,6 +144,37 @@ fn criteria(rollout: &Rollout, now: Timestamp) -> Vec<Judgement> {
             gate::findings(rollout, now).iter().map(Finding::judgement).collect()
         }
     }
+}
+
+/// A rollout once the slots among `inputs` are folded, before anything follows from them: what a
+/// decision has rested on.
+pub fn folded(rollout: &Rollout, inputs: &[Input]) -> Rollout {
+    let mut rollout = rollout.clone();
+    step::fold_slots(&mut rollout, inputs);
+    rollout
+}
+
+/// Every verdict of a rollout's stage at `now`, each with the end of its last slot.
+pub fn judged(rollout: &Rollout, now: Timestamp) -> Vec<(Judgement, Timestamp)> {
+    gate::findings(rollout, now).iter().map(|finding| (finding.judgement(), finding.track.upto)).collect()
+}
+
+/// The slots among `inputs` that are evidence in the stage and phase of a rollout, each once, and
+/// what each says.
+pub fn counted<'a>(rollout: &'a Rollout, inputs: &'a [Input]) -> Vec<(&'a ClosedSlot, Counted<'a>)> {
+    let Some(frame) = step::frame(rollout).filter(|_| !rollout.is_over()) else { return Vec::new() };
+    let series = &rollout.evidence.series;
+    let mut next: BTreeMap<&Series, Timestamp> = series.iter().map(|(series, state)| (series, state.next)).collect();
+    let closed = inputs.iter().filter_map(|input| match input {
+        Input::Closed(slot) => Some(slot),
+        _ => None,
+    });
+    let counted = closed.filter_map(|slot| {
+        let next = next.get_mut(&slot.series).filter(|next| **next == slot.slot)?;
+        *next = slot.slot + rollout.plan.slot;
+        (slot.slot >= rollout.evidence.from).then(|| (slot, frame.counted(slot)))
+    });
+    counted.collect()
 }
 
 fn spent(rollout: &Rollout) -> Option<Budget> {

@@ -60,7 +60,9 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
     // is what was read before this step.
     let inbox = desk.inbox;
     let (mut asked, mut reset) = (Vec::new(), BTreeSet::new());
-    fold_slots(&mut desk, inputs);
+    if let Some(rollout) = desk.rollout.as_mut().filter(|rollout| !rollout.is_over()) {
+        fold_slots(rollout, inputs);
+    }
     for input in inputs {
         match input {
             Input::Closed(_) | Input::Late(_) => {}
@@ -195,8 +197,8 @@ fn advance(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
     }
 }
 
-fn fold_slots(desk: &mut Desk, inputs: &[Input]) {
-    let Some(rollout) = desk.rollout.as_mut().filter(|rollout| !rollout.is_over()) else { return };
+/// Folds the slots among `inputs`, which is what verdicts are made of.
+pub(crate) fn fold_slots(rollout: &mut Rollout, inputs: &[Input]) {
     let mut evidence = std::mem::take(&mut rollout.evidence);
     if let Some(frame) = frame(rollout) {
         for input in inputs {

@@ -1,5 +1,6 @@
-//! Spans as people read them: two units.
+//! Spans and shares as people read them.
 
+use bellwether_protocol::ratio::Ratio;
 use bellwether_protocol::time::Span;
 
 /// A span in at most two units: `310ms`, `19s`, `1m56s`, `2h05m`, `4h`, `3d02h`.
@@ -18,6 +19,17 @@ pub(crate) fn span(span: Span) -> String {
         3_600_000..259_200_000 => two(hours, "h", minutes % 60, "m"),
         _ => two(hours / 24, "d", hours % 24, "h"),
     }
+}
+
+/// A share with three digits, rounded down.
+pub(crate) fn percent_down(share: Ratio) -> String {
+    let step = step(share);
+    Ratio::from_ppb(u32::try_from(u64::from(share.ppb()) / step * step).unwrap_or(0)).to_string()
+}
+
+/// What the third digit of a share is worth, in parts per billion.
+fn step(share: Ratio) -> u64 {
+    10_u64.pow(share.ppb().checked_ilog10().unwrap_or(0).saturating_sub(2))
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! An explanation as sentences: what was decided and when, on which numbers, against which limit,
 //! what was missing, what was done, and how it was seen to work.
 
-use bellwether_protocol::explanation::{Explanation, Move};
+use std::collections::BTreeMap;
+
+use bellwether_protocol::explanation::{Explanation, Move, Standing};
+use bellwether_protocol::id::Region;
 use bellwether_protocol::reason::{Cause, Ending, Grounds, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 
@@ -29,12 +32,14 @@ pub(crate) fn explain(why: &Explanation) -> Vec<String> {
     say("FIRST", why.evidence.iter().map(|seen| format!("{} {}", seen.at.clock(), seen.text)).collect());
     lines.push(String::new());
     let rollout = &why.status.rollout;
-    lines.push(format!("next  see the whole story   bellwether rollout replay {}", rollout.service));
-    lines.push(format!("      check us              bellwether audit verify {}", rollout.service));
+    let slot = why.slots.last().map(|slot| format!(" --slot {} --region {}", slot.slot.seconds(), slot.region));
+    lines.push(format!("next  evidence   bellwether rollout evidence {rollout}{}", slot.unwrap_or_default()));
+    lines.push(format!("      report     bellwether rollout report {rollout}"));
+    lines.push(format!("      check us   bellwether audit verify {}", rollout.service));
     lines
 }
 
-fn headline(why: &Explanation) -> String {
+pub(super) fn headline(why: &Explanation) -> String {
     let status = &why.status;
     let (release, stage) = (&status.release, stage(why));
     let day = |at: bellwether_protocol::time::Timestamp| at.seconds().chars().take(10).collect::<String>();
@@ -102,16 +107,27 @@ fn decided(why: &Explanation) -> Vec<String> {
 
 fn numbers(why: &Explanation) -> Vec<String> {
     let Some(judged) = judged(why) else {
-        return why.verdicts.iter().filter(|j| j.cohort == Cohort::Canary).map(verdict_line).collect();
+        // What holds no number is named where something is missing.
+        return verdicts(why).filter(|j| j.cohort == Cohort::Canary && j.numbers.n > 0).map(verdict_line).collect();
     };
     let slots: Vec<String> =
         why.slots.iter().map(|slot| format!("{} {}/{}", slot.slot.clock(), slot.bad, slot.n)).collect();
     let slots = if slots.is_empty() { String::new() } else { format!("; slots {}", slots.join(", ")) };
     let mut lines = vec![format!("{} {}{slots}", who(why, judged), counts(judged))];
-    let others = why.verdicts.iter().filter(|j| j.criterion == judged.criterion && j.region.is_some());
-    let others = others.filter(|j| (j.cohort, &j.region) != (judged.cohort, &judged.region));
-    lines.extend(others.map(|other| format!("{} {}", who(why, other), counts(other))));
+    let (own, others): (Vec<&Standing>, Vec<&Standing>) = (why.verdicts.iter())
+        .filter(|own| own.judgement.criterion == judged.criterion && own.judgement.region.is_some())
+        .partition(|own| (own.judgement.cohort, &own.judgement.region) == (judged.cohort, &judged.region));
+    // Regions close their slots one after the other: a number from before is said to be one.
+    let until = own.first().map(|own| own.upto);
+    lines.extend(others.into_iter().map(|Standing { judgement, upto }| {
+        let earlier = until.filter(|until| upto < until).map(|_| format!(", as of {}", upto.clock()));
+        format!("{} {}{}", who(why, judgement), counts(judgement), earlier.unwrap_or_default())
+    }));
     lines
+}
+
+fn verdicts(why: &Explanation) -> impl Iterator<Item = &Judgement> {
+    why.verdicts.iter().map(|standing| &standing.judgement)
 }
 
 fn who(why: &Explanation, judged: &Judgement) -> String {
@@ -170,9 +186,7 @@ fn once_in(nats: f64) -> u64 {
 
 fn cause(why: &Explanation) -> Vec<String> {
     let Some(judged) = judged(why) else { return Vec::new() };
-    let baseline = why
-        .verdicts
-        .iter()
+    let baseline = verdicts(why)
         .find(|j| j.cohort == Cohort::Baseline && j.criterion == judged.criterion && j.region == judged.region);
     let day = match baseline {
         Some(baseline) if baseline.numbers.n > 0 => format!("not the day (baseline {})", counts(baseline)),
@@ -197,11 +211,14 @@ fn missing(why: &Explanation) -> Vec<String> {
         gaps.push("slots: none".to_owned());
     }
     let silent = |j: &&Judgement| j.verdict == Verdict::Inconclusive(Lack::NoData) && j.cohort == Cohort::Canary;
-    let name = |j: &Judgement| {
-        let region = j.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
-        format!("{}{region} had too few events: no data", j.criterion)
-    };
-    gaps.extend(why.verdicts.iter().filter(silent).map(name));
+    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for judged in verdicts(why).filter(silent) {
+        places.entry(judged.criterion.as_str()).or_default().extend(judged.region.as_ref().map(Region::as_str));
+    }
+    gaps.extend(places.iter().map(|(name, regions)| {
+        let regions = if regions.is_empty() { String::new() } else { format!(" in {}", regions.join(", ")) };
+        format!("{name}{regions} had too few events: no data")
+    }));
     gaps
 }
 

@@ -5,18 +5,22 @@
 //! from outside are replaced, so that no answer of a service can steer somebody's terminal.
 
 mod amount;
+mod evidence;
 mod explain;
 mod line;
 mod power;
+mod report;
 mod watch;
 
 pub(crate) mod table;
 
 pub(crate) use amount::span;
 pub(crate) use bellwether_protocol::plan::number::thousands as count;
+pub(crate) use evidence::evidence_lines;
 pub(crate) use explain::explain;
 pub(crate) use line::{Told, events, final_lines, hold_words, reason_event};
 pub(crate) use power::power_lines;
+pub(crate) use report::{report_html, report_markdown};
 pub(crate) use watch::{Frame, draw};
 
 use bellwether_protocol::reason::{Judgement, Lack, Verdict};

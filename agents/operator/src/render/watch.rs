@@ -358,7 +358,7 @@ fn command(frame: &Frame) -> Line {
         (None, State::Ended, _) => {
             Line::of(format!("next  bellwether rollout replay {}", frame.status.rollout.service))
         }
-        (None, _, true) => Line::of("keys: p pause  a abort  r rollback  q quit (the rollout goes on)"),
+        (None, _, true) => Line::of("keys: p pause  a abort  r rollback  e explain  q quit (the rollout goes on)"),
         (None, _, false) => Line::of(format!("next  bellwether rollout watch {}", frame.status.rollout)),
     }
 }

@@ -1,0 +1,533 @@
+//! What a report says, section by section, from its data alone.
+
+use bellwether_protocol::id::Region;
+use bellwether_protocol::plan::number::shorten;
+use bellwether_protocol::reason::{Cause, Judgement, Lack, Reason, Verdict};
+use bellwether_protocol::report::{
+    Answered, CriterionRow, Endpoint, EvidenceRow, Gap, Issue, Met, Percentile, Priority, Report, RowNumber, Scale,
+};
+use bellwether_protocol::sample::class;
+use bellwether_protocol::status::{StageMark, StageStatus, State, TakeBackStatus};
+use bellwether_protocol::time::{Timestamp, slot_start};
+
+use super::{Block, Cell, Chart, Document, Face, Row, Section, Table};
+use crate::render::amount::percent_down;
+use crate::render::explain::headline;
+use crate::render::{Look, count, hold_words, reason_event, span};
+
+const LOOK: Look = Look { colour: false, ascii: false };
+/// More seldom than this says nothing more to people.
+const LUCK_TOLD_MAX: u64 = 1_000_000;
+/// The row of evidence that is the log itself.
+const LOG: RowNumber = RowNumber(1);
+
+impl<'a> Document<'a> {
+    /// What a report says.
+    pub(super) fn of(report: &'a Report) -> Self {
+        let status = &report.explanation.status;
+        let answer = &report.answer;
+        let word = match answer.verdict {
+            Answered::No => "NO",
+            Answered::NotYet => "NOT YET",
+            Answered::Yes => "YES",
+        };
+        let from = status.previous.as_ref().map(|previous| format!("{previous} -> ")).unwrap_or_default();
+        let (release, rollout, decided) = (&status.release, &status.rollout, dated(status.decided_at));
+        let section = |title, blocks| Section { title, blocks };
+        let sections = vec![
+            section("Summary", vec![Block::Sentences(summary(report))]),
+            section("Deployment", deployment(report)),
+            section("Endpoints", endpoints(report)),
+            section("Criteria", vec![Block::Chart(Chart::Scales), Block::Table(criteria(report))]),
+            section("Issues", issues(report)),
+            section("Risks, exclusions, late and missing slots", vec![Block::Table(risks(report))]),
+            section("Next", next(report)),
+            section("Evidence", evidence(report)),
+        ];
+        Self {
+            report,
+            subject: format!("{} {from}{release}, rollout {rollout}, as of {decided}", rollout.service),
+            answer: format!("{word}: {} met, {} not met, {} unknown", answer.met, answer.not_met, answer.unknown),
+            at: format!("at {} of {}", span(answer.soaked), span(answer.soak)),
+            sections,
+        }
+    }
+}
+
+/// An instant, with its date.
+pub(super) fn dated(at: Timestamp) -> String {
+    at.seconds().replace('T', " ")
+}
+
+/// An instant, with its date unless that is the date of the report.
+pub(super) fn moment(report: &Report, at: Timestamp) -> String {
+    after(report.explanation.status.decided_at, at)
+}
+
+/// An instant, with its date unless that is the date of another one.
+fn after(other: Timestamp, at: Timestamp) -> String {
+    let day = |at: Timestamp| at.seconds().chars().take(10).collect::<String>();
+    if day(at) == day(other) { at.clock() } else { dated(at) }
+}
+
+fn summary(report: &Report) -> Vec<Cell> {
+    let why = &report.explanation;
+    let first = Cell::from(headline(why)).resting_on(LOG);
+    let judged = why.decided.as_ref().and_then(|decided| decided.cause.judgement());
+    let row = |judged: &Judgement| report.criteria.iter().find(|row| row.criterion == judged.criterion);
+    let second = match (judged, &why.decided) {
+        (Some(judged), _) => {
+            let luck = judged.grounds.as_ref().map_or(1, |grounds| grounds.luck_one_in);
+            let luck = luck.min(LUCK_TOLD_MAX);
+            let luck = if luck > 1 { format!("; by luck at most 1 in {}", count(luck)) } else { String::new() };
+            let text = format!(
+                "{} failed{}: {} ({} of {}), limit {}{luck}.",
+                judged.criterion,
+                region_words(judged.region.as_ref()),
+                judged.numbers.value,
+                count(judged.numbers.bad),
+                count(judged.numbers.n),
+                judged.numbers.limit
+            );
+            Cell::from(text).resting_on(row(judged).map_or(LOG, |row| row.evidence))
+        }
+        (None, Some(decided)) => {
+            let cause = match &decided.cause {
+                Cause::Command { verb, principal } => format!("{principal} asked for {verb}"),
+                Cause::Criterion { judgement } => format!("{} failed", judgement.criterion),
+                Cause::Drift { lever, to } => format!("lever {lever} was read at {to}"),
+                Cause::Lever { lever, outcome } => format!("lever {lever} could not be set ({outcome})"),
+            };
+            Cell::from(format!("{cause} at {}.", decided.at.clock())).resting_on(LOG)
+        }
+        (None, None) => standing(report),
+    };
+    vec![first, second, coverage(report)]
+}
+
+/// How the criteria stand, naming those that are not met.
+fn standing(report: &Report) -> Cell {
+    let named = |is: fn(Met) -> bool| {
+        let its = report.criteria.iter().filter(|row| is(row.result)).map(|row| row.criterion.to_string());
+        its.collect::<Vec<_>>()
+    };
+    let (not_met, unknown) = (named(|met| met == Met::NotMet), named(|met| met == Met::Unknown));
+    let mut text = format!("{} of {} criteria are met", report.answer.met, report.criteria.len());
+    if !not_met.is_empty() {
+        text.push_str(&format!("; not met: {}", not_met.join(", ")));
+    }
+    if !unknown.is_empty() {
+        text.push_str(&format!("; unknown: {}", unknown.join(", ")));
+    }
+    Cell::from(format!("{text}.")).resting_on(report.answer.evidence)
+}
+
+/// What was missing, and what people must do.
+fn coverage(report: &Report) -> Cell {
+    let missing: Vec<String> = report
+        .gaps
+        .iter()
+        .filter(|gap| gap.missing > 0)
+        .map(|gap| format!("{} of {} in {}", count(gap.missing), count(gap.slots), gap.region))
+        .collect();
+    let total = report.gaps.iter().map(|gap| gap.slots).sum::<u64>();
+    let seen = match (total, missing.is_empty()) {
+        (0, _) => "no slot was looked at yet".to_owned(),
+        (_, true) => format!("every slot was seen ({} in {} regions)", count(total), report.gaps.len()),
+        (_, false) => format!("slots not seen: {}", missing.join(", ")),
+    };
+    let needs = report.explanation.status.needs_you.as_ref();
+    let needs =
+        needs.map_or_else(|| "nothing is needed of people".to_owned(), |needs| format!("needed: {}", needs.what));
+    let mut text = format!("{seen}; {needs}.");
+    if let Some(first) = text.get_mut(0..1) {
+        first.make_ascii_uppercase();
+    }
+    Cell::from(text).resting_on(report.answer.evidence)
+}
+
+fn region_words(region: Option<&Region>) -> String {
+    region.map(|region| format!(" in {region}")).unwrap_or_default()
+}
+
+fn deployment(report: &Report) -> Vec<Block> {
+    let status = &report.explanation.status;
+    let by = report.started_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let previous = status.previous.as_ref().map(|previous| format!(", before it {previous}")).unwrap_or_default();
+    let overrides = match status.overrides.len() {
+        0 => Cell::from("none"),
+        n => Cell::faced(Face::Warn, format!("{n} of the plan's values, listed under risks")),
+    };
+    let is_short = status.agents_live < status.agents_known;
+    let fact = |name: &str, value: Cell| Row::of([name.into(), value]).resting_on(LOG);
+    let mut facts = vec![
+        fact("version", format!("{}{previous}", status.release).into()),
+        fact("started", format!("{}{by}", dated(status.started_at)).into()),
+        fact("plan", Cell::code(&status.plan_hash)),
+        fact("overrides", overrides),
+        fact(
+            "agents",
+            Cell::faced(
+                if is_short { Face::Warn } else { Face::Plain },
+                format!("{} of {} here", status.agents_live, status.agents_known),
+            ),
+        ),
+    ];
+    if let Some(budget) = status.budget.as_ref().filter(|budget| budget.tests > 0) {
+        let tests = format!("{}, here {} for {} tests", budget.alpha, budget.stage.rounded_up(), budget.tests);
+        facts.push(fact("error budget", tests.into()));
+    }
+    let facts = Table { head: &["what", "value"], rows: facts, empty: "" };
+    let levers = status.levers.iter().map(|lever| {
+        let text = |value: &Option<_>| value.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
+        let is_right = lever.set_to.is_none() || (lever.set_to == lever.value && lever.done == lever.targets);
+        let read = format!("{}, {} of {}", text(&lever.value), lever.done, lever.targets);
+        let read = if lever.set_to.is_none() { text(&lever.value) } else { read };
+        let set_to = lever.set_to.as_ref().map_or_else(|| "untouched".to_owned(), ToString::to_string);
+        let cells: [Cell; 3] = [
+            Cell::code(lever.lever.as_str()),
+            set_to.into(),
+            Cell::faced(if is_right { Face::Plain } else { Face::Warn }, read),
+        ];
+        Row::of(cells).resting_on(LOG)
+    });
+    let levers =
+        Table { head: &["lever", "set to", "read back"], rows: levers.collect(), empty: "The plan moves no lever." };
+    let stages = status.stages.iter().map(|stage| stage_row(report, stage)).collect();
+    let stages = Table { head: &["stage", "how far", "entered", "left"], rows: stages, empty: "No stage." };
+    vec![Block::Chart(Chart::Stages), Block::Table(stages), Block::Table(facts), Block::Table(levers)]
+}
+
+fn stage_row(report: &Report, stage: &StageStatus) -> Row {
+    let of = format!("{} of {}", span(soaked(report, stage)), span(stage.soak));
+    let (face, text) = match stage.mark {
+        StageMark::Failed => (Face::Fail, format!("failed at {of}")),
+        StageMark::Later => (Face::Plain, format!("later, {}", span(stage.soak))),
+        StageMark::Now => (Face::Plain, format!("now, {of}")),
+        StageMark::Passed => (Face::Pass, format!("passed, {of}")),
+        StageMark::Skipped => (Face::Plain, "skipped".to_owned()),
+    };
+    let times = report.entries.iter().rfind(|times| times.stage == stage.name);
+    let at = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| moment(report, at));
+    let cells: [Cell; 4] = [
+        stage.name.to_string().into(),
+        Cell::faced(face, text),
+        at(times.map(|times| times.entered)).into(),
+        at(times.and_then(|times| times.left)).into(),
+    ];
+    Row::of(cells).resting_on(report.answer.evidence)
+}
+
+/// How long a stage was covered; of a failed one the report itself knows.
+pub(super) fn soaked(report: &Report, stage: &StageStatus) -> bellwether_protocol::time::Span {
+    if stage.mark == StageMark::Failed { report.answer.soaked } else { stage.soaked }
+}
+
+fn endpoints(report: &Report) -> Vec<Block> {
+    let rows = report.endpoints.iter().map(endpoint_row).collect();
+    let table = Table {
+        head: &["endpoint", "region", "status", "response p95", "seen", "notes"],
+        rows,
+        empty: "Nothing was looked at yet.",
+    };
+    let looked_at = report.regions.iter().filter(|(name, _)| report.gaps.iter().any(|gap| gap.region == **name));
+    let regions = Table {
+        head: &["region", "address", "slots seen, all stages", "answering"],
+        rows: looked_at.map(|(name, address)| region_row(report, name, address)).collect(),
+        empty: "No region was looked at yet.",
+    };
+    vec![Block::Table(table), Block::Chart(Chart::Strips), Block::Table(regions)]
+}
+
+fn region_row(report: &Report, name: &Region, address: &str) -> Row {
+    let seen = report.gaps.iter().find(|gap| gap.region == *name).map(|gap| {
+        let face = if gap.missing > 0 { Face::NoData } else { Face::Plain };
+        Cell::faced(face, format!("{} of {}", count(gap.slots.saturating_sub(gap.missing)), count(gap.slots)))
+    });
+    // Of a region that the stage does not look at, nothing is known now.
+    let status = report.explanation.status.regions.iter().find(|status| status.region == *name);
+    let answering = status.map_or_else(
+        || Cell::from("-"),
+        |status| match status.silent_since {
+            Some(since) => Cell::faced(Face::NoData, format!("silent since {}", moment(report, since))),
+            None if status.answering.is_empty() => "no release named".into(),
+            None => status.answering.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into(),
+        },
+    );
+    let none = || Cell::faced(Face::NoData, "no slot yet");
+    let cells: [Cell; 4] = [name.to_string().into(), Cell::code(address), seen.unwrap_or_else(none), answering];
+    Row::of(cells).resting_on(report.answer.evidence)
+}
+
+fn endpoint_row(own: &Endpoint) -> Row {
+    let name = own.path.as_ref().map_or_else(|| own.sli.to_string(), |path| format!("{} {path}", own.sli));
+    let last = match &own.last {
+        None => Cell::faced(Face::NoData, "no data"),
+        Some((_, classes)) => {
+            let bad: Vec<String> = classes
+                .iter()
+                .filter(|(name, _)| !class::is_ok(name))
+                .map(|(name, n)| format!("{name} {}", count(*n)))
+                .collect();
+            let n = count(classes.values().sum());
+            if bad.is_empty() {
+                Cell::faced(Face::Pass, format!("ok, {n} of {n}"))
+            } else {
+                Cell::faced(Face::Warn, format!("{}, of {n}", bad.join(", ")))
+            }
+        }
+    };
+    let p95 = match own.p95 {
+        None => Cell::faced(Face::NoData, "no data"),
+        Some(Percentile::AtMost(edge)) => format!("at most {}", span(edge)).into(),
+        Some(Percentile::Over(edge)) => Cell::faced(Face::Warn, format!("over {}", span(edge))),
+    };
+    let face = if own.covered < own.slots || own.slots == 0 { Face::NoData } else { Face::Plain };
+    let seen = Cell::faced(face, format!("{}/{}", count(own.covered), count(own.slots)));
+    let mut notes: Vec<String> =
+        own.numbers.iter().map(|(name, level)| format!("{name} {}", shorten(level.last))).collect();
+    if own.not_ok > 0 {
+        notes.push(format!("{} of {} answers not ok", count(own.not_ok), count(own.n)));
+    }
+    notes.extend(own.first_bad.iter().map(|bad| format!("first {}: {}", bad.at.clock(), bad.text)));
+    if own.unwell > 0 {
+        notes.push(format!("{} words of agents not well themselves did not count", count(own.unwell)));
+    }
+    let notes = if notes.is_empty() { "-".to_owned() } else { notes.join("; ") };
+    let cells: [Cell; 6] = [Cell::code(name), own.region.to_string().into(), last, p95, seen, notes.into()];
+    Row::of(cells).resting_on(own.evidence)
+}
+
+fn criteria(report: &Report) -> Table {
+    let rows = report.criteria.iter().map(|own| {
+        let kind = if own.hard { "hard" } else { "soft" };
+        let cells: [Cell; 5] = [
+            format!("{} ({kind})", own.criterion).into(),
+            Cell::code(&own.must),
+            current(own).into(),
+            proves(report, own).into(),
+            result(own),
+        ];
+        Row::of(cells).resting_on(own.evidence)
+    });
+    let head = &["metric", "target", "current", "proves", "result"];
+    Table { head, rows: rows.collect(), empty: "The plan has no criterion for this stage." }
+}
+
+fn current(own: &CriterionRow) -> String {
+    match &own.judgement {
+        Some(judgement) if judgement.numbers.n > 0 => {
+            let region = region_words(judgement.region.as_ref());
+            let first = own.first_bad.as_ref().map(|bad| format!("; first {} {}", bad.at.clock(), bad.class));
+            format!("{}{region}{}", judgement.numbers.value, first.unwrap_or_default())
+        }
+        _ => "no data".to_owned(),
+    }
+}
+
+fn proves(report: &Report, own: &CriterionRow) -> String {
+    let Some(judgement) = own.judgement.as_ref().filter(|own| own.numbers.n > 0) else { return "nothing".to_owned() };
+    let row = own.evidence.0.checked_sub(1).and_then(|index| report.evidence.get(index));
+    if let (Some(Scale { is_share: false, .. }), Some(range)) = (own.scale, row.and_then(|row| row.slots)) {
+        return format!("the last of {} slots", count(range.covered));
+    }
+    let counts = format!("{} of {} bad", count(judgement.numbers.bad), count(judgement.numbers.n));
+    match &judgement.grounds {
+        // Of a failure it is the least that counts.
+        Some(grounds) if own.result == Met::NotMet => format!("over {}; {counts}", percent_down(grounds.low)),
+        Some(grounds) => format!("under {}; {counts}", grounds.high.rounded_up()),
+        None => counts,
+    }
+}
+
+/// Whether it is met: a glyph and a word, and why where that is not known.
+pub(super) fn result(own: &CriterionRow) -> Cell {
+    let over = own.judgement.as_ref().is_some_and(|judgement| judgement.over_target);
+    let verdict = own.judgement.as_ref().map(|judgement| judgement.verdict);
+    match (own.result, verdict) {
+        (Met::Met | Met::NotFailed, _) if over => Cell::faced(Face::Warn, "met, over target"),
+        (Met::Met, _) => Cell::faced(Face::Pass, "met"),
+        (Met::NotFailed, _) => Cell::faced(Face::NotProven, "met: did not fail; not proven"),
+        (Met::NotMet, _) => Cell::faced(Face::Fail, "not met"),
+        (Met::Unknown, _) if own.excluded_until.is_some() => Cell::faced(Face::NoData, "unknown: left out by hand"),
+        (Met::Unknown, Some(Verdict::Inconclusive(Lack::NotProven))) => {
+            Cell::faced(Face::NotProven, "unknown: not proven yet")
+        }
+        (Met::Unknown, _) => Cell::faced(Face::NoData, "unknown: no data"),
+    }
+}
+
+fn issues(report: &Report) -> Vec<Block> {
+    let row = |own: &Issue| {
+        let (face, word) = match own.priority {
+            Priority::High => (Face::Fail, "high"),
+            Priority::Medium => (Face::Warn, "medium"),
+            Priority::Low => (Face::Plain, "low"),
+        };
+        let until = own.until.map(|until| format!(" to {}", after(own.since, until))).unwrap_or_default();
+        let times = if own.times > 1 { format!(", {} times", own.times) } else { String::new() };
+        let cells: [Cell; 3] = [
+            Cell::faced(face, word),
+            format!("{}{until}{times}", moment(report, own.since)).into(),
+            what(&own.what).into(),
+        ];
+        Row::of(cells).resting_on(own.evidence)
+    };
+    let rows = report.issues.iter().map(row).collect();
+    let table = Table { head: &["priority", "since", "what"], rows, empty: "None." };
+    let more = (report.issues_left_out > 0).then(|| {
+        let more = format!("{} more issues are in the log.", count(report.issues_left_out));
+        Block::Sentences(vec![Cell::from(more).resting_on(LOG)])
+    });
+    std::iter::once(Block::Table(table)).chain(more).collect()
+}
+
+/// A reason as `watch` says it, without its instant.
+fn what(reason: &Reason) -> String {
+    let line = reason_event(Timestamp::default(), bellwether_protocol::id::Ordinal(0), reason, LOOK).short().plain();
+    line.split_once(' ').map_or(line.clone(), |(_, text)| text.to_owned())
+}
+
+fn risks(report: &Report) -> Table {
+    let status = &report.explanation.status;
+    let mut rows = Vec::new();
+    let mut risk = |name: &str, text: String, evidence: RowNumber| {
+        rows.push(Row::of([Cell::from(name), text.into()]).resting_on(evidence));
+    };
+    for own in report.criteria.iter().filter(|own| own.result == Met::NotFailed) {
+        let text = format!("{} did not fail, and is not proven: {}", own.criterion, proves(report, own));
+        risk("not proven", text, own.evidence);
+    }
+    for own in report.criteria.iter().filter(|own| own.result == Met::Unknown) {
+        risk("unknown", format!("{}: nothing tells that it holds", own.criterion), own.evidence);
+    }
+    if !status.overrides.is_empty() {
+        risk("override", status.overrides.join(", "), LOG);
+    }
+    for (record, exclusion) in &report.exclusions {
+        risk("exclusion", format!("{} (record {record})", what(exclusion)), LOG);
+    }
+    for gap in &report.gaps {
+        for (name, text) in gap_words(report, gap) {
+            risk(name, text, report.answer.evidence);
+        }
+    }
+    if status.agents_live < status.agents_known {
+        let gone = status.agents_known - status.agents_live;
+        risk("agents", format!("{gone} of {} agents are not here", status.agents_known), LOG);
+    }
+    Table { head: &["kind", "what"], rows, empty: "None: nothing was left out, late or missing." }
+}
+
+fn gap_words(report: &Report, gap: &Gap) -> Vec<(&'static str, String)> {
+    let mut words = Vec::new();
+    if let Some((from, to)) = gap.between {
+        let (missing, slots) = (count(gap.missing), count(gap.slots));
+        let text = format!("{}: {missing} of {slots}, {} to {}", gap.region, moment(report, from), moment(report, to));
+        words.push(("missing slots", text));
+    }
+    if gap.late > 0 {
+        let text =
+            format!("{}: {} came after their slot had closed; they restore nothing", gap.region, count(gap.late));
+        words.push(("late slots", text));
+    }
+    if gap.unwell > 0 {
+        let text = format!("{}: {} words did not count", gap.region, count(gap.unwell));
+        words.push(("agents not well", text));
+    }
+    words
+}
+
+fn next(report: &Report) -> Vec<Block> {
+    let status = &report.explanation.status;
+    let (rollout, service) = (&status.rollout, &status.rollout.service);
+    let is_over = status.state == State::Ended;
+    let look = slot_start(status.decided_at, status.slot) + status.slot;
+    let look = match (is_over, status.leaves_at) {
+        (true, _) => "Next look: none, the rollout is over.".to_owned(),
+        (false, Some(at)) => format!(
+            "Next look: the slot that ends {}; the stage can be left at {} at the earliest.",
+            moment(report, look),
+            moment(report, at)
+        ),
+        (false, None) => format!("Next look: the slot that ends {}.", moment(report, look)),
+    };
+    let holds: Vec<String> = status.holds.iter().map(hold_words).collect();
+    let back = status.take_back.as_ref().filter(|_| !is_over).map(back_words);
+    let then = match (&status.needs_you, is_over) {
+        (None, false) if back.is_some() => format!("What happens next: {}.", back.unwrap_or_default()),
+        (Some(needs), _) => format!("What happens next: a person is asked to act: {}.", needs.what),
+        (None, true) => "What happens next: nothing by itself.".to_owned(),
+        (None, false) if !holds.is_empty() => format!("What happens next: it waits; {}.", holds.join("; ")),
+        (None, false) => "What happens next: it goes on by itself once the plan lets it.".to_owned(),
+    };
+    let mut commands: Vec<(String, String)> = Vec::new();
+    if let Some((what, run)) = status.needs_you.as_ref().and_then(|needs| Some((&needs.what, needs.run.clone()?))) {
+        commands.push((what.clone(), run));
+    }
+    for (why, run) in [
+        ("how it stands now", format!("bellwether rollout status {service}")),
+        ("why", format!("bellwether rollout explain {rollout}")),
+        ("take it back", format!("bellwether command rollback {service}")),
+        ("this report, as of then", format!("bellwether rollout report {rollout}")),
+    ] {
+        commands.push((why.to_owned(), run));
+    }
+    let sentences = [look, then].map(|text| Cell::from(text).resting_on(LOG));
+    vec![Block::Sentences(sentences.into()), Block::Commands(commands)]
+}
+
+/// What a take-back waits for.
+fn back_words(back: &TakeBackStatus) -> String {
+    let TakeBackStatus { level, levels, due, applied_at, green, green_needed, .. } = back;
+    match applied_at {
+        Some(_) => format!("{green} of {green_needed} green slots were seen of the old release, then it is recovered"),
+        None => format!(
+            "every lever must be read back and the old release seen by {}; this is level {level} of {levels}",
+            due.clock()
+        ),
+    }
+}
+
+fn evidence(report: &Report) -> Vec<Block> {
+    let row = |(index, own): (usize, &EvidenceRow)| {
+        let (first, last) = own.records;
+        let records = if first == last { first.to_string() } else { format!("{first} to {last}") };
+        let slots = own.slots.map(|range| {
+            format!(
+                "{} to {}, {}/{}",
+                moment(report, range.from),
+                moment(report, range.upto),
+                count(range.covered),
+                count(range.slots)
+            )
+        });
+        let counts = own.n.zip(own.bad).map(|(n, bad)| format!("{} of {}", count(bad), count(n)));
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let is = RowNumber(index + 1);
+        let cells: [Cell; 7] = [
+            is.to_string().into(),
+            own.of.clone().into(),
+            records.into(),
+            or_none(slots).into(),
+            or_none(counts).into(),
+            own.parameters.as_ref().map_or_else(|| "-".into(), Cell::code),
+            Cell::code(&own.run),
+        ];
+        Row { cells: cells.into(), evidence: None, is: Some(is) }
+    };
+    let head = &["row", "of", "records", "slots", "bad of n", "parameters", "shown by"];
+    let rows = report.evidence.iter().enumerate().map(row).collect();
+    let service = &report.explanation.status.rollout.service;
+    let verify = vec![("decide the whole log again, offline".to_owned(), format!("bellwether audit verify {service}"))];
+    let said = format!(
+        "{} records were decided again for this report, each the same to the byte; the head of the log is {}.",
+        count(report.explanation.records as u64),
+        report.head
+    );
+    vec![
+        Block::Table(Table { head, rows, empty: "" }),
+        Block::Sentences(vec![Cell::from(said).resting_on(LOG)]),
+        Block::Commands(verify),
+    ]
+}
