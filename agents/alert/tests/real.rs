@@ -83,7 +83,7 @@ impl World {
             "agent": { "region": region, "name": "alert-1", "nats": { "url": self.server.url() }, "state_dir": state },
             "alert": {
                 "console": false,
-                "webhooks": [{ "url": self.hook, "secret": secret }],
+                "bridges": { "hook": { "webhook": { "url": self.hook, "secret": secret } } },
                 "pages_when_silent": pages_when_silent,
             },
         });
