@@ -177,8 +177,9 @@ impl Outbox {
     pub(crate) fn take_up(&mut self, orders: Vec<Order>, position: Option<u64>) -> Result<(), OutboxError> {
         for Order { bridge, alert, occasion, not_before, standby } in orders {
             self.make_room();
-            // What was only held back goes with what follows it.
-            let held = self.contents.waiting.iter_mut().filter(|held| held.tries == 0 && held.standby == standby);
+            // What was only held back goes with what follows it; what another agent was to tell is looked
+            // at before this agent tells what follows.
+            let held = self.contents.waiting.iter_mut().filter(|held| held.tries == 0 && held.standby >= standby);
             for held in held.filter(|held| held.bridge == bridge && held.alert.incident == alert.incident) {
                 held.not_before = held.not_before.min(not_before);
             }
@@ -339,6 +340,9 @@ mod tests {
         outbox.done(&batch, true, Some(ms(60))).unwrap();
         assert_eq!(outbox.next("a", true, ms(1)).unwrap_err(), Some(ms(60)));
         assert_eq!(seqs(outbox.next("a", true, ms(60))), [3]);
+        let standby = Order { standby: true, ..order("b", alert(1), 60_000) };
+        outbox.take_up(vec![standby, order("b", alert(2), 1)], None).unwrap();
+        assert_eq!(seqs(outbox.next("b", true, ms(1))), [1]);
     }
 
     #[test]
