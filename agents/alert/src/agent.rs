@@ -291,8 +291,10 @@ impl Desk {
         let has_shared = due.keys().any(|bridge| !is_local(bridge));
         let teller = if has_shared { self.teller(alert, occasion).await } else { Teller::Another };
         let standby = (teller == Teller::Another).then(|| self.runtime.clock.now() + STANDBY);
-        let keeps = standby.is_none() || alert.severity == Severity::Page;
         let mut outbox = self.shelf.lock();
+        let figure = occasion == Occasion::News && !is_news(outbox.case(alert).map(|case| &case.last), alert);
+        // Another agent's figures are not stood in for: what comes next says the same.
+        let keeps = standby.is_none() || (alert.severity == Severity::Page && !figure);
         if !fold(outbox.case_mut(alert)) {
             return Ok(outbox.take_up(Vec::new(), position)?);
         }
@@ -300,7 +302,8 @@ impl Desk {
         let orders = orders.map(|(bridge, not_before)| {
             let standby = standby.filter(|_| !is_local(&bridge));
             let not_before = standby.unwrap_or(not_before);
-            Order { bridge, alert: alert.clone(), occasion, not_before, standby: standby.is_some() }
+            let figure = figure && self.counters.get(&bridge).is_some_and(|counter| counter.takes == Takes::Newest);
+            Order { bridge, alert: alert.clone(), occasion, not_before, standby: standby.is_some(), figure }
         });
         outbox.take_up(orders.collect(), position)?;
         drop(outbox);

@@ -92,7 +92,8 @@ impl Served {
             case.acknowledged = Some(Acknowledged { by: "ann".parse().unwrap(), at: alert.at });
         }
         let (bridge, not_before, standby) = ("under-test".to_owned(), Timestamp::default(), false);
-        let order = Order { bridge, alert: alert.clone(), occasion, not_before, standby };
+        let figure = !is_news && self.takes == Takes::Newest;
+        let order = Order { bridge, alert: alert.clone(), occasion, not_before, standby, figure };
         let wanted = is_news || occasion != Occasion::News || matches!(self.takes, Takes::Each | Takes::Newest);
         outbox.take_up(wanted.then_some(order).into_iter().collect(), Some(u64::from(alert.seq))).unwrap();
         drop(outbox);

@@ -177,6 +177,9 @@ const PATIENCE_MIN: Span = Span::from_secs(1);
 /// What is wrong with an agent's file, beyond its shape.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigFlaw {
+    /// `link` leads nowhere.
+    #[error("`alert.link`: {0}")]
+    Link(String),
     /// Nobody would be told.
     #[error("`alert` has no bridge: set `console: true` or add one to `bridges`")]
     NoBridge,
@@ -222,6 +225,9 @@ impl AlertConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigFlaw> {
         if !self.console && self.bridges.is_empty() {
             return Err(ConfigFlaw::NoBridge);
+        }
+        if !self.link.is_empty() {
+            crate::http::parse(&self.link).map_err(ConfigFlaw::Link)?;
         }
         for (what, count, max) in
             [("bridges", self.bridges.len(), BRIDGES_MAX), ("routes", self.routes.len(), ROUTES_MAX)]
@@ -294,6 +300,7 @@ mod tests {
             "bridges: { a: { webhook: { url: u, secret: \"env:A\" } }, b: { webhook: { url: u, secret: \"env:A\" } } }";
         check("console: false", "no bridge");
         check("console: true", "");
+        check("link: x", "`alert.link`");
         check(hooks, "");
         check(&format!("{hooks}\nroutes: [{{ to: [a, c] }}]"), "`c`, which is none of `alert.bridges`: a, b");
         check(&format!("{hooks}\nroutes: [{{ to: [a] }}]"), "no route leads to the bridge `b`");

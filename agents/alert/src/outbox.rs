@@ -35,6 +35,8 @@ pub(crate) struct Waiting {
     pub(crate) not_before: Timestamp,
     /// Another agent has claimed it: to be told only when that one has not.
     pub(crate) standby: bool,
+    /// Only a figure has changed: the next of these takes its place.
+    pub(crate) figure: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -55,6 +57,7 @@ pub(crate) struct Order {
     pub(crate) occasion: Occasion,
     pub(crate) not_before: Timestamp,
     pub(crate) standby: bool,
+    pub(crate) figure: bool,
 }
 
 /// What waits for one bridge and is told at once: all of one incident, oldest first, never empty.
@@ -175,7 +178,11 @@ impl Outbox {
 
     /// Takes up `orders`, and moves the position to `position` if given.
     pub(crate) fn take_up(&mut self, orders: Vec<Order>, position: Option<u64>) -> Result<(), OutboxError> {
-        for Order { bridge, alert, occasion, not_before, standby } in orders {
+        for Order { bridge, alert, occasion, not_before, standby, figure } in orders {
+            if figure {
+                let is_same = |old: &Waiting| old.bridge == bridge && old.alert.incident == alert.incident;
+                self.contents.waiting.retain(|old| !(old.figure && is_same(old)));
+            }
             self.make_room();
             // What was only held back goes with what follows it; what another agent was to tell is looked
             // at before this agent tells what follows.
@@ -185,7 +192,16 @@ impl Outbox {
             }
             let number = self.contents.next_number;
             self.contents.next_number += 1;
-            self.contents.waiting.push_back(Waiting { number, bridge, alert, occasion, tries: 0, not_before, standby });
+            self.contents.waiting.push_back(Waiting {
+                number,
+                bridge,
+                alert,
+                occasion,
+                tries: 0,
+                not_before,
+                standby,
+                figure,
+            });
         }
         self.contents.position = position.unwrap_or(self.contents.position);
         self.save()
@@ -287,7 +303,7 @@ mod tests {
 
     fn order(bridge: &str, alert: Alert, not_before: i64) -> Order {
         let (bridge, not_before) = (bridge.to_owned(), ms(not_before));
-        Order { bridge, alert, occasion: Occasion::News, not_before, standby: false }
+        Order { bridge, alert, occasion: Occasion::News, not_before, standby: false, figure: false }
     }
 
     fn seqs(batch: Result<Batch, Option<Timestamp>>) -> Vec<u32> {
@@ -343,6 +359,9 @@ mod tests {
         let standby = Order { standby: true, ..order("b", alert(1), 60_000) };
         outbox.take_up(vec![standby, order("b", alert(2), 1)], None).unwrap();
         assert_eq!(seqs(outbox.next("b", true, ms(1))), [1]);
+        let figures = [2, 3, 4].map(|seq| Order { figure: true, ..order("c", alert(seq), 1) });
+        outbox.take_up([vec![order("c", alert(1), 1)], figures.into()].concat(), None).unwrap();
+        assert_eq!(seqs(outbox.next("c", true, ms(1))), [1, 4]);
     }
 
     #[test]

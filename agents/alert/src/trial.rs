@@ -101,9 +101,9 @@ async fn try_out(bridge: &Bridge) -> Result<Result<String, String>, AlertError> 
         let batch = {
             let mut outbox = shelf.lock();
             outbox.case_mut(&alert).fold(&alert);
-            let (name, not_before, standby) = (bridge.name.clone(), now, false);
-            let occasion = Occasion::News;
-            let order = Order { bridge: name.clone(), alert: alert.clone(), occasion, not_before, standby };
+            let (name, occasion) = (bridge.name.clone(), Occasion::News);
+            let (bridge, not_before, standby, figure) = (name.clone(), now, false, false);
+            let order = Order { bridge, alert: alert.clone(), occasion, not_before, standby, figure };
             outbox.take_up(vec![order], None)?;
             outbox.next(&name, false, now)
         };
@@ -194,14 +194,17 @@ mod tests {
         let pagerduty = Fake::start(Pagerduty::new("hidden00000000000000000000hidden")).await.unwrap();
         let other = Fake::start(Pagerduty::new("")).await.unwrap();
         other.fault(Fault::status("/hook", 301, 9));
+        let echo = "hidden00000000000000000000hidden".to_owned();
+        other.fault(Fault { body: echo, ..Fault::status("/v2/enqueue", 400, 9) });
         let yaml = format!(
             "agent: {{ region: sjc, name: alert-1, nats: {{ url: \"nats://127.0.0.1:1\" }}, state_dir: x }}\n\
              alert:\n  bridges:\n    \
              releases: {{ slack: {{ url: \"{}/api\", token: {token}, channel: C0123456789 }} }}\n    \
              pagerduty: {{ pagerduty: {{ url: \"{}\", routing_key: {key} }} }}\n    \
+             echo: {{ pagerduty: {{ url: \"{}\", routing_key: {key} }} }}\n    \
              webhook: {{ webhook: {{ url: \"{}/hook?sig=hidden\", secret: {hook} }} }}\n    \
              unset: {{ slack_webhook: {{ url: \"env:BELLWETHER_TEST_NOT_SET\" }} }}\n",
-            slack.url, pagerduty.url, other.url
+            slack.url, pagerduty.url, other.url, other.url
         );
         let config = dir.path().join("alert.yaml");
         std::fs::write(&config, yaml).unwrap();
@@ -211,11 +214,12 @@ mod tests {
         };
         let text = run(None).await.unwrap();
         let expected = [
+            "echo       ✗ pagerduty: it answered 400: ***",
             "pagerduty  ✓ triggered (severity info); resolved",
             "releases   ✓ slack: C0123456789: posted ",
             "unset      ✗ slack_webhook: the secret env:BELLWETHER_TEST_NOT_SET is not set",
             "webhook    ✗ it answered 301, not followed. fix: set the final URL",
-            "2 failed, 0 unproven, 2 ok. Whether `info` rings is PagerDuty's setting. exit 2",
+            "3 failed, 0 unproven, 2 ok. Whether `info` rings is PagerDuty's setting. exit 2",
         ];
         for (line, expected) in text.lines().zip(expected) {
             assert!(line.starts_with(expected), "{text}");
