@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::bridge::{Bridge, Kind, Takes};
 use crate::case::{Acknowledged, Case, Occasion, is_news};
 use crate::claim::{Claims, Teller};
-use crate::config::{AlertConfig, BridgeFlaw, Config, ConfigFlaw};
+use crate::config::{AlertConfig, BridgeFlaw, CONSOLE, Config, ConfigFlaw};
 use crate::console::Console;
 use crate::courier::{self, PACE, Shelf};
 use crate::outbox::{Order, Outbox, OutboxError};
@@ -64,8 +64,6 @@ const CLAIM_EVERY: Duration = Duration::from_secs(2);
 const STANDBY: Span = Span::from_secs(60);
 /// How long changes of a mere figure are gathered before they are told at once.
 const GROUP_FOR: Span = Span::from_secs(5);
-/// What the console is called among the bridges.
-const CONSOLE: &str = "console";
 /// How often to look whether a coordinator is there.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
@@ -313,7 +311,8 @@ impl Desk {
 
     // A page does not wait for the mesh; the rest waits a little rather than be told twice.
     async fn teller(&self, alert: &Alert, occasion: Occasion) -> Teller {
-        self.claims.yield_to_last(alert, occasion).await;
+        let has_thread = self.shelf.lock().case(alert).is_some_and(|case| !case.threads.is_empty());
+        self.claims.yield_to_last(alert, occasion, has_thread).await;
         let asked = tokio::time::Instant::now();
         loop {
             let teller = self.claims.claim(alert, occasion).await;

@@ -10,15 +10,14 @@ use bellwether_protocol::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Why something is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Occasion {
     /// Somebody has taken the incident up.
     Acknowledged,
     /// Nobody has, for so long.
-    Escalated {
-        after: Span,
-    },
+    Escalated { after: Span },
+    #[default]
     News,
     /// It is still open: the reminder of this number, from 1.
     Reminder(u64),

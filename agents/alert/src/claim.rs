@@ -67,15 +67,18 @@ impl Claims {
     }
 
     /// Lets the agent go first that told what came before: it has the thread. It gets [`YIELD`].
-    pub(crate) async fn yield_to_last(&self, alert: &Alert, occasion: Occasion) {
+    pub(crate) async fn yield_to_last(&self, alert: &Alert, occasion: Occasion, has_thread: bool) {
         let before = match (occasion, alert.seq.checked_sub(1)) {
+            _ if has_thread => return,
             (Occasion::News, None | Some(0)) => return,
             (Occasion::News, Some(seq)) => Alert { seq, ..alert.clone() },
             _ => alert.clone(),
         };
-        let holder = self.holder(&key(&before, Occasion::News)).await;
-        if holder.is_none_or(|told| told.by == self.agent) {
-            return;
+        match self.holder(&key(&before, Occasion::News)).await {
+            Some(told) if told.by == self.agent => return,
+            // Nobody was asked to tell what came before; or it was forgotten, and what is late can wait.
+            None if occasion == Occasion::News => return,
+            _ => {}
         }
         let asked = tokio::time::Instant::now();
         while asked.elapsed() < YIELD && self.holder(&key(alert, occasion)).await.is_none() {

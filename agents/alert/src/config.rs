@@ -167,6 +167,8 @@ pub struct WebhookConfig {
     pub secret: SecretRef,
 }
 
+/// What the console is called among the bridges.
+pub(crate) const CONSOLE: &str = "console";
 /// Most bridges of one agent; each has a queue and a task.
 const BRIDGES_MAX: usize = 32;
 /// Most routes of one agent.
@@ -193,6 +195,9 @@ pub enum ConfigFlaw {
         /// What there is.
         known: String,
     },
+    /// The name of the console.
+    #[error("`alert.bridges` has a `{CONSOLE}`, which is the name of standard output: choose another")]
+    Reserved,
     /// More than the agent serves.
     #[error("`alert.{what}` has {count} entries; at most {max} are served")]
     TooMany {
@@ -237,6 +242,9 @@ impl AlertConfig {
             }
         }
         let known: BTreeSet<&str> = self.bridges.keys().map(AgentName::as_str).collect();
+        if known.contains(CONSOLE) {
+            return Err(ConfigFlaw::Reserved);
+        }
         let mut unused = known.clone();
         for (route, found) in self.routes.iter().enumerate() {
             for name in found.to.iter().chain(found.escalate.iter().flat_map(|escalation| &escalation.to)) {
@@ -300,6 +308,7 @@ mod tests {
             "bridges: { a: { webhook: { url: u, secret: \"env:A\" } }, b: { webhook: { url: u, secret: \"env:A\" } } }";
         check("console: false", "no bridge");
         check("console: true", "");
+        check(&hooks.replace("a:", "console:"), "the name of standard output");
         check("link: x", "`alert.link`");
         check(hooks, "");
         check(&format!("{hooks}\nroutes: [{{ to: [a, c] }}]"), "`c`, which is none of `alert.bridges`: a, b");

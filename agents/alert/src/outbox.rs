@@ -28,6 +28,7 @@ pub(crate) struct Waiting {
     pub(crate) number: u64,
     pub(crate) bridge: String,
     pub(crate) alert: Alert,
+    #[serde(default)]
     pub(crate) occasion: Occasion,
     /// Failed tries so far.
     pub(crate) tries: u32,
@@ -36,6 +37,7 @@ pub(crate) struct Waiting {
     /// Another agent has claimed it: to be told only when that one has not.
     pub(crate) standby: bool,
     /// Only a figure has changed: the next of these takes its place.
+    #[serde(default)]
     pub(crate) figure: bool,
 }
 
@@ -46,6 +48,7 @@ struct Contents {
     next_number: u64,
     waiting: VecDeque<Waiting>,
     /// By the id of the incident.
+    #[serde(default)]
     cases: BTreeMap<String, Case>,
 }
 
