@@ -10,7 +10,7 @@ mod world;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bellwether_bus::child;
+use bellwether_bus::testing::{Test, WITHIN, harness, until, wait_for};
 use bellwether_fakes::pagerduty::Pagerduty;
 use bellwether_fakes::slack::Slack;
 use bellwether_fakes::{Fake, Fault};
@@ -18,32 +18,18 @@ use bellwether_protocol::alert::{Alert, IncidentKind, Severity};
 use bellwether_protocol::codec::to_json;
 use serde_json::{Value, json};
 
-use world::{SECRET, WITHIN, World, alert, wait_for, wait_until};
+use world::{SECRET, World, alert};
+
+const TESTS: [Test; 5] = bellwether_bus::tests![
+    every_alert_is_told_once_whoever_stops,
+    five_hundred_failing_slots_are_one_thread,
+    real_receivers_agree_with_us,
+    silence_pages_once,
+    what_is_acknowledged_is_not_escalated,
+];
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
-    if args.next_if(|arg| arg == child::VERB).is_some() {
-        return child::shim(args);
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let all = async {
-            tokio::join!(
-                named("every_alert_is_told_once_whoever_stops", every_alert_is_told_once_whoever_stops()),
-                named("silence_pages_once", silence_pages_once()),
-                named("five_hundred_failing_slots_are_one_thread", five_hundred_failing_slots_are_one_thread()),
-                named("what_is_acknowledged_is_not_escalated", what_is_acknowledged_is_not_escalated()),
-                named("real_receivers_agree_with_us", real_receivers_agree_with_us()),
-            )
-        };
-        tokio::time::timeout(4 * WITHIN, all).await.expect("within four minutes");
-    });
-    ExitCode::SUCCESS
-}
-
-async fn named(name: &str, test: impl Future<Output = ()>) {
-    test.await;
-    println!("test {name} ... ok");
+    harness(&TESTS, 4 * WITHIN)
 }
 
 async fn every_alert_is_told_once_whoever_stops() {
@@ -83,10 +69,13 @@ async fn silence_pages_once() {
     // Both hear the same last heartbeat, so both name the silence after it.
     world.coordinator_is_here().await;
     // The one that loses the claim keeps the page back, to see that it is told.
-    let seen = || (world.ids(), east.waiting(), west.waiting());
-    wait_until("one page told and one kept back", seen, |(ids, east, west)| ids.len() == 1 && east + west == 1).await;
+    let told = async |count: usize| {
+        let (ids, east, west) = (world.ids(), east.waiting(), west.waiting());
+        if (ids.len(), east + west) == (count, count) { Ok(()) } else { Err((ids, east, west)) }
+    };
+    until("one page told and one kept back", async || told(1).await).await;
     world.coordinator_is_here().await;
-    wait_until("a resolution, one kept back", seen, |(ids, east, west)| ids.len() == 2 && east + west == 2).await;
+    until("a resolution told and one kept back", async || told(2).await).await;
     let ids = world.ids();
     let incident = ids.first().and_then(|id| id.strip_suffix("-no_coordinator.1")).expect("a page");
     assert_eq!(ids.last(), Some(&format!("{incident}-no_coordinator.2")));
@@ -270,16 +259,12 @@ async fn real_receivers_agree_with_us() {
 /// Waits until what an Alertmanager shows `is_so`.
 async fn firing(url: &str, what: &str, is_so: fn(&[Value]) -> bool) -> Vec<Value> {
     let client = bellwether_runtime::http().expect("a client");
-    let until = std::time::Instant::now() + WITHIN;
-    loop {
+    until(what, async || {
         let answer = client.get(format!("{url}/api/v2/alerts")).send().await.expect("an answer");
         let alerts: Vec<Value> = answer.json().await.expect("alerts");
-        if is_so(&alerts) {
-            return alerts;
-        }
-        assert!(std::time::Instant::now() < until, "not within {WITHIN:?}: {what}; seen: {alerts:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        if is_so(&alerts) { Ok(alerts) } else { Err(alerts) }
+    })
+    .await
 }
 
 fn mail_threads(lines: &str) {

@@ -1,14 +1,13 @@
 //! A mesh, a receiver of webhooks, and alert agents in this process.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
-use bellwether_bus::{Bus, ConnectOptions};
+use bellwether_bus::testing::{self, wait_for};
 use bellwether_protocol::alert::{Alert, IncidentKind, Proof, Severity};
 use bellwether_protocol::codec::{from_json, to_json, to_msgpack};
 use bellwether_protocol::id::Ordinal;
@@ -17,16 +16,21 @@ use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Timestamp;
 use serde_json::{Value, json};
 
-pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A mesh and a receiver.
 pub(crate) struct World {
-    server: LocalServer,
-    pub(crate) dir: tempfile::TempDir,
-    pub(crate) bus: Bus,
+    mesh: testing::World,
     hook: String,
     posts: Arc<Mutex<Vec<Post>>>,
+}
+
+impl Deref for World {
+    type Target = testing::World;
+
+    fn deref(&self) -> &testing::World {
+        &self.mesh
+    }
 }
 
 /// What came to the webhook.
@@ -39,18 +43,7 @@ pub(crate) struct Post {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = dir.path().join("nats");
-        let server = tokio::task::spawn_blocking(move || {
-            let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("a binary");
-            let shim = std::env::current_exe().expect("our own path");
-            LocalServer::start(&ServerOptions { binary, shim, dir: store, port: 0 }).expect("a server")
-        });
-        let server = server.await.expect("started");
-        let (url, name) = (server.url().to_owned(), "test".to_owned());
-        let options = ConnectOptions { url, prefix: Default::default(), name, credentials: None };
-        let bus = Bus::connect(&options).await.expect("connected");
-        bus.provision().await.expect("provisioned");
+        let mesh = testing::World::new().await;
         let posts: Arc<Mutex<Vec<Post>>> = Arc::default();
         let seen = Arc::clone(&posts);
         let take = move |headers: HeaderMap, body: Bytes| {
@@ -65,14 +58,12 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let hook = format!("http://{}/", listener.local_addr().expect("bound"));
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(take)).await });
-        Self { server, dir, bus, hook, posts }
+        Self { mesh, hook, posts }
     }
 
     /// A file with a secret, as a configuration names it.
     pub(crate) fn secret(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        format!("file:{}", path.display())
+        format!("file:{}", self.write(name, text).display())
     }
 
     /// The entry of a bridge to our receiver.
@@ -92,14 +83,12 @@ impl World {
     /// An agent with `alert` in its file.
     pub(crate) fn agent_with(&self, region: &str, alert: &Value) -> Agent {
         let state = self.dir.path().join(region);
-        std::fs::create_dir_all(&state).expect("a directory");
         let config = json!({
             "agent": { "region": region, "name": "alert-1", "nats": { "url": self.server.url() }, "state_dir": state },
             "alert": alert,
         });
-        let path = state.join("alert.yaml");
         // JSON is YAML.
-        std::fs::write(&path, config.to_string()).expect("written");
+        let path = testing::write(&state, "alert.yaml", &config.to_string());
         let task = tokio::spawn(async move {
             if let Err(error) = bellwether_alert::run(&path).await {
                 eprintln!("the agent ended: {error:?}");
@@ -175,23 +164,6 @@ impl Agent {
 
 pub(crate) fn read(path: &Path) -> Value {
     std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-pub(crate) async fn wait_for(what: &str, is_so: impl Fn() -> bool) {
-    wait_until(what, is_so, |is_so| *is_so).await;
-}
-
-/// Looks until what is seen `is_so`, or fails with what was seen last.
-pub(crate) async fn wait_until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) {
-    let until = Instant::now() + WITHIN;
-    loop {
-        let seen = look();
-        if is_so(&seen) {
-            return;
-        }
-        assert!(Instant::now() < until, "not within {WITHIN:?}: {what}; seen: {seen:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 pub(crate) fn alert(seq: u32) -> Alert {
