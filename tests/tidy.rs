@@ -129,10 +129,11 @@ fn arrows(path: &str, text: &str) -> Vec<String> {
     let Some((_, allowed)) = ARROWS.iter().find(|(own, _)| *own == room) else {
         return vec![format!("{path}: a new room; say in tests/tidy.rs (ARROWS) which rooms it may see")];
     };
-    // A crate may name itself among its dev-dependencies, to test with its features on.
+    // A crate may name itself among its dev-dependencies, to test with its features on, and the fakes.
     let own = format!("name = \"{}\"", "bellwether-");
     let itself = text.lines().find_map(|line| line.strip_prefix(own.trim_end_matches('"'))?.strip_suffix('"'));
-    let seen = dependencies(text).into_iter().map(|(_, name)| name).filter(|name| name.starts_with("bellwether-"));
+    let seen = dependencies(text).into_iter().filter(|found| *found != ("dev-", "bellwether-fakes"));
+    let seen = seen.map(|(_, name)| name).filter(|name| name.starts_with("bellwether-"));
     let seen = seen.filter(|name| !allowed.contains(name) && name.strip_prefix("bellwether-") != itself);
     let because = "rooms meet in protocol: move the shared word there, or send a message";
     seen.map(|name| format!("{path}: {room} must not see {name}; {because}")).collect()
@@ -143,6 +144,8 @@ fn rooms_see_only_the_rooms_below_them() {
     holds(arrows);
     complains(arrows, "agents/probe/Cargo.toml", "[dependencies]\nbellwether-decide.workspace = true\n");
     complains(arrows, "agents/probe/Cargo.toml", "[dev-dependencies]\nbellwether-flag = { workspace = true }\n");
+    complains(arrows, "agents/flag/Cargo.toml", "[dependencies]\nbellwether-fakes.workspace = true\n");
+    accepts(arrows, "agents/flag/Cargo.toml", "[dev-dependencies]\nbellwether-fakes.workspace = true\n");
     complains(arrows, "coordinator/Cargo.toml", "[dependencies.bellwether-probe]\nworkspace = true\n");
     complains(arrows, "agents/load/Cargo.toml", "");
     accepts(arrows, "coordinator/Cargo.toml", "[dependencies]\nbellwether-decide.workspace = true\n");

@@ -88,6 +88,13 @@ pub struct Alert {
     pub at: Timestamp,
 }
 
+/// Somebody has taken an incident up. Who, the subject says; whom it stops waking, every alert agent reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// Which incident.
+    pub incident: IncidentId,
+}
+
 /// Counts against a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numbers {

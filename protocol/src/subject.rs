@@ -11,6 +11,7 @@
 //! | `bw.decision.<service>` | decisions | coordinators |
 //! | `bw.action.<service>.<lever>` | actions | coordinators |
 //! | `bw.alert.<severity>.<service>` | alerts | coordinators, alert agents |
+//! | `bw.ack.<service>.<principal>` | alerts | people |
 //! | `bw.outcome.<service>.<command>` | alerts | coordinators |
 //! | `bw.pushed.<service>.<region>.<sli>` | none | whoever measures; metric agents of the region listen |
 
@@ -51,7 +52,7 @@ impl FromStr for Prefix {
 pub enum Stream {
     /// Actions, by lever; short-lived.
     Actions,
-    /// Alerts and outcomes of commands.
+    /// Alerts, their acknowledgements, and outcomes of commands.
     Alerts,
     /// The truth: one subject per service, one message per decision.
     Decisions,
@@ -79,7 +80,7 @@ pub enum Bucket {
     Presence,
     /// The projection of each service's rollout: key `<service>`, JSON.
     Status,
-    /// Which agent tells of which alert: key `<service>.<number>.<cause>.<seq>`, JSON; forgotten after a day.
+    /// Which agent tells of which alert: key `<service>.<number>.<cause>.<seq>`, `.<occasion>` behind it for what comes later, JSON; forgotten after a day.
     Told,
 }
 
@@ -106,7 +107,7 @@ impl Prefix {
         let all = |word: &str| format!("{self}.{word}.>");
         match stream {
             Stream::Actions => vec![all("action")],
-            Stream::Alerts => vec![all("alert"), all("outcome")],
+            Stream::Alerts => vec![all("ack"), all("alert"), all("outcome")],
             Stream::Decisions => vec![all("decision")],
             Stream::Inbox => vec![all("command"), all("result")],
             Stream::Samples => vec![all("sample")],
@@ -155,6 +156,22 @@ impl Prefix {
     /// Where an action goes.
     pub fn action(&self, service: &Service, lever: &LeverName) -> String {
         format!("{self}.action.{service}.{lever}")
+    }
+
+    /// Where the acknowledgement of an incident goes.
+    pub fn ack(&self, service: &Service, principal: &Principal) -> String {
+        format!("{self}.ack.{service}.{principal}")
+    }
+
+    /// Where every acknowledgement goes, as a filter.
+    pub fn acks(&self) -> String {
+        format!("{self}.ack.>")
+    }
+
+    /// Who acknowledged, if it is such a subject. The subject is what permissions pin, not the body.
+    pub fn read_ack(&self, subject: &str) -> Option<(Service, Principal)> {
+        let (service, principal) = subject.strip_prefix(&self.0)?.strip_prefix(".ack.")?.split_once('.')?;
+        Some((service.parse().ok()?, principal.parse().ok()?))
     }
 
     /// Where an alert goes.
@@ -248,7 +265,11 @@ mod tests {
         );
         let agent: AgentId = "sjc.rollback.roll-1".parse()?;
         let written = prefix.result(&agent, &service);
-        assert_eq!(prefix.read_inbox(&written), Some(InboxSubject::Result { agent, service }));
+        assert_eq!(prefix.read_inbox(&written), Some(InboxSubject::Result { agent, service: service.clone() }));
+        let principal: Principal = "ann".parse()?;
+        let written = prefix.ack(&service, &principal);
+        assert_eq!(prefix.read_ack(&written), Some((service, principal)));
+        assert_eq!(prefix.read_ack("bw.ack.shop.ann.lee"), None);
         for wrong in ["bw.command.shop.launch.me", "bw.command.shop.pause", "bwx.command.shop.pause.me", ""] {
             assert_eq!(prefix.read_inbox(wrong), None, "`{wrong}` was read");
         }

@@ -9,7 +9,7 @@
 use std::fmt::Debug;
 
 use bellwether_protocol::action::{Action, ActionResult};
-use bellwether_protocol::alert::Alert;
+use bellwether_protocol::alert::{Acknowledgement, Alert};
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec::{MESSAGE_LEN_MAX, from_json, from_msgpack, to_json, to_msgpack};
 use bellwether_protocol::command::{CommandBody, Outcome};
@@ -28,6 +28,7 @@ impl<T: Serialize + DeserializeOwned + PartialEq + Debug> Message for T {}
 /// Calls `$check::<T>(word, json, hex)` for every message; `hex` is empty for those that are JSON only.
 macro_rules! for_every_message {
     ($check:ident) => {
+        $check::<Acknowledgement>("ack", include_str!("examples/ack.json"), "");
         $check::<Action>("action", include_str!("examples/action.json"), "");
         $check::<ActionResult>("result", include_str!("examples/result.json"), "");
         $check::<Alert>("alert", include_str!("examples/alert.json"), "");
@@ -129,7 +130,7 @@ proptest! {
         macro_rules! each {
             ($($message:ty),*) => {$( survives::<$message>("message", &bytes); )*};
         }
-        each!(Action, ActionResult, Alert, Assignment, CommandBody, Outcome, Presence, Record, Status, Tick);
+        each!(Acknowledgement, Action, ActionResult, Alert, Assignment, CommandBody, Outcome, Presence, Record, Status, Tick);
     }
 
     #[test]
@@ -151,8 +152,8 @@ proptest! {
             )*};
         }
         each!(
-            "action": Action, "alert": Alert, "assignments": Assignment, "command": CommandBody, "decision": Record,
-            "outcome": Outcome, "presence": Presence, "result": ActionResult, "sample": Tick, "status": Status
+            "ack": Acknowledgement, "action": Action, "alert": Alert, "assignments": Assignment, "command": CommandBody,
+            "decision": Record, "outcome": Outcome, "presence": Presence, "result": ActionResult, "sample": Tick, "status": Status
         );
     }
 }

@@ -107,8 +107,10 @@ fn a_missing_secret_and_a_taken_port_are_told() {
             );
             file(&dir, &format!("{role}.yaml"), &text)
         };
-        let alert =
-            agent("alert", "alert: { webhooks: [{ url: \"http://127.0.0.1:9/\", secret: \"env:NOPE_NOT_SET\" }] }\n");
+        let alert = agent(
+            "alert",
+            "alert: { bridges: { a: { webhook: { url: \"http://127.0.0.1:9/\", secret: \"env:NOPE_NOT_SET\" } } } }\n",
+        );
         check(&program(&["agent", "alert", "--config", &alert]), 2, &["NOPE_NOT_SET"]);
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = taken.local_addr().expect("an address");

@@ -1,25 +1,28 @@
-//! The running agent: reads alerts, watches the coordinators, fills the outbox, starts couriers.
+//! The running agent: reads alerts and acknowledgements, watches the coordinators and the clock,
+//! fills the outbox, starts couriers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use bellwether_bus::{From as Begin, Message, ReadError};
-use bellwether_protocol::alert::{Alert, Severity};
+use bellwether_protocol::alert::{Acknowledgement, Alert, Severity};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, IdError, Role};
 use bellwether_protocol::subject::{Bucket, Stream};
-use bellwether_protocol::time::{Span, Timestamp};
-use bellwether_runtime::{ConfigError, HttpError, Runtime, SecretError, StartError, load_config};
+use bellwether_protocol::time::Span;
+use bellwether_runtime::{ConfigError, HttpError, Runtime, StartError, load_config};
 use tokio::task::JoinSet;
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, Kind, Takes};
+use crate::case::{Acknowledged, Case, Occasion, is_news};
 use crate::claim::{Claims, Teller};
-use crate::config::{Bridges, Config, ConfigFlaw};
+use crate::config::{AlertConfig, BridgeFlaw, CONSOLE, Config, ConfigFlaw};
 use crate::console::Console;
 use crate::courier::{self, PACE, Shelf};
-use crate::outbox::{Outbox, OutboxError};
+use crate::outbox::{Order, Outbox, OutboxError};
+use crate::route::{Due, Routes};
 use crate::silence::Silence;
-use crate::webhook::{Webhook, WebhookFlaw};
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum AlertError {
     /// The stream of alerts cannot be asked where it stands.
     #[error("cannot tell where the stream of alerts stands")]
     Alerts(#[source] ReadError),
+    /// A bridge cannot be served.
+    #[error(transparent)]
+    Bridge(#[from] BridgeFlaw),
     /// Its file cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -39,18 +45,15 @@ pub enum AlertError {
     /// A name of ours is not one.
     #[error(transparent)]
     Name(#[from] IdError),
+    /// There is no bridge of that name or kind.
+    #[error("`alert.bridges` has none of the name or kind `{0}`")]
+    NoSuchBridge(String),
     /// What waits to be told cannot be kept.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
-    /// A secret is missing.
-    #[error("the secret of a webhook cannot be had")]
-    Secret(#[from] SecretError),
     /// The mesh cannot be joined.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A webhook cannot be served.
-    #[error(transparent)]
-    Webhook(#[from] WebhookFlaw),
 }
 
 /// How long an unconfirmed claim holds up an alert that is not a page.
@@ -59,6 +62,8 @@ const CLAIM_WAIT: Duration = Duration::from_secs(60);
 const CLAIM_EVERY: Duration = Duration::from_secs(2);
 /// How long another agent has to tell a page that it claimed.
 const STANDBY: Span = Span::from_secs(60);
+/// How long changes of a mere figure are gathered before they are told at once.
+const GROUP_FOR: Span = Span::from_secs(5);
 /// How often to look whether a coordinator is there.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
@@ -71,10 +76,13 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
     config.alert.check()?;
     let bridges = bridges(&config.alert)?;
     let runtime = Runtime::start(Role::Alert, &config.agent).await?;
-    let outbox = open(&runtime).await?;
+    let mut outbox = open(&runtime).await?;
+    outbox.keep_only(&bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>())?;
     let shelf = Shelf::new(outbox);
     let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
-    let teller = Desk { runtime, shelf, claims, routes: bridges.iter().map(Route::of).collect() };
+    let counter = |bridge: &Bridge| Counter { takes: bridge.takes(), is_local: bridge.is_local() };
+    let counters = bridges.iter().map(|bridge| (bridge.name.clone(), counter(bridge))).collect();
+    let teller = Desk { runtime, shelf, claims, routes: Routes(config.alert.routes()), counters };
     let mut couriers = JoinSet::new();
     for bridge in bridges {
         let (shelf, claims, clock) = (teller.shelf.clone(), teller.claims.clone(), teller.runtime.clock.clone());
@@ -83,21 +91,20 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
     tokio::select! {
         () = bellwether_runtime::shutdown() => Ok(()),
         result = teller.read() => result,
+        result = teller.remind() => result,
         result = teller.listen(), if config.alert.pages_when_silent => result,
         Some(Ok(error)) = couriers.join_next() => Err(error.into()),
     }
 }
 
-fn bridges(config: &Bridges) -> Result<Vec<Bridge>, AlertError> {
-    let mut bridges = Vec::new();
-    if config.console {
-        bridges.push(Bridge::Console(Console));
-    }
+/// The bridges that the file names.
+fn bridges(config: &AlertConfig) -> Result<Vec<Bridge>, AlertError> {
     let client = bellwether_runtime::http()?;
-    for webhook in &config.webhooks {
-        let secret = webhook.secret.resolve()?;
-        let bridge = Webhook::new(client.clone(), &webhook.url, &secret, webhook.min_severity)?;
-        bridges.push(Bridge::Webhook(bridge));
+    let named = config.bridges.iter();
+    let named = named.map(|(name, bridge)| Bridge::new(name.as_str(), bridge, &config.link, &client));
+    let mut bridges = named.collect::<Result<Vec<_>, _>>()?;
+    if config.console {
+        bridges.push(Bridge { name: CONSOLE.to_owned(), kind: Kind::Console(Console) });
     }
     Ok(bridges)
 }
@@ -117,26 +124,9 @@ async fn open(runtime: &Runtime) -> Result<Outbox, AlertError> {
 
 /// What the desk needs to know of a bridge.
 #[derive(Debug)]
-struct Route {
-    name: String,
+struct Counter {
+    takes: Takes,
     is_local: bool,
-    wants: [bool; 3],
-}
-
-impl Route {
-    fn of(bridge: &Bridge) -> Self {
-        let wants = [Severity::Info, Severity::Warn, Severity::Page].map(|severity| bridge.wants(severity));
-        Self { name: bridge.name().to_owned(), is_local: bridge.is_local(), wants }
-    }
-
-    fn wants(&self, severity: Severity) -> bool {
-        let [info, warn, page] = self.wants;
-        match severity {
-            Severity::Info => info,
-            Severity::Warn => warn,
-            Severity::Page => page,
-        }
-    }
 }
 
 /// Decides which bridge gets what.
@@ -144,21 +134,32 @@ struct Desk {
     runtime: Runtime,
     shelf: Shelf,
     claims: Claims,
-    routes: Vec<Route>,
+    routes: Routes,
+    /// By name.
+    counters: BTreeMap<String, Counter>,
 }
 
 impl Desk {
     async fn read(&self) -> Result<(), AlertError> {
+        let Runtime { bus, .. } = &self.runtime;
         let from = Begin::Sequence(self.shelf.lock().position() + 1);
-        let mut alerts = self.runtime.bus.read(Stream::Alerts, vec![self.runtime.bus.prefix().alerts()], from);
+        let filters = vec![bus.prefix().alerts(), bus.prefix().acks()];
+        let mut messages = bus.read(Stream::Alerts, filters, from);
         loop {
-            let Message { seq, body, .. } = alerts.next().await;
-            match codec::from_json::<Alert>("alert", &body) {
-                Ok(alert) => self.take_up(&alert, Some(seq)).await?,
-                Err(error) => {
-                    tracing::error!(error = %error, seq, "an alert cannot be read");
-                    self.shelf.lock().skip_to(seq)?;
-                }
+            let Message { seq, subject, body, at, .. } = messages.next().await;
+            let read = match bus.prefix().read_ack(&subject) {
+                Some((_, by)) => match codec::from_json::<Acknowledgement>("acknowledgement", &body) {
+                    Ok(ack) => Ok(self.acknowledge(&ack, Acknowledged { by, at }, seq).await?),
+                    Err(error) => Err(error),
+                },
+                None => match codec::from_json::<Alert>("alert", &body) {
+                    Ok(alert) => Ok(self.take_up(&alert, Some(seq)).await?),
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = read {
+                tracing::error!(error = %error, seq, "a message about an incident cannot be read");
+                self.shelf.lock().skip_to(seq)?;
             }
         }
     }
@@ -185,35 +186,136 @@ impl Desk {
         }
     }
 
-    async fn take_up(&self, alert: &Alert, position: Option<u64>) -> Result<(), AlertError> {
-        let wanted = |local| {
-            let routes = self.routes.iter().filter(move |route| route.is_local == local);
-            routes.filter(|route| route.wants(alert.severity)).map(|route| route.name.as_str()).collect::<Vec<_>>()
-        };
-        let (local, shared) = (wanted(true), wanted(false));
-        let teller = if shared.is_empty() { Teller::Another } else { self.teller(alert).await };
-        let standby: Option<Timestamp> = match (teller, alert.severity) {
-            (Teller::Us | Teller::Unknown, _) => None,
-            (Teller::Another, Severity::Page) => Some(self.runtime.clock.now() + STANDBY),
-            (Teller::Another, Severity::Info | Severity::Warn) => {
-                self.shelf.lock().take_up(alert, &local, None, position)?;
-                self.shelf.ring();
-                return Ok(());
+    /// Tells again what nobody took up, as the routes want it.
+    async fn remind(&self) -> Result<(), AlertError> {
+        let mut look = tokio::time::interval(LISTEN_EVERY);
+        loop {
+            look.tick().await;
+            let now = self.runtime.clock.now();
+            let overdue: Vec<(Case, Occasion, Due)> = {
+                let outbox = self.shelf.lock();
+                let of = |case: &Case| {
+                    self.routes
+                        .overdue(case, now)
+                        .into_iter()
+                        .map(|(why, due)| (case.clone(), why, due))
+                        .collect::<Vec<_>>()
+                };
+                outbox.cases().flat_map(of).collect()
+            };
+            for (case, occasion, due) in overdue {
+                let Alert { severity, headline, .. } = &case.last;
+                let open = now.since(case.since).rounded();
+                let (severity, headline) = match occasion {
+                    Occasion::Escalated { .. } => {
+                        (Severity::Page, format!("{headline} (nobody took it up for {open})"))
+                    }
+                    _ => (*severity, format!("{headline} (still open after {open})")),
+                };
+                let alert = Alert { severity, headline, ..case.last.clone() };
+                let names: Vec<String> = due.keys().cloned().collect();
+                self.tell(&alert, occasion, due, None, |case| match occasion {
+                    _ if !case.waits_for_people() => false,
+                    Occasion::Reminder(number) => std::mem::replace(&mut case.reminded, number) < number,
+                    _ => {
+                        case.bridges.extend(names.iter().cloned());
+                        case.escalated.extend(names);
+                        true
+                    }
+                })
+                .await?;
             }
+        }
+    }
+
+    async fn acknowledge(&self, ack: &Acknowledgement, by: Acknowledged, position: u64) -> Result<(), AlertError> {
+        let case = self.shelf.lock().cases().find(|case| case.last.incident == ack.incident).cloned();
+        let Some(case) = case.filter(Case::waits_for_people) else {
+            self.shelf.lock().skip_to(position)?;
+            return Ok(());
         };
+        let now = self.runtime.clock.now();
+        let due = case.bridges.iter().map(|bridge| (bridge.clone(), now)).collect();
+        let acknowledged = |case: &mut Case| case.waits_for_people() && case.acknowledged.replace(by).is_none();
+        self.tell(&case.last, Occasion::Acknowledged, due, Some(position), acknowledged).await
+    }
+
+    async fn take_up(&self, alert: &Alert, position: Option<u64>) -> Result<(), AlertError> {
+        let now = self.runtime.clock.now();
+        let (known, is_news, mut due) = {
+            let outbox = self.shelf.lock();
+            let case = outbox.case(alert);
+            let is_news = is_news(case.map(|case| &case.last), alert);
+            (case.is_some_and(|case| case.knows(alert)), is_news, self.routes.of(alert, case, now))
+        };
+        if known {
+            if let Some(position) = position {
+                self.shelf.lock().skip_to(position)?;
+            }
+            return Ok(());
+        }
+        if self.counters.contains_key(CONSOLE) {
+            due.insert(CONSOLE.to_owned(), now);
+        }
+        let names: Vec<String> = due.keys().cloned().collect();
+        if !is_news {
+            due.retain(|name, not_before| match self.counters.get(name).map(|counter| counter.takes) {
+                Some(Takes::Newest) => {
+                    *not_before = (*not_before).max(now + GROUP_FOR);
+                    true
+                }
+                takes => takes == Some(Takes::Each),
+            });
+        }
+        self.tell(alert, Occasion::News, due, position, |case| {
+            case.fold(alert);
+            case.bridges.extend(names);
+            true
+        })
+        .await
+    }
+
+    /// Puts `alert` in the outbox for the bridges in `due`, if it is this agent's to tell. `fold`
+    /// changes the case, whoever tells; when it says no, nothing is told.
+    async fn tell(
+        &self,
+        alert: &Alert,
+        occasion: Occasion,
+        due: Due,
+        position: Option<u64>,
+        fold: impl FnOnce(&mut Case) -> bool,
+    ) -> Result<(), AlertError> {
+        let is_local = |bridge: &String| self.counters.get(bridge).is_some_and(|counter| counter.is_local);
+        let has_shared = due.keys().any(|bridge| !is_local(bridge));
+        let teller = if has_shared { self.teller(alert, occasion).await } else { Teller::Another };
+        let standby = (teller == Teller::Another).then(|| self.runtime.clock.now() + STANDBY);
         let mut outbox = self.shelf.lock();
-        outbox.take_up(alert, &local, None, None)?;
-        outbox.take_up(alert, &shared, standby, position)?;
+        let figure = occasion == Occasion::News && !is_news(outbox.case(alert).map(|case| &case.last), alert);
+        // Another agent's figures are not stood in for: what comes next says the same.
+        let keeps = standby.is_none() || (alert.severity == Severity::Page && !figure);
+        if !fold(outbox.case_mut(alert)) {
+            return Ok(outbox.take_up(Vec::new(), position)?);
+        }
+        let orders = due.into_iter().filter(|(bridge, _)| is_local(bridge) || keeps);
+        let orders = orders.map(|(bridge, not_before)| {
+            let standby = standby.filter(|_| !is_local(&bridge));
+            let not_before = standby.unwrap_or(not_before);
+            let figure = figure && self.counters.get(&bridge).is_some_and(|counter| counter.takes == Takes::Newest);
+            Order { bridge, alert: alert.clone(), occasion, not_before, standby: standby.is_some(), figure }
+        });
+        outbox.take_up(orders.collect(), position)?;
         drop(outbox);
         self.shelf.ring();
         Ok(())
     }
 
     // A page does not wait for the mesh; the rest waits a little rather than be told twice.
-    async fn teller(&self, alert: &Alert) -> Teller {
+    async fn teller(&self, alert: &Alert, occasion: Occasion) -> Teller {
+        let has_thread = self.shelf.lock().case(alert).is_some_and(|case| !case.threads.is_empty());
+        self.claims.yield_to_last(alert, occasion, has_thread).await;
         let asked = tokio::time::Instant::now();
         loop {
-            let teller = self.claims.claim(alert).await;
+            let teller = self.claims.claim(alert, occasion).await;
             let unknown = teller == Teller::Unknown;
             if !unknown || alert.severity == Severity::Page || asked.elapsed() > CLAIM_WAIT {
                 return teller;

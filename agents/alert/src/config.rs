@@ -1,30 +1,160 @@
-//! The agent's file: who it is, and which bridges it serves.
+//! The agent's file: who it is, which bridges it serves, and who is told of what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use bellwether_protocol::alert::Severity;
+use bellwether_protocol::id::AgentName;
+use bellwether_protocol::time::Span;
 use bellwether_runtime::{AgentConfig, SecretRef};
 use serde::Deserialize;
+
+use crate::route::Route;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) agent: AgentConfig,
-    pub(crate) alert: Bridges,
+    pub(crate) alert: AlertConfig,
 }
 
-/// Which bridges the agent serves.
+/// Which bridges the agent serves, and who is told of what.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Bridges {
+pub struct AlertConfig {
     /// Whether alerts are written to standard output. Default true.
     #[serde(default = "yes")]
     pub console: bool,
-    /// Where alerts are posted.
+    /// Bridges by name. The name keeps what is under way: renamed, a bridge begins anew.
     #[serde(default)]
-    pub webhooks: Vec<WebhookConfig>,
+    pub bridges: BTreeMap<AgentName, BridgeConfig>,
+    /// Who is told of what; every route that matches counts. Without any, every bridge tells what
+    /// asks at least `warn`.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Where people can read more, with `{service}`, `{rollout}` and `{incident}` in it. Default: nowhere.
+    #[serde(default)]
+    pub link: String,
     /// Whether this agent pages by itself when no coordinator is there. Default true.
     #[serde(default = "yes")]
     pub pages_when_silent: bool,
+}
+
+/// One bridge.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BridgeConfig {
+    /// Prometheus Alertmanager, API v2.
+    Alertmanager(AlertmanagerConfig),
+    /// E-mail through a relay.
+    Email(EmailConfig),
+    /// PagerDuty Events v2.
+    Pagerduty(PagerdutyConfig),
+    /// Slack as an app: one thread per incident.
+    Slack(SlackConfig),
+    /// A Slack incoming webhook: one message per beginning and end.
+    SlackWebhook(SlackWebhookConfig),
+    /// A receiver of [Standard Webhooks](https://www.standardwebhooks.com).
+    Webhook(WebhookConfig),
+}
+
+impl BridgeConfig {
+    /// What kind it is, in the file's word.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Alertmanager(_) => "alertmanager",
+            Self::Email(_) => "email",
+            Self::Pagerduty(_) => "pagerduty",
+            Self::Slack(_) => "slack",
+            Self::SlackWebhook(_) => "slack_webhook",
+            Self::Webhook(_) => "webhook",
+        }
+    }
+}
+
+/// An Alertmanager.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertmanagerConfig {
+    /// Its address, such as `http://alertmanager:9093`.
+    pub url: String,
+    /// How often a firing alert is posted again; it ends by itself after four times as long. Default 1m.
+    #[serde(default = "minute")]
+    pub resend_every: Span,
+}
+
+/// A mail relay, and who gets mail.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmailConfig {
+    /// The relay's host.
+    pub relay: String,
+    /// Its port. Default: 587, 465 or 25 for `starttls`, `tls` and `none`.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// How the way there is protected. Default `starttls`.
+    #[serde(default)]
+    pub security: MailSecurity,
+    /// A PEM file with certificates to trust besides those that browsers trust.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Who signs in. Default: nobody.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// With what.
+    #[serde(default)]
+    pub password: Option<SecretRef>,
+    /// The sender, such as `Bellwether <bellwether@example.com>`.
+    pub from: String,
+    /// The recipients.
+    pub to: Vec<String>,
+}
+
+/// How the way to a mail relay is protected.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailSecurity {
+    /// Not at all; no password is sent.
+    None,
+    /// In the open until the relay agrees to TLS, which it must.
+    #[default]
+    Starttls,
+    /// TLS from the start.
+    Tls,
+}
+
+/// A PagerDuty service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PagerdutyConfig {
+    /// Where its integration key is.
+    pub routing_key: SecretRef,
+    /// The events API. Default `https://events.pagerduty.com`; in the EU `https://events.eu.pagerduty.com`.
+    #[serde(default = "pagerduty")]
+    pub url: String,
+}
+
+/// A Slack app and a channel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlackConfig {
+    /// Where the bot's token `xoxb-…` is. Scopes: `chat:write`, and `channels:history` (`groups:history`
+    /// for a private channel) to find a root again whose answer was lost.
+    pub token: SecretRef,
+    /// The channel's id, such as `C0123456789`. The app must be a member of it.
+    pub channel: String,
+    /// The Web API. Default `https://slack.com/api`.
+    #[serde(default = "slack")]
+    pub url: String,
+}
+
+/// A Slack incoming webhook.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlackWebhookConfig {
+    /// Where its address is, which is a secret.
+    pub url: SecretRef,
 }
 
 /// One receiver of [Standard Webhooks](https://www.standardwebhooks.com).
@@ -35,41 +165,115 @@ pub struct WebhookConfig {
     pub url: String,
     /// Where the signing secret `whsec_…` is: `env:NAME` or `file:PATH`.
     pub secret: SecretRef,
-    /// Alerts that ask less than this are not posted. Default `warn`.
-    #[serde(default = "warn")]
-    pub min_severity: Severity,
 }
 
-/// Most webhooks of one agent; each has a queue and a task.
-const WEBHOOKS_MAX: usize = 16;
+/// What the console is called among the bridges.
+pub(crate) const CONSOLE: &str = "console";
+/// Most bridges of one agent; each has a queue and a task.
+const BRIDGES_MAX: usize = 32;
+/// Most routes of one agent.
+const ROUTES_MAX: usize = 100;
+/// Least time between two reminders, or before an escalation.
+const PATIENCE_MIN: Span = Span::from_secs(1);
 
 /// What is wrong with an agent's file, beyond its shape.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigFlaw {
+    /// `link` leads nowhere.
+    #[error("`alert.link`: {0}")]
+    Link(String),
     /// Nobody would be told.
-    #[error("`alert` has no bridge: set `console: true` or add one of `webhooks`")]
+    #[error("`alert` has no bridge: set `console: true` or add one to `bridges`")]
     NoBridge,
+    /// A route leads nowhere.
+    #[error("`alert.routes[{route}]` tells `{name}`, which is none of `alert.bridges`: {known}")]
+    NoSuchBridge {
+        /// Which, from 0.
+        route: usize,
+        /// What it says.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The name of the console.
+    #[error("`alert.bridges` has a `{CONSOLE}`, which is the name of standard output: choose another")]
+    Reserved,
     /// More than the agent serves.
-    #[error("`alert.webhooks` has {0} entries; at most {WEBHOOKS_MAX} are served")]
-    TooManyWebhooks(usize),
-    /// The same receiver twice: it would be told twice.
-    #[error("`alert.webhooks` names {0} twice")]
-    Twice(String),
+    #[error("`alert.{what}` has {count} entries; at most {max} are served")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// People would be told without end.
+    #[error("`alert.routes[{0}]`: `remind_every` and `escalate.after` are at least {PATIENCE_MIN}")]
+    TooOften(usize),
+    /// A bridge that no route leads to.
+    #[error("no route leads to the bridge `{0}`: add it to `to` of one of `alert.routes`, or drop it")]
+    Unused(String),
 }
 
-impl Bridges {
+/// A bridge that cannot be served as its entry says.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`alert.bridges.{name}`: {why}")]
+pub struct BridgeFlaw {
+    /// Its name.
+    pub name: String,
+    /// What is wrong; holds no secret.
+    pub why: String,
+}
+
+impl AlertConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigFlaw> {
-        if !self.console && self.webhooks.is_empty() {
+        if !self.console && self.bridges.is_empty() {
             return Err(ConfigFlaw::NoBridge);
         }
-        if self.webhooks.len() > WEBHOOKS_MAX {
-            return Err(ConfigFlaw::TooManyWebhooks(self.webhooks.len()));
+        if !self.link.is_empty() {
+            crate::http::parse(&self.link).map_err(ConfigFlaw::Link)?;
         }
-        let mut seen = std::collections::BTreeSet::new();
-        match self.webhooks.iter().find(|webhook| !seen.insert(&webhook.url)) {
-            Some(twice) => Err(ConfigFlaw::Twice(crate::webhook::shown(&twice.url))),
-            None => Ok(()),
+        for (what, count, max) in
+            [("bridges", self.bridges.len(), BRIDGES_MAX), ("routes", self.routes.len(), ROUTES_MAX)]
+        {
+            if count > max {
+                return Err(ConfigFlaw::TooMany { what, count, max });
+            }
         }
+        let known: BTreeSet<&str> = self.bridges.keys().map(AgentName::as_str).collect();
+        if known.contains(CONSOLE) {
+            return Err(ConfigFlaw::Reserved);
+        }
+        let mut unused = known.clone();
+        for (route, found) in self.routes.iter().enumerate() {
+            for name in found.to.iter().chain(found.escalate.iter().flat_map(|escalation| &escalation.to)) {
+                unused.remove(name.as_str());
+                if !known.contains(name.as_str()) {
+                    let known = known.iter().copied().collect::<Vec<_>>().join(", ");
+                    return Err(ConfigFlaw::NoSuchBridge { route, name: name.clone(), known });
+                }
+            }
+            let spans = [found.remind_every, found.escalate.as_ref().map(|escalation| escalation.after)];
+            if spans.into_iter().flatten().any(|span| span < PATIENCE_MIN) {
+                return Err(ConfigFlaw::TooOften(route));
+            }
+        }
+        match unused.first() {
+            Some(name) if !self.routes.is_empty() => Err(ConfigFlaw::Unused((*name).to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The routes, or the one that stands for none.
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        if !self.routes.is_empty() {
+            return self.routes.clone();
+        }
+        let to = self.bridges.keys().map(ToString::to_string).collect();
+        let (services, stages, tell) = (Vec::new(), Vec::new(), Vec::new());
+        let (quiet, remind_every, escalate) = (None, None, None);
+        vec![Route { severity: Severity::Warn, services, stages, tell, to, quiet, remind_every, escalate }]
     }
 }
 
@@ -77,6 +281,39 @@ fn yes() -> bool {
     true
 }
 
-fn warn() -> Severity {
-    Severity::Warn
+fn minute() -> Span {
+    Span::from_secs(60)
+}
+
+fn pagerduty() -> String {
+    "https://events.pagerduty.com".to_owned()
+}
+
+fn slack() -> String {
+    "https://slack.com/api".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_would_tell_nobody_is_refused() {
+        let check = |yaml: &str, word: &str| {
+            let config: AlertConfig = bellwether_runtime::parse_config("alert.yaml", yaml).unwrap();
+            let said = config.check().err().map(|flaw| flaw.to_string()).unwrap_or_default();
+            assert!(said.contains(word) && said.is_empty() == word.is_empty(), "{yaml}: {said}");
+        };
+        let hooks =
+            "bridges: { a: { webhook: { url: u, secret: \"env:A\" } }, b: { webhook: { url: u, secret: \"env:A\" } } }";
+        check("console: false", "no bridge");
+        check("console: true", "");
+        check(&hooks.replace("a:", "console:"), "the name of standard output");
+        check("link: x", "`alert.link`");
+        check(hooks, "");
+        check(&format!("{hooks}\nroutes: [{{ to: [a, c] }}]"), "`c`, which is none of `alert.bridges`: a, b");
+        check(&format!("{hooks}\nroutes: [{{ to: [a] }}]"), "no route leads to the bridge `b`");
+        check(&format!("{hooks}\nroutes: [{{ to: [a], escalate: {{ after: 15m, to: [b] }} }}]"), "");
+        check(&format!("{hooks}\nroutes: [{{ to: [a, b], remind_every: 1ms }}]"), "at least 1s");
+    }
 }

@@ -4,26 +4,31 @@ use std::io::Write;
 
 use bellwether_protocol::alert::{Alert, IncidentKind};
 
-use crate::bridge::{DeliveryError, Receipt};
+use crate::bridge::{Delivery, DeliveryError, Receipt};
+use crate::case::Occasion;
 
 /// Writes alerts to standard output.
 #[derive(Debug, Default)]
 pub(crate) struct Console;
 
 impl Console {
-    pub(crate) fn deliver(&self, alert: &Alert) -> Result<Receipt, DeliveryError> {
+    pub(crate) fn deliver(&self, delivery: &Delivery<'_>) -> Result<Receipt, DeliveryError> {
         let retry = |error: std::io::Error| DeliveryError::Retry { why: error.to_string(), after: None };
         let mut out = std::io::stdout().lock();
-        out.write_all(lines(alert).as_bytes()).and_then(|()| out.flush()).map_err(retry)?;
+        out.write_all(lines(delivery.newest(), delivery.occasion()).as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(retry)?;
         Ok(Receipt { said: "written".to_owned() })
     }
 }
 
-fn lines(alert: &Alert) -> String {
-    let did = match alert.kind {
-        IncidentKind::Opened => "opened",
-        IncidentKind::Resolved => "resolved",
-        IncidentKind::Updated => "updated",
+fn lines(alert: &Alert, occasion: Occasion) -> String {
+    let did = match (occasion, alert.kind) {
+        (Occasion::Acknowledged, _) => "acknowledged",
+        (Occasion::Escalated { .. } | Occasion::Reminder(_), _) => "still open",
+        (Occasion::News, IncidentKind::Opened) => "opened",
+        (Occasion::News, IncidentKind::Resolved) => "resolved",
+        (Occasion::News, IncidentKind::Updated) => "updated",
     };
     let Alert { severity, incident, headline, at, .. } = alert;
     let mut text = format!("{} [{severity}] {incident} {did}: {}\n", at.clock(), harmless(headline));
@@ -41,11 +46,11 @@ fn harmless(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::webhook::tests::alert;
+    use crate::bridge::tests::alert;
 
     #[test]
     fn an_alert_is_a_line_and_its_next_steps() {
-        let text = lines(&Alert { headline: "5xx\x1b[2J\nrose".into(), ..alert(1) });
+        let text = lines(&Alert { headline: "5xx\x1b[2J\nrose".into(), ..alert(1) }, Occasion::News);
         assert_eq!(
             text,
             "13:51:10Z [warn] estimator/42-error_rate opened: 5xx?[2J?rose\n          see why: bellwether rollout status estimator/42\n"

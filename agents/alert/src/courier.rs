@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bellwether_bus::Clock;
-use bellwether_protocol::time::Span;
+use bellwether_protocol::alert::{Alert, IncidentKind};
+use bellwether_protocol::time::{Span, Timestamp};
 use tokio::sync::watch;
 
-use crate::bridge::{Bridge, DeliveryError};
+use crate::bridge::{Bridge, Delivery, DeliveryError, Takes};
+use crate::case::Thread;
 use crate::claim::Claims;
-use crate::outbox::{Outbox, OutboxError, Waiting};
+use crate::outbox::{Batch, Outbox, OutboxError, Waiting};
 
 /// The outbox, shared by the one reader and every courier.
 #[derive(Debug, Clone)]
@@ -31,6 +33,28 @@ impl Shelf {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Outbox> {
         // The contents are replaced as a whole, so a panic elsewhere cannot leave half of them.
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a bridge keeps of an incident, on disk before it goes on.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    pub(crate) shelf: Shelf,
+    pub(crate) alert: Alert,
+    pub(crate) bridge: String,
+}
+
+impl Notes {
+    /// What is kept.
+    pub(crate) fn read(&self) -> Thread {
+        let outbox = self.shelf.lock();
+        outbox.case(&self.alert).and_then(|case| case.threads.get(&self.bridge)).cloned().unwrap_or_default()
+    }
+
+    /// Changes it. When that fails the message has to be tried again: it would be doubled otherwise.
+    pub(crate) fn write(&self, change: impl FnOnce(&mut Thread)) -> Result<(), DeliveryError> {
+        let written = self.shelf.lock().note(&self.alert, &self.bridge, change);
+        written.map_err(|error| DeliveryError::Retry { why: error.to_string(), after: None })
     }
 }
 
@@ -67,67 +91,96 @@ pub(crate) async fn serve(
     pace: Pace,
 ) -> OutboxError {
     let mut bell = shelf.bell.subscribe();
+    // What one message is told to wait, the others wait too.
+    let mut rests_until = Timestamp::default();
+    let courier = Courier { bridge, shelf, claims, clock, pace };
     loop {
+        let now = courier.clock.now();
         // The lock is never held across an await.
-        let next = shelf.lock().next(bridge.name(), clock.now());
+        let next = courier.shelf.lock().next(
+            &courier.bridge.name,
+            matches!(courier.bridge.takes(), Takes::NewsAtOnce | Takes::Newest),
+            now,
+        );
         let outcome = match next {
-            Ok(waiting) => carry(&bridge, &shelf, claims.as_ref(), &clock, pace, &waiting).await,
-            Err(until) => {
-                let wait = until.map_or(LOOK_EVERY, |until| until.since(clock.now()).to_std().min(LOOK_EVERY));
+            Ok(batch) if rests_until <= now => courier.carry(&batch).await,
+            next => {
+                let until = next.err().map_or(Some(rests_until), |until| until.map(|until| until.max(rests_until)));
+                let wait = until.map_or(LOOK_EVERY, |until| until.since(now).to_std().min(LOOK_EVERY));
                 tokio::select! {
                     _ = bell.changed() => {}
                     () = tokio::time::sleep(wait) => {}
                 }
-                Ok(())
+                continue;
             }
         };
-        if let Err(error) = outcome {
-            return error;
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(until)) => rests_until = until,
+            Err(error) => return error,
         }
     }
 }
 
-async fn carry(
-    bridge: &Bridge,
-    shelf: &Shelf,
-    claims: Option<&Claims>,
-    clock: &Clock,
+struct Courier {
+    bridge: Bridge,
+    shelf: Shelf,
+    claims: Option<Claims>,
+    clock: Clock,
     pace: Pace,
-    waiting: &Waiting,
-) -> Result<(), OutboxError> {
-    let Waiting { number, alert, tries, standby, .. } = waiting;
-    if *standby && let Some(claims) = claims {
-        if claims.is_told(alert).await {
-            return shelf.lock().done(*number);
+}
+
+impl Courier {
+    /// Tries `batch` once; says until when the other side wants to be left alone, if it does.
+    async fn carry(&self, batch: &Batch) -> Result<Option<Timestamp>, OutboxError> {
+        let Waiting { alert, occasion, tries, standby, .. } = &batch.newest;
+        let most = batch.waiting.iter().map(|waiting| waiting.tries).max().unwrap_or(0);
+        if *standby && let Some(claims) = &self.claims {
+            if claims.is_told(alert, *occasion).await {
+                return self.shelf.lock().done(batch, false, None).map(|()| None);
+            }
+            tracing::warn!(incident = %alert.incident, "another agent claimed this page and has not told it: telling it from here");
         }
-        tracing::warn!(incident = %alert.incident, "another agent claimed this page and has not told it: telling it from here");
+        let (incident, seq, bridge) = (&alert.incident, alert.seq, &self.bridge.name);
+        let notes = Notes { shelf: self.shelf.clone(), alert: alert.clone(), bridge: bridge.clone() };
+        let delivery = Delivery { batch, notes: &notes, now: self.clock.now() };
+        let may_give_up = self.bridge.repeats().is_none() || alert.kind == IncidentKind::Resolved;
+        match self.bridge.deliver(&delivery).await {
+            Ok(receipt) => {
+                tracing::debug!(%incident, seq, bridge, said = receipt.said, "delivered");
+                self.finish(batch, true).await?;
+            }
+            Err(DeliveryError::Refused { why }) => {
+                tracing::error!(%incident, seq, bridge, why, "alert not delivered, not tried again");
+                self.finish(batch, false).await?;
+            }
+            Err(DeliveryError::Retry { why, .. }) if may_give_up && tries.saturating_add(1) >= TRIES_MAX => {
+                tracing::error!(%incident, seq, bridge, why, tries, "alert not delivered, given up");
+                self.finish(batch, false).await?;
+            }
+            Err(DeliveryError::Retry { why, after }) => {
+                let pause = after.unwrap_or(Duration::ZERO).max(self.pace.pause(most));
+                tracing::warn!(%incident, seq, bridge, why, wait_s = pause.as_secs(), "alert not delivered yet");
+                let at = self.clock.now() + span(pause);
+                self.shelf.lock().again(batch, at)?;
+                return Ok(after.map(|wait| self.clock.now() + span(wait)));
+            }
+        }
+        Ok(None)
     }
-    let (incident, seq, name) = (&alert.incident, alert.seq, bridge.name());
-    match bridge.deliver(alert).await {
-        Ok(receipt) => {
-            tracing::debug!(%incident, seq, bridge = name, said = receipt.said, "delivered");
-            finish(bridge, shelf, claims, waiting).await
+
+    async fn finish(&self, batch: &Batch, told: bool) -> Result<(), OutboxError> {
+        if let Some(claims) = self.claims.as_ref().filter(|_| !self.bridge.is_local()) {
+            for Waiting { alert, occasion, .. } in &batch.waiting {
+                claims.told(alert, *occasion).await;
+            }
         }
-        Err(DeliveryError::Refused { why }) => {
-            tracing::error!(%incident, seq, bridge = name, why, "alert not delivered, not tried again");
-            finish(bridge, shelf, claims, waiting).await
-        }
-        Err(DeliveryError::Retry { why, .. }) if tries.saturating_add(1) >= TRIES_MAX => {
-            tracing::error!(%incident, seq, bridge = name, why, tries, "alert not delivered, given up");
-            finish(bridge, shelf, claims, waiting).await
-        }
-        Err(DeliveryError::Retry { why, after }) => {
-            let pause = after.unwrap_or(Duration::ZERO).max(pace.pause(*tries));
-            tracing::warn!(%incident, seq, bridge = name, why, wait_s = pause.as_secs(), "alert not delivered yet");
-            let pause = Span::from_ms(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-            shelf.lock().again(*number, clock.now() + pause)
-        }
+        let is_open = batch.newest.alert.kind != IncidentKind::Resolved;
+        let again = self.bridge.repeats().filter(|_| told && is_open).map(|every| self.clock.now() + every);
+        self.shelf.lock().done(batch, told, again)
     }
 }
 
-async fn finish(bridge: &Bridge, shelf: &Shelf, claims: Option<&Claims>, waiting: &Waiting) -> Result<(), OutboxError> {
-    if let Some(claims) = claims.filter(|_| !bridge.is_local()) {
-        claims.told(&waiting.alert).await;
-    }
-    shelf.lock().done(waiting.number)
+fn span(duration: Duration) -> Span {
+    Span::from_ms(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,25 +9,43 @@
 //! |---|---|
 //! | `agent` | reading alerts and filling the outbox |
 //! | `config` | the agent's file |
+//! | `route` | who is told of what, when; pure |
+//! | `case` | one incident, as this agent knows it; pure |
 //! | `bridge` | one arm per bridge; [`Receipt`] and [`DeliveryError`] |
-//! | `console`, `webhook` | one file per bridge |
+//! | `alertmanager`, `console`, `email`, `pagerduty`, `slack`, `slack_webhook`, `webhook` | one file per bridge |
+//! | `http`, `words` | what bridges share: an exchange, and the words for people |
 //! | `outbox` | what is still to be told, on disk |
 //! | `courier` | tries again until it is told, or it is too late |
 //! | `claim` | which agent tells |
+//! | `trial` | `bellwether alert test` |
 //! | `silence` | notices that no coordinator is there |
 
 mod agent;
+mod alertmanager;
 mod bridge;
+mod case;
 mod claim;
 mod config;
 mod console;
 mod courier;
+mod email;
+mod http;
 mod outbox;
+mod pagerduty;
+mod route;
 mod silence;
+mod slack;
+mod slack_webhook;
+mod trial;
 mod webhook;
+mod words;
 
 pub use agent::{AlertError, run};
 pub use bridge::{DeliveryError, Receipt};
-pub use config::{Bridges, ConfigFlaw, WebhookConfig};
+pub use config::{
+    AlertConfig, AlertmanagerConfig, BridgeConfig, BridgeFlaw, ConfigFlaw, EmailConfig, MailSecurity, PagerdutyConfig,
+    SlackConfig, SlackWebhookConfig, WebhookConfig,
+};
 pub use outbox::OutboxError;
-pub use webhook::WebhookFlaw;
+pub use route::{Escalation, QuietHours, Route};
+pub use trial::TestArgs;

@@ -1,10 +1,10 @@
 //! What is still to be told, on disk, so that a restart goes on where it stopped.
 //!
-//! One file holds both the position in the stream and every message that is not yet delivered. It
-//! is replaced as a whole, so that the two cannot disagree: a message is either before the
-//! position and in the list, or will be read again.
+//! One file holds the position in the stream, every message that is not yet delivered, and what is
+//! known of each incident. It is replaced as a whole, so that they cannot disagree: a message is
+//! either before the position and in the list, or will be read again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,12 @@ use bellwether_protocol::alert::{Alert, Severity};
 use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::case::{Case, Occasion, Thread};
+
 /// Most messages that wait. At an alert every few seconds this is hours of a dead receiver.
 const WAITING_MAX: usize = 1_000;
+/// Most incidents that are known; those that are over are forgotten first.
+const CASES_MAX: usize = 200;
 /// Longest file that is read back, in bytes.
 const FILE_LEN_MAX: u64 = 64 * 1024 * 1024;
 
@@ -24,12 +28,17 @@ pub(crate) struct Waiting {
     pub(crate) number: u64,
     pub(crate) bridge: String,
     pub(crate) alert: Alert,
+    #[serde(default)]
+    pub(crate) occasion: Occasion,
     /// Failed tries so far.
     pub(crate) tries: u32,
     /// Not to be tried before.
     pub(crate) not_before: Timestamp,
     /// Another agent has claimed it: to be told only when that one has not.
     pub(crate) standby: bool,
+    /// Only a figure has changed: the next of these takes its place.
+    #[serde(default)]
+    pub(crate) figure: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -38,12 +47,36 @@ struct Contents {
     position: u64,
     next_number: u64,
     waiting: VecDeque<Waiting>,
+    /// By the id of the incident.
+    #[serde(default)]
+    cases: BTreeMap<String, Case>,
+}
+
+/// What goes to one bridge.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    pub(crate) bridge: String,
+    pub(crate) alert: Alert,
+    pub(crate) occasion: Occasion,
+    pub(crate) not_before: Timestamp,
+    pub(crate) standby: bool,
+    pub(crate) figure: bool,
+}
+
+/// What waits for one bridge and is told at once: all of one incident, oldest first, never empty.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    pub(crate) waiting: Vec<Waiting>,
+    /// The newest of it.
+    pub(crate) newest: Waiting,
+    pub(crate) case: Case,
 }
 
 /// The outbox.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    path: PathBuf,
+    /// `None`: what is in it ends with this process.
+    path: Option<PathBuf>,
     /// Whether there was none before.
     is_new: bool,
     contents: Contents,
@@ -91,7 +124,12 @@ impl Outbox {
                 (false, serde_json::from_slice(&bytes).map_err(unreadable)?)
             }
         };
-        Ok(Self { path, is_new, contents })
+        Ok(Self { path: Some(path), is_new, contents })
+    }
+
+    /// One that is not kept, to try bridges with.
+    pub(crate) fn in_memory() -> Self {
+        Self { path: None, is_new: true, contents: Contents::default() }
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -108,55 +146,124 @@ impl Outbox {
         self.save()
     }
 
-    /// Takes up one message for each of `bridges`, and moves the position to `position` if given.
-    pub(crate) fn take_up(
-        &mut self,
-        alert: &Alert,
-        bridges: &[&str],
-        standby_until: Option<Timestamp>,
-        position: Option<u64>,
-    ) -> Result<(), OutboxError> {
-        for bridge in bridges {
+    /// Gives up what waits for bridges that are no longer there.
+    pub(crate) fn keep_only(&mut self, bridges: &[&str]) -> Result<(), OutboxError> {
+        self.contents.waiting.retain(|waiting| {
+            let is_there = bridges.contains(&waiting.bridge.as_str());
+            if !is_there {
+                let Waiting { bridge, alert, .. } = waiting;
+                tracing::error!(incident = %alert.incident, seq = alert.seq, bridge, "no such bridge any more, alert given up");
+            }
+            is_there
+        });
+        self.save()
+    }
+
+    pub(crate) fn case(&self, alert: &Alert) -> Option<&Case> {
+        self.contents.cases.get(&alert.incident.to_string())
+    }
+
+    pub(crate) fn cases(&self) -> impl Iterator<Item = &Case> {
+        self.contents.cases.values()
+    }
+
+    /// What is known of the incident of `alert`, to be changed; saved with what is taken up next.
+    pub(crate) fn case_mut(&mut self, alert: &Alert) -> &mut Case {
+        let cases = &mut self.contents.cases;
+        let key = alert.incident.to_string();
+        if cases.len() >= CASES_MAX && !cases.contains_key(&key) {
+            let oldest =
+                cases.iter().min_by_key(|(_, case)| (case.is_open(), case.last.at)).map(|(key, _)| key.clone());
+            oldest.and_then(|oldest| cases.remove(&oldest));
+        }
+        cases.entry(key).or_insert_with(|| Case::new(alert))
+    }
+
+    /// Takes up `orders`, and moves the position to `position` if given.
+    pub(crate) fn take_up(&mut self, orders: Vec<Order>, position: Option<u64>) -> Result<(), OutboxError> {
+        for Order { bridge, alert, occasion, not_before, standby, figure } in orders {
+            if figure {
+                let is_same = |old: &Waiting| old.bridge == bridge && old.alert.incident == alert.incident;
+                self.contents.waiting.retain(|old| !(old.figure && is_same(old)));
+            }
             self.make_room();
+            // What was only held back goes with what follows it; what another agent was to tell is looked
+            // at before this agent tells what follows.
+            let held = self.contents.waiting.iter_mut().filter(|held| held.tries == 0 && held.standby >= standby);
+            for held in held.filter(|held| held.bridge == bridge && held.alert.incident == alert.incident) {
+                held.not_before = held.not_before.min(not_before);
+            }
             let number = self.contents.next_number;
             self.contents.next_number += 1;
             self.contents.waiting.push_back(Waiting {
                 number,
-                bridge: (*bridge).to_owned(),
-                alert: alert.clone(),
+                bridge,
+                alert,
+                occasion,
                 tries: 0,
-                not_before: standby_until.unwrap_or_default(),
-                standby: standby_until.is_some(),
+                not_before,
+                standby,
+                figure,
             });
         }
         self.contents.position = position.unwrap_or(self.contents.position);
         self.save()
     }
 
-    /// The next message for `bridge` that may be tried at `now`, or when to ask again.
-    pub(crate) fn next(&self, bridge: &str, now: Timestamp) -> Result<Waiting, Option<Timestamp>> {
+    /// What may be told to `bridge` at `now`, or when to ask again. `together`: with all that waits of the incident.
+    pub(crate) fn next(&self, bridge: &str, together: bool, now: Timestamp) -> Result<Batch, Option<Timestamp>> {
         let own = || self.contents.waiting.iter().filter(|waiting| waiting.bridge == bridge);
         // Messages of one incident go out in their order; another incident does not wait for it.
         let is_first = |waiting: &&Waiting| {
             !own().any(|other| other.number < waiting.number && other.alert.incident == waiting.alert.incident)
         };
         let first = own().filter(is_first).min_by_key(|waiting| (waiting.not_before, waiting.number));
-        match first {
-            Some(waiting) if waiting.not_before <= now => Ok(waiting.clone()),
-            Some(waiting) => Err(Some(waiting.not_before)),
-            None => Err(None),
+        let Some(first) = first else { return Err(None) };
+        if first.not_before > now {
+            return Err(Some(first.not_before));
         }
+        let same = own().filter(|other| other.alert.incident == first.alert.incident);
+        let same =
+            same.take_while(|other| other.number == first.number || (together && other.standby == first.standby));
+        let waiting: Vec<Waiting> = same.cloned().collect();
+        let newest = waiting.last().unwrap_or(first).clone();
+        let case = self.case(&first.alert).cloned().unwrap_or_else(|| Case::new(&first.alert));
+        Ok(Batch { waiting, newest, case })
     }
 
-    /// A message is dealt with: told, refused, or too late.
-    pub(crate) fn done(&mut self, number: u64) -> Result<(), OutboxError> {
-        self.contents.waiting.retain(|waiting| waiting.number != number);
+    /// Changes what `bridge` keeps of the incident of `alert`.
+    pub(crate) fn note(
+        &mut self,
+        alert: &Alert,
+        bridge: &str,
+        note: impl FnOnce(&mut Thread),
+    ) -> Result<(), OutboxError> {
+        note(self.case_mut(alert).threads.entry(bridge.to_owned()).or_default());
         self.save()
     }
 
-    /// A try failed; the next one is not before `at`.
-    pub(crate) fn again(&mut self, number: u64, at: Timestamp) -> Result<(), OutboxError> {
-        if let Some(waiting) = self.contents.waiting.iter_mut().find(|waiting| waiting.number == number) {
+    /// A batch is dealt with: told, refused, or too late. `told`: what the bridge told last.
+    /// `again_at`: the newest is to be told again then.
+    pub(crate) fn done(&mut self, batch: &Batch, told: bool, again_at: Option<Timestamp>) -> Result<(), OutboxError> {
+        let Waiting { number: newest, bridge, alert, .. } = &batch.newest;
+        let is_in = |number: u64| batch.waiting.iter().any(|waiting| waiting.number == number);
+        self.contents
+            .waiting
+            .retain(|waiting| !is_in(waiting.number) || (again_at.is_some() && waiting.number == *newest));
+        if let (Some(at), Some(kept)) = (again_at, self.contents.waiting.iter_mut().find(|kept| kept.number == *newest))
+        {
+            (kept.tries, kept.not_before) = (0, at);
+        }
+        if told {
+            self.case_mut(alert).threads.entry(bridge.clone()).or_default().last = Some(alert.clone());
+        }
+        self.save()
+    }
+
+    /// A try of `batch` failed; the next one is not before `at`.
+    pub(crate) fn again(&mut self, batch: &Batch, at: Timestamp) -> Result<(), OutboxError> {
+        let numbers: Vec<u64> = batch.waiting.iter().map(|waiting| waiting.number).collect();
+        for waiting in self.contents.waiting.iter_mut().filter(|waiting| numbers.contains(&waiting.number)) {
             waiting.tries = waiting.tries.saturating_add(1);
             waiting.not_before = at;
         }
@@ -176,65 +283,105 @@ impl Outbox {
     }
 
     fn save(&self) -> Result<(), OutboxError> {
-        let write = |source| OutboxError::Io { doing: "write", path: self.path.clone(), source };
+        let Some(path) = &self.path else { return Ok(()) };
+        let write = |source| OutboxError::Io { doing: "write", path: path.clone(), source };
         let bytes = serde_json::to_vec(&self.contents).map_err(|error| write(error.into()))?;
-        let beside = self.path.with_extension("json.new");
+        let beside = path.with_extension("json.new");
         let mut file = std::fs::File::create(&beside).map_err(write)?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(write)?;
-        std::fs::rename(&beside, &self.path).map_err(write)
+        std::fs::rename(&beside, path).map_err(write)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bellwether_protocol::alert::IncidentKind;
+
     use super::*;
-    use crate::webhook::tests::alert;
+    use crate::bridge::tests::alert;
 
     fn ms(ms: i64) -> Timestamp {
         Timestamp::from_ms(ms)
+    }
+
+    fn order(bridge: &str, alert: Alert, not_before: i64) -> Order {
+        let (bridge, not_before) = (bridge.to_owned(), ms(not_before));
+        Order { bridge, alert, occasion: Occasion::News, not_before, standby: false, figure: false }
+    }
+
+    fn seqs(batch: Result<Batch, Option<Timestamp>>) -> Vec<u32> {
+        batch.unwrap().waiting.iter().map(|waiting| waiting.alert.seq).collect()
     }
 
     #[test]
     fn a_restart_goes_on_where_it_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let mut outbox = Outbox::open(dir.path()).unwrap();
-        outbox.take_up(&alert(1), &["a", "b"], None, Some(7)).unwrap();
-        let told = outbox.next("a", ms(10)).unwrap();
-        outbox.done(told.number).unwrap();
+        outbox.take_up(vec![order("a", alert(1), 0), order("b", alert(1), 0)], Some(7)).unwrap();
+        let batch = outbox.next("a", false, ms(10)).unwrap();
+        outbox.note(&alert(1), "a", |thread| thread.intent = Some("root".into())).unwrap();
+        outbox.done(&batch, true, None).unwrap();
         drop(outbox);
         let outbox = Outbox::open(dir.path()).unwrap();
         assert_eq!((outbox.position(), outbox.is_new()), (7, false));
-        assert_eq!(outbox.next("a", ms(10)), Err(None));
-        assert_eq!(outbox.next("b", ms(10)).map(|waiting| waiting.alert.seq), Ok(1));
+        assert_eq!(outbox.next("a", false, ms(10)).unwrap_err(), None);
+        let batch = outbox.next("b", false, ms(10)).unwrap();
+        let thread = &batch.case.threads["a"];
+        assert_eq!((batch.newest.alert, thread.intent.as_deref()), (alert(1), Some("root")));
+        assert_eq!(thread.last, Some(alert(1)));
     }
 
     #[test]
     fn messages_of_one_incident_keep_their_order_and_do_not_stop_another() {
         let dir = tempfile::tempdir().unwrap();
         let mut outbox = Outbox::open(dir.path()).unwrap();
-        for alert in [alert(1), alert(2), Alert { incident: "estimator/42-tti".parse().unwrap(), ..alert(9) }] {
-            outbox.take_up(&alert, &["a"], None, None).unwrap();
-        }
-        let first = outbox.next("a", ms(1)).unwrap();
-        assert_eq!(first.alert.seq, 1);
-        outbox.again(first.number, ms(100)).unwrap();
-        let other = outbox.next("a", ms(1)).unwrap();
-        assert_eq!(other.alert.seq, 9);
-        outbox.done(other.number).unwrap();
-        assert_eq!(outbox.next("a", ms(1)), Err(Some(ms(100))));
-        assert_eq!(outbox.next("a", ms(100)).map(|waiting| (waiting.alert.seq, waiting.tries)), Ok((1, 1)));
+        let other = Alert { incident: "estimator/42-tti".parse().unwrap(), ..alert(9) };
+        outbox.take_up([alert(1), alert(2), other].map(|alert| order("a", alert, 0)).into(), None).unwrap();
+        let first = outbox.next("a", false, ms(1)).unwrap();
+        assert_eq!(first.newest.alert.seq, 1);
+        outbox.again(&first, ms(100)).unwrap();
+        let other = outbox.next("a", true, ms(1)).unwrap();
+        assert_eq!(other.newest.alert.seq, 9);
+        outbox.done(&other, true, None).unwrap();
+        assert_eq!(outbox.next("a", true, ms(1)).unwrap_err(), Some(ms(100)));
+        assert_eq!(seqs(outbox.next("a", false, ms(100))), [1]);
+        assert_eq!(seqs(outbox.next("a", true, ms(100))), [1, 2]);
     }
 
     #[test]
-    fn a_full_outbox_gives_up_the_least_important_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut outbox = Outbox::open(dir.path()).unwrap();
+    fn what_is_held_back_goes_with_what_follows_and_what_is_repeated_stays() {
+        let mut outbox = Outbox::in_memory();
+        outbox.take_up(vec![order("a", alert(1), 500)], None).unwrap();
+        outbox.take_up(vec![order("a", alert(2), 700)], None).unwrap();
+        assert_eq!(outbox.next("a", true, ms(1)).unwrap_err(), Some(ms(500)));
+        outbox.take_up(vec![order("a", alert(3), 1)], None).unwrap();
+        let batch = outbox.next("a", true, ms(1)).unwrap();
+        outbox.done(&batch, true, Some(ms(60))).unwrap();
+        assert_eq!(outbox.next("a", true, ms(1)).unwrap_err(), Some(ms(60)));
+        assert_eq!(seqs(outbox.next("a", true, ms(60))), [3]);
+        let standby = Order { standby: true, ..order("b", alert(1), 60_000) };
+        outbox.take_up(vec![standby, order("b", alert(2), 1)], None).unwrap();
+        assert_eq!(seqs(outbox.next("b", true, ms(1))), [1]);
+        let figures = [2, 3, 4].map(|seq| Order { figure: true, ..order("c", alert(seq), 1) });
+        outbox.take_up([vec![order("c", alert(1), 1)], figures.into()].concat(), None).unwrap();
+        assert_eq!(seqs(outbox.next("c", true, ms(1))), [1, 4]);
+    }
+
+    #[test]
+    fn full_it_gives_up_the_least_important_and_what_is_over_first() {
+        let mut outbox = Outbox::in_memory();
         let page = Alert { severity: Severity::Page, ..alert(1) };
-        outbox.take_up(&page, &["a"], None, None).unwrap();
-        let many = vec!["b"; WAITING_MAX];
-        outbox.take_up(&alert(2), &many, None, None).unwrap();
+        outbox.take_up(vec![order("a", page, 0)], None).unwrap();
+        outbox.take_up(vec![order("b", alert(2), 0); WAITING_MAX], None).unwrap();
         assert_eq!(outbox.contents.waiting.len(), WAITING_MAX);
-        assert!(outbox.next("a", ms(1)).is_ok());
+        assert!(outbox.next("a", false, ms(1)).is_ok());
+        for number in 0..=CASES_MAX {
+            let kind = if number == 7 { IncidentKind::Resolved } else { IncidentKind::Opened };
+            let incident = format!("estimator/{number}-tti").parse().unwrap();
+            outbox.case_mut(&Alert { kind, incident, ..alert(1) });
+        }
+        assert_eq!(outbox.cases().count(), CASES_MAX);
+        assert!(outbox.cases().all(Case::is_open));
     }
 
     #[test]

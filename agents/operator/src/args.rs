@@ -137,6 +137,7 @@ mod tests {
         crate::CommandVerb::augment_subcommands(mesh()).debug_assert();
         crate::RolloutVerb::augment_subcommands(mesh()).debug_assert();
         crate::PlanVerb::augment_subcommands(mesh()).debug_assert();
+        crate::AckArgs::augment_args(mesh()).debug_assert();
         crate::DemoArgs::augment_args(mesh()).debug_assert();
         crate::UpArgs::augment_args(mesh()).debug_assert();
         crate::ReplayArgs::augment_args(mesh()).debug_assert();

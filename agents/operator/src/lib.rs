@@ -8,13 +8,14 @@
 //! | `args` | flags that every verb shares |
 //! | `error` | what went wrong, what to try, with which exit code |
 //! | `ask` | a command, from the publish to its outcome |
-//! | `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest` | the verbs |
+//! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest` | the verbs |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
 //! | `render` | facts to text, pure |
 //! | `children`, `up`, `demo` | processes on this machine |
 
 mod agents;
+mod alert;
 mod args;
 mod ask;
 mod backtest;
@@ -34,6 +35,7 @@ mod screen;
 mod up;
 
 pub use agents::{AgentsVerb, agents};
+pub use alert::AckArgs;
 pub use args::{AgentArgs, AgentRole, CoordinatorArgs, Mesh};
 pub use backtest::BacktestArgs;
 pub use clap_complete::Shell;

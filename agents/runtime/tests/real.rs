@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
-use bellwether_bus::{Bus, ConnectOptions, From, Reader, child};
+use bellwether_bus::testing::{Test, World, harness};
+use bellwether_bus::{From, Reader};
 use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec::{from_json, from_msgpack, to_json, to_msgpack};
@@ -21,98 +21,34 @@ use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::{AgentConfig, Driver, DriverError, Lever, Reading, Runtime, parse_config};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, LocalBoxFuture};
+use futures_util::future::BoxFuture;
 
-type Test = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
-
-const TESTS: [Test; 5] = [
-    ("an_agent_is_present_and_takes_assignments", || Box::pin(an_agent_is_present_and_takes_assignments())),
-    ("samples_reach_the_stream_in_order_once_it_is_back", || {
-        Box::pin(samples_reach_the_stream_in_order_once_it_is_back())
-    }),
-    ("samples_are_sent_again_when_the_stream_lost_them", || {
-        Box::pin(samples_are_sent_again_when_the_stream_lost_them())
-    }),
-    ("spans_reach_a_collector", || Box::pin(spans_reach_a_collector())),
-    ("one_agent_acts_and_the_other_takes_over", || Box::pin(one_agent_acts_and_the_other_takes_over())),
+const TESTS: [Test; 5] = bellwether_bus::tests![
+    an_agent_is_present_and_takes_assignments,
+    samples_reach_the_stream_in_order_once_it_is_back,
+    samples_are_sent_again_when_the_stream_lost_them,
+    spans_reach_a_collector,
+    one_agent_acts_and_the_other_takes_over,
 ];
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
-    if args.next_if(|arg| arg == child::VERB).is_some() {
-        return child::shim(args);
-    }
-    if args.next_if(|arg| arg == TRACE).is_some() {
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == TRACE) {
         return trace();
     }
-    let filter = args.find(|arg| !arg.to_string_lossy().starts_with('-'));
-    let filter = filter.map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| name.contains(&filter)).collect();
-    let local = tokio::task::LocalSet::new();
-    let running: Vec<_> = chosen.iter().map(|(name, test)| (*name, local.spawn_local(bounded(test())))).collect();
-    let mut failed = 0;
-    for (name, test) in running {
-        let is_ok = local.block_on(&runtime, test).is_ok();
-        failed += usize::from(!is_ok);
-        println!("test {name} ... {}", if is_ok { "ok" } else { "FAILED" });
-    }
-    println!("{} passed, {failed} failed", chosen.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness(&TESTS, Duration::from_secs(90))
 }
 
-async fn bounded(test: LocalBoxFuture<'static, ()>) {
-    tokio::time::timeout(Duration::from_secs(90), test).await.expect("within its time");
+fn own_config(world: &World, name: &str) -> AgentConfig {
+    config(world.server.url(), name, &world.dir.path().join(name))
 }
 
-struct World {
-    server: Arc<LocalServer>,
-    dir: tempfile::TempDir,
-    bus: Bus,
+async fn agent(world: &World, role: Role, name: &str) -> Runtime {
+    Runtime::start(role, &own_config(world, name)).await.expect("an agent")
 }
 
-impl World {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-        let shim = std::env::current_exe().expect("our own path");
-        let options = ServerOptions { binary, shim, dir: dir.path().join("nats"), port: 0 };
-        let server = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled");
-        let server = Arc::new(server.expect("a server"));
-        let options = ConnectOptions {
-            url: server.url().to_owned(),
-            prefix: Default::default(),
-            name: "test".to_owned(),
-            credentials: None,
-        };
-        let bus = Bus::connect(&options).await.expect("connected");
-        bus.provision().await.expect("provisioned");
-        Self { server, dir, bus }
-    }
-
-    fn config(&self, name: &str) -> AgentConfig {
-        let dir = self.dir.path().join(name);
-        config(self.server.url(), name, &dir)
-    }
-
-    async fn agent(&self, role: Role, name: &str) -> Runtime {
-        Runtime::start(role, &self.config(name)).await.expect("an agent")
-    }
-
-    fn kill(&self) {
-        let pid = i32::try_from(self.server.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    }
-
-    async fn restart(&self) {
-        let server = Arc::clone(&self.server);
-        tokio::task::spawn_blocking(move || server.restart()).await.expect("not cancelled").expect("restarted");
-    }
-
-    async fn presence(&self, agent: &AgentId) -> Option<Presence> {
-        let entry = self.bus.kv(Bucket::Presence).get(&agent.to_string()).await.expect("read")?;
-        Some(from_msgpack("presence", &entry.value.expect("a value")).expect("a presence"))
-    }
+async fn presence_of(world: &World, agent: &AgentId) -> Option<Presence> {
+    let entry = world.bus.kv(Bucket::Presence).get(&agent.to_string()).await.expect("read")?;
+    Some(from_msgpack("presence", &entry.value.expect("a value")).expect("a presence"))
 }
 
 fn config(url: &str, name: &str, dir: &Path) -> AgentConfig {
@@ -122,14 +58,7 @@ fn config(url: &str, name: &str, dir: &Path) -> AgentConfig {
 
 /// Waits until `look` finds something.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{what} did not come about");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    bellwether_bus::testing::until(what, async || look().await.ok_or(())).await
 }
 
 fn assignment(revision: u64) -> Vec<u8> {
@@ -145,10 +74,10 @@ fn assignment(revision: u64) -> Vec<u8> {
 
 async fn an_agent_is_present_and_takes_assignments() {
     let world = World::new().await;
-    let agent = world.agent(Role::Probe, "one").await;
+    let agent = agent(&world, Role::Probe, "one").await;
     assert!(!agent.clock.is_adrift());
     assert!(agent.clock.offset_ms().abs() < 5_000);
-    let presence = until("a presence", async || world.presence(&agent.agent).await).await;
+    let presence = until("a presence", async || presence_of(&world, &agent.agent).await).await;
     assert_eq!((presence.agent, presence.watching.len()), (agent.agent.clone(), 0));
     let assignments = world.bus.kv(Bucket::Assignments);
     assignments.put("sjc.shop", assignment(3)).await.expect("stored");
@@ -164,9 +93,10 @@ async fn an_agent_is_present_and_takes_assignments() {
     agent.presence(|presence| {
         presence.serving.insert("shop".to_owned(), 7);
     });
-    let is_told = async || world.presence(&agent.agent).await.filter(|presence| presence.serving.contains_key("shop"));
+    let is_told =
+        async || presence_of(&world, &agent.agent).await.filter(|presence| presence.serving.contains_key("shop"));
     until("the change", is_told).await;
-    let second = Runtime::start(Role::Probe, &world.config("one")).await;
+    let second = Runtime::start(Role::Probe, &own_config(&world, "one")).await;
     assert!(second.is_err(), "two processes with one state directory");
 }
 
@@ -194,7 +124,7 @@ async fn ticks(reader: &mut Reader, count: i64) -> Vec<Tick> {
 
 async fn samples_reach_the_stream_in_order_once_it_is_back() {
     let world = World::new().await;
-    let agent = world.agent(Role::Probe, "one").await;
+    let agent = agent(&world, Role::Probe, "one").await;
     let sender = agent.sender();
     for n in 0..50 {
         sender.send(vec![sample(n)]);
@@ -207,7 +137,7 @@ async fn samples_reach_the_stream_in_order_once_it_is_back() {
     // What the process did not send before it died is sent by the next one.
     drop(sender);
     drop(agent);
-    let again = until("the lock", async || Runtime::start(Role::Probe, &world.config("one")).await.ok()).await;
+    let again = until("the lock", async || Runtime::start(Role::Probe, &own_config(&world, "one")).await.ok()).await;
     again.sender().send(vec![sample(50)]);
     let mut reader = world.bus.read(Stream::Samples, Vec::new(), From::Start);
     let found = ticks(&mut reader, 51).await;
@@ -222,13 +152,13 @@ async fn samples_reach_the_stream_in_order_once_it_is_back() {
         assert!(tick.is_sound());
         count += tick.samples.len();
     }
-    let is_empty = async || world.presence(&again.agent).await.filter(|presence| presence.spooled == 0);
+    let is_empty = async || presence_of(&world, &again.agent).await.filter(|presence| presence.spooled == 0);
     until("an empty spool", is_empty).await;
 }
 
 async fn samples_are_sent_again_when_the_stream_lost_them() {
     let world = World::new().await;
-    let agent = world.agent(Role::Probe, "one").await;
+    let agent = agent(&world, Role::Probe, "one").await;
     let mut reader = world.bus.read(Stream::Samples, Vec::new(), From::Start);
     for n in 0..3 {
         agent.sender().send(vec![sample(n)]);
@@ -294,7 +224,7 @@ async fn one_agent_acts_and_the_other_takes_over() {
     let platform = Arc::new(Platform::default());
     "v40".clone_into(&mut platform.value.lock().expect("not poisoned"));
     let serve = async |name: &str| {
-        let agent = world.agent(Role::Rollback, name).await;
+        let agent = agent(&world, Role::Rollback, name).await;
         let driver: Arc<dyn Driver> = platform.clone();
         let lever =
             Lever { service: "shop".parse().expect("a service"), name: "release".parse().expect("a lever"), driver };
@@ -315,7 +245,7 @@ async fn one_agent_acts_and_the_other_takes_over() {
     let answer = result().await;
     assert_eq!((answer.outcome, &answer.agent), (ActionOutcome::Done, &first), "{answer:?}");
     let is_read = async || {
-        let presence = world.presence(&first).await?;
+        let presence = presence_of(&world, &first).await?;
         let reading = presence.levers.values().flatten().next()?.clone();
         (reading.value.as_ref().map(ToString::to_string) == Some("v41".to_owned()) && !reading.history.is_empty())
             .then_some(reading)

@@ -17,6 +17,7 @@
 //! | [`Clock`] | time anchored on NATS |
 //! | [`server`] | finding, installing and supervising a local `nats-server` |
 //! | [`child`] | processes that die with their parent |
+//! | `testing` | for the tests of other rooms, with the feature of that name |
 //! | [`fault`] | places where the tests stall a process to kill it |
 
 mod assets;
@@ -31,6 +32,8 @@ mod read;
 pub mod server;
 mod subscribe;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use assets::ProvisionError;
 pub use clock::{ANCHOR_AGE_MAX, Clock};

@@ -10,98 +10,41 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwether_bus::server::{self, LocalServer, ServerOptions, StartServerError};
+use bellwether_bus::server::{LocalServer, StartServerError};
+use bellwether_bus::testing::{Test, WITHIN, World, connect_options, harness, options};
 use bellwether_bus::{
     AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, Next, ProvisionError, PublishError,
     child,
 };
 use bellwether_protocol::subject::{Bucket, Stream};
-use futures_util::future::BoxFuture;
-
-type Test = (&'static str, fn() -> BoxFuture<'static, ()>);
-
-const TESTS: [Test; 14] = [
-    ("provisioning_is_idempotent_and_repairs", || Box::pin(provisioning_is_idempotent_and_repairs())),
-    ("a_repeated_publish_is_stored_once", || Box::pin(a_repeated_publish_is_stored_once())),
-    ("an_append_is_fenced", || Box::pin(an_append_is_fenced())),
-    ("a_reader_survives_a_killed_server", || Box::pin(a_reader_survives_a_killed_server())),
-    ("a_reader_notices_a_lost_stream", || Box::pin(a_reader_notices_a_lost_stream())),
-    ("a_watch_survives_a_killed_server", || Box::pin(a_watch_survives_a_killed_server())),
-    ("keys_are_compared_and_set", || Box::pin(keys_are_compared_and_set())),
-    ("an_old_server_is_refused", || Box::pin(an_old_server_is_refused())),
-    ("an_absent_server_is_named", || Box::pin(an_absent_server_is_named())),
-    ("wrong_credentials_are_named", || Box::pin(wrong_credentials_are_named())),
-    ("a_denied_subject_is_named", || Box::pin(a_denied_subject_is_named())),
-    ("a_server_that_may_lose_what_it_acknowledged_is_named", || {
-        Box::pin(a_server_that_may_lose_what_it_acknowledged_is_named())
-    }),
-    ("a_server_is_supervised_and_dies_with_its_pipe", || Box::pin(a_server_is_supervised_and_dies_with_its_pipe())),
-    ("a_server_dies_with_a_killed_parent", || Box::pin(a_server_dies_with_a_killed_parent())),
+const TESTS: [Test; 14] = bellwether_bus::tests![
+    provisioning_is_idempotent_and_repairs,
+    a_repeated_publish_is_stored_once,
+    an_append_is_fenced,
+    a_reader_survives_a_killed_server,
+    a_reader_notices_a_lost_stream,
+    a_watch_survives_a_killed_server,
+    keys_are_compared_and_set,
+    an_old_server_is_refused,
+    an_absent_server_is_named,
+    wrong_credentials_are_named,
+    a_denied_subject_is_named,
+    a_server_that_may_lose_what_it_acknowledged_is_named,
+    a_server_is_supervised_and_dies_with_its_pipe,
+    a_server_dies_with_a_killed_parent,
 ];
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
-    if args.next_if(|arg| arg == child::VERB).is_some() {
-        return child::shim(args);
-    }
-    if args.next_if(|arg| arg == HOLD).is_some() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|arg| arg == HOLD) {
         return hold(args.next().expect("a directory").into());
     }
-    let filter = args.find(|arg| !arg.to_string_lossy().starts_with('-'));
-    let filter = filter.map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| name.contains(&filter)).collect();
-    let running: Vec<_> = chosen.iter().map(|(name, test)| (*name, runtime.spawn(bounded(test())))).collect();
-    let mut failed = 0;
-    for (name, test) in running {
-        let is_ok = runtime.block_on(test).is_ok();
-        failed += usize::from(!is_ok);
-        println!("test {name} ... {}", if is_ok { "ok" } else { "FAILED" });
-    }
-    println!("{} passed, {failed} failed", chosen.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness(&TESTS, WITHIN)
 }
 
-async fn bounded(test: BoxFuture<'static, ()>) {
-    tokio::time::timeout(Duration::from_secs(60), test).await.expect("within a minute");
-}
-
-/// A server of its own for each test, and where it keeps its things.
-struct World {
-    server: Arc<LocalServer>,
-    dir: tempfile::TempDir,
-}
-
-impl World {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let options = options(dir.path().to_owned(), 0);
-        let server = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled");
-        Self { server: Arc::new(server.expect("a server")), dir }
-    }
-
-    async fn bus(&self) -> Bus {
-        let bus = Bus::connect(&connect_options(self.server.url())).await.expect("connected");
-        bus.provision().await.expect("provisioned");
-        bus
-    }
-
-    /// As hard as it gets, then back with the same store.
-    async fn kill_and_restart(&self) {
-        let pid = i32::try_from(self.server.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-        let server = Arc::clone(&self.server);
-        tokio::task::spawn_blocking(move || server.restart()).await.expect("not cancelled").expect("restarted");
-    }
-}
-
-fn options(dir: PathBuf, port: u16) -> ServerOptions {
-    let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-    ServerOptions { binary, shim: std::env::current_exe().expect("our own path"), dir, port }
-}
-
-fn connect_options(url: &str) -> ConnectOptions {
-    ConnectOptions { url: url.to_owned(), prefix: Default::default(), name: "test".to_owned(), credentials: None }
+async fn kill_and_restart(world: &World) {
+    world.kill();
+    world.restart().await;
 }
 
 fn subject(text: &str) -> String {
@@ -110,7 +53,7 @@ fn subject(text: &str) -> String {
 
 async fn provisioning_is_idempotent_and_repairs() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     bus.provision().await.expect("twice");
     let client = async_nats::connect(world.server.url()).await.expect("connected");
     let admin = async_nats::jetstream::new(client);
@@ -138,14 +81,14 @@ async fn provisioning_is_idempotent_and_repairs() {
 
 async fn a_repeated_publish_is_stored_once() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let first = bus.publish("bw.alert.page.shop".to_owned(), "one", b"{}".to_vec()).await.expect("stored");
     let again = bus.publish("bw.alert.page.shop".to_owned(), "one", b"{}".to_vec()).await.expect("stored");
     assert_eq!((first.seq, first.duplicate), (1, false));
     assert_eq!((again.seq, again.duplicate), (1, true));
     // Published while the server is away: stored when it is back, once.
     let late = bus.clone();
-    world.kill_and_restart().await;
+    kill_and_restart(&world).await;
     let stored = late.publish("bw.alert.page.shop".to_owned(), "two", b"{}".to_vec()).await.expect("stored");
     assert_eq!(stored.seq, 2);
     let error = bus.publish("bw.alert.page.shop".to_owned(), "big", vec![0; 2 << 20]).await.expect_err("too big");
@@ -154,13 +97,13 @@ async fn a_repeated_publish_is_stored_once() {
 
 async fn an_append_is_fenced() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let append = |id: &'static str, expected: u64| bus.append(subject("shop"), expected, id, id.as_bytes().to_vec());
     assert_eq!(append("a", 0).await.expect("first"), 1);
     assert!(matches!(append("b", 0).await, Err(AppendError::Conflict { .. })));
     assert_eq!(append("a", 0).await.expect("our own, again"), 1);
     assert_eq!(append("c", 1).await.expect("second"), 2);
-    world.kill_and_restart().await;
+    kill_and_restart(&world).await;
     assert!(matches!(append("d", 1).await, Err(AppendError::Conflict { .. })));
     assert_eq!(append("d", 2).await.expect("third"), 3);
     let last = bus.last(Stream::Decisions, &subject("shop")).await.expect("read").expect("there");
@@ -171,7 +114,7 @@ async fn an_append_is_fenced() {
 
 async fn a_reader_survives_a_killed_server() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let mut all = bus.read(Stream::Decisions, Vec::new(), From::Start);
     let publish = async |n: u64| {
         let service = ["a", "b", "c"][usize::try_from(n % 3).expect("small")];
@@ -182,7 +125,7 @@ async fn a_reader_survives_a_killed_server() {
     for n in 1..300 {
         publish(n).await;
         if n == 100 || n == 200 {
-            world.kill_and_restart().await;
+            kill_and_restart(&world).await;
         }
     }
     let mut last = bellwether_protocol::time::Timestamp::default();
@@ -202,7 +145,7 @@ async fn a_reader_survives_a_killed_server() {
 
 async fn a_reader_notices_a_lost_stream() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let mut reader = bus.read(Stream::Alerts, Vec::new(), From::Start);
     for n in 0..3 {
         bus.publish("bw.alert.page.shop".to_owned(), &format!("m{n}"), Vec::new()).await.expect("stored");
@@ -220,7 +163,7 @@ async fn a_reader_notices_a_lost_stream() {
 
 async fn a_watch_survives_a_killed_server() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let kv = bus.kv(Bucket::Assignments);
     kv.put("sjc.shop", b"1".to_vec()).await.expect("stored");
     kv.put("sjc.other", b"1".to_vec()).await.expect("stored");
@@ -235,7 +178,7 @@ async fn a_watch_survives_a_killed_server() {
         }
     };
     until(&mut watch, "sjc.shop", Some(b"2")).await;
-    world.kill_and_restart().await;
+    kill_and_restart(&world).await;
     kv.put("sjc.shop", b"3".to_vec()).await.expect("stored");
     until(&mut watch, "sjc.shop", Some(b"3")).await;
     kv.delete("sjc.shop").await.expect("deleted");
@@ -245,7 +188,7 @@ async fn a_watch_survives_a_killed_server() {
 
 async fn keys_are_compared_and_set() {
     let world = World::new().await;
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let kv = bus.kv(Bucket::Claims);
     let first = kv.create("shop.traffic", b"a".to_vec()).await.expect("created");
     assert!(matches!(kv.create("shop.traffic", b"b".to_vec()).await, Err(KvError::Conflict { .. })));
@@ -338,7 +281,7 @@ async fn listens_at(child: &child::Child, dir: &tempfile::TempDir, scheme: &str)
 
 async fn a_server_that_may_lose_what_it_acknowledged_is_named() {
     let own = World::new().await;
-    assert_eq!(own.bus().await.sync_doubt(None).await, None);
+    assert_eq!(own.bus.sync_doubt(None).await, None);
     let (mut child, url, dir) = guarded().await;
     let bus = Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
     let monitor = listens_at(&child, &dir, "http://").await;
@@ -417,10 +360,9 @@ async fn a_server_is_supervised_and_dies_with_its_pipe() {
     let world = World::new().await;
     let supervised = Arc::clone(&world.server);
     let supervisor = tokio::spawn(async move { supervised.supervise().await });
-    let bus = world.bus().await;
+    let bus = world.bus.clone();
     let first = world.server.pid();
-    let pid = i32::try_from(first).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    world.kill();
     bus.publish("bw.alert.page.shop".to_owned(), "after", Vec::new()).await.expect("stored after it came back");
     assert_ne!(world.server.pid(), first);
     // Its port is taken while it runs.

@@ -6,7 +6,9 @@
 //! here, because it would be a silent mistake there.
 
 pub mod launchdarkly;
+pub mod pagerduty;
 pub mod render;
+pub mod slack;
 pub mod unleash;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

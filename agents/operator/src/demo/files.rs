@@ -105,7 +105,8 @@ pub(super) fn address_file(dir: &Path, region: &str) -> std::path::PathBuf {
 fn alert(setting: &Setting) -> String {
     let (url, secret) = (quoted(&setting.hook), quoted(&format!("file:{}", secret_file(setting.dir).display())));
     format!(
-        "alert:\n  console: true\n  webhooks:\n    - url: {url}\n      secret: {secret}\n      min_severity: info\n"
+        "alert:\n  console: true\n  bridges:\n    hook: {{ webhook: {{ url: {url}, secret: {secret} }} }}\n  \
+         routes: [{{ to: [hook] }}]\n"
     )
 }
 

@@ -1,0 +1,154 @@
+//! Real servers and reference libraries: Alertmanager from Debian, aiosmtpd and standardwebhooks from
+//! the Python package index. Fetched once into a cache under `target/`; what cannot be had fails the test.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bellwether_bus::child::{Child, Output, Spec};
+
+const PYTHON: [&str; 2] = ["aiosmtpd==1.4.6", "standardwebhooks==1.1.0"];
+/// Where Debian's Alertmanager looks for its templates, and a place of the same length: its own directory.
+const TEMPLATES: (&str, &str) = ("/usr/share/prometheus/alertmanager", "/proc/self/cwd/./././././././././.");
+
+fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str], dir: &Path) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(dir);
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(said(&output.stdout))
+    } else {
+        Err(format!("{command:?}: {}", said(&output.stderr)))
+    }
+}
+
+/// A directory in the cache, made by `make` in a scratch directory beside it unless it is there.
+fn cached(name: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> PathBuf {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alert-parts");
+    let dir = cache.join(name);
+    if !dir.is_dir() {
+        eprintln!("fetching {name} into {}", cache.display());
+        let scratch = cache.join(format!("partial-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&scratch).expect("a cache");
+        make(&scratch).unwrap_or_else(|why| panic!("{name} cannot be had: {why}"));
+        // Whoever came first has it; both made the same.
+        if std::fs::rename(&scratch, &dir).is_err() {
+            std::fs::remove_dir_all(&scratch).expect("our own directory");
+        }
+    }
+    dir
+}
+
+/// Runs a Python program with the packages.
+pub(crate) fn python(program: &str, args: &[&str]) -> Result<String, String> {
+    run("python3", &[&["-c", &with_packages(program)], args].concat(), Path::new("."))
+}
+
+fn with_packages(program: &str) -> String {
+    let packages = cached("python", |dir| {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", "."];
+        run("python3", &[&pip[..], &PYTHON].concat(), dir).map(drop)
+    });
+    format!("import sys; sys.path.insert(0, {:?})\n{program}", packages.display().to_string())
+}
+
+fn spawn(program: PathBuf, args: Vec<String>, log: PathBuf) -> Child {
+    let shim = std::env::current_exe().expect("our own path");
+    let args = args.into_iter().map(Into::into).collect();
+    let spec = Spec { shim, program, args, env: BTreeMap::new(), output: Output::File(log) };
+    Child::spawn(&spec).expect("a server")
+}
+
+/// Starts an Alertmanager in `dir`; its log is `alertmanager.log` there.
+pub(crate) fn alertmanager(dir: &Path) -> Child {
+    const PACKAGE: &str = "prometheus-alertmanager";
+    let parts = cached("alertmanager", |dir| {
+        let fetch = || run("apt-get", &["download", PACKAGE], dir);
+        fetch().or_else(|_| run("apt-get", &["update"], dir).and_then(|_| fetch()))?;
+        run("sh", &["-c", "dpkg -x *.deb . && cp usr/share/prometheus/alertmanager/*.tmpl ."], dir)?;
+        let binary = std::fs::read(dir.join("usr/bin").join(PACKAGE)).map_err(|error| error.to_string())?;
+        let (from, to) = TEMPLATES;
+        assert_eq!(from.len(), to.len());
+        let mut patched = binary;
+        while let Some(at) = patched.windows(from.len()).position(|piece| piece == from.as_bytes()) {
+            patched[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+        std::fs::write(dir.join("server"), patched).map_err(|error| error.to_string())?;
+        run("chmod", &["+x", "server"], dir).map(drop)
+    });
+    // Shorter than the time between two posts: what is posted says itself when it ends.
+    let config = "global: { resolve_timeout: 1s }\nroute: { receiver: nobody }\nreceivers: [{ name: nobody }]\n";
+    std::fs::write(dir.join("alertmanager.yml"), config).expect("written");
+    let script = format!(
+        "cd {} && exec ./server --config.file={dir}/alertmanager.yml --storage.path={dir}/data \
+         --web.listen-address=127.0.0.1:0 --cluster.listen-address=",
+        parts.display(),
+        dir = dir.display(),
+    );
+    spawn("/bin/sh".into(), vec!["-c".to_owned(), script], dir.join("alertmanager.log"))
+}
+
+/// A relay that wants STARTTLS and a password, defers the first message to `later@`, and knows no `nobody@`.
+/// It writes its port to `smtp.port`, its certificate to `smtp.pem`, and a line of JSON for each
+/// message and refusal to `smtp.jsonl`.
+const RELAY: &str = r#"
+import asyncio, email, json, os, ssl, subprocess, sys
+from aiosmtpd.smtp import SMTP, AuthResult
+where = sys.argv[1]
+path = lambda name: os.path.join(where, name)
+subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+    "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE",
+    "-keyout", path("smtp.key"), "-out", path("smtp.pem")], check=True)
+deferred = []
+def note(**fields):
+    with open(path("smtp.jsonl"), "a") as log:
+        log.write(json.dumps(fields) + "\n")
+class Handler:
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("nobody@"):
+            note(did="refused", to=address)
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+    async def handle_DATA(self, server, session, envelope):
+        message = email.message_from_bytes(envelope.content)
+        fields = dict(to=envelope.rcpt_tos, tls=session.ssl is not None, id=message["Message-ID"],
+            references=message["References"], subject=str(email.header.make_header(email.header.decode_header(message["Subject"]))),
+            text=message.get_payload(decode=True).decode())
+        if not deferred and any(to.startswith("later@") for to in envelope.rcpt_tos):
+            deferred.append(True)
+            note(did="deferred", **fields)
+            return "451 4.3.0 try again"
+        note(did="queued", **fields)
+        return "250 2.0.0 queued"
+def authenticate(server, session, envelope, mechanism, data):
+    return AuthResult(success=data.login == b"bellwether" and data.password == b"hidden")
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(path("smtp.pem"), path("smtp.key"))
+async def main():
+    make = lambda: SMTP(Handler(), tls_context=context, require_starttls=True, authenticator=authenticate, auth_required=True)
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    with open(path("smtp.new"), "w") as file:
+        file.write(str(server.sockets[0].getsockname()[1]))
+    os.rename(path("smtp.new"), path("smtp.port"))
+    await server.serve_forever()
+asyncio.run(main())
+"#;
+
+/// Starts the relay.
+pub(crate) fn relay(dir: &Path) -> Child {
+    let args = ["-c".to_owned(), with_packages(RELAY), dir.display().to_string()];
+    let python = run("python3", &["-c", "import sys; print(sys.executable)"], dir).expect("a Python");
+    spawn(python.trim().into(), args.into(), dir.join("smtp.log"))
+}
+
+/// Verifies what came to a webhook: a file of JSON lines with `headers` and `body`. Says how many there were.
+pub(crate) const VERIFY: &str = r#"
+import json
+from standardwebhooks.webhooks import Webhook
+lines = [json.loads(line) for line in open(sys.argv[2])]
+for line in lines:
+    Webhook(sys.argv[1]).verify(line["body"], line["headers"])
+print(len(lines))
+"#;
