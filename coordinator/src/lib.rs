@@ -9,6 +9,7 @@
 //! | `shell` | the same core on NATS |
 //! | `relay` | what a record says, on its way out |
 //! | `high_water` | a file that remembers how far the log went, should the log forget |
+//! | [`assess`] | whether the release that runs now should be taken back, by a few looks |
 //! | [`backtest`] | what a plan would have decided on samples that were seen before |
 //! | [`explain`] | why a rollout went as it did, from its records alone |
 //! | [`report`] | what a rollout has shown so far, from its records alone |
@@ -19,6 +20,7 @@ mod inbox;
 mod relay;
 mod shell;
 
+pub mod assess;
 pub mod backtest;
 pub mod core;
 pub mod explain;

@@ -15,6 +15,7 @@
 //! | [`command`], [`action`], [`alert`] | what people ask, what agents are told to do, what people are told |
 //! | [`record`], [`reason`] | one decision, and why |
 //! | [`status`] | the projection that `rollout status` and `watch` read |
+//! | [`assessment`] | what a few looks say of what runs now |
 //! | [`backtest`] | what a plan would have decided |
 //! | [`explanation`] | what a rollout came to, and why |
 //! | [`report`] | all of that for people to read, and the evidence behind each number |
@@ -23,6 +24,7 @@
 
 pub mod action;
 pub mod alert;
+pub mod assessment;
 pub mod assignment;
 pub mod backtest;
 pub mod codec;

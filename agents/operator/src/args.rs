@@ -141,6 +141,7 @@ mod tests {
         crate::DemoArgs::augment_args(mesh()).debug_assert();
         crate::UpArgs::augment_args(mesh()).debug_assert();
         crate::ReplayArgs::augment_args(mesh()).debug_assert();
+        crate::RollbackVerb::augment_subcommands(mesh()).debug_assert();
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub enum VerbError {
     /// Several rollouts, and none was named.
     #[error("there are rollouts of {} services: name one", .0.len())]
     Ambiguous(Vec<Service>),
+    /// The plan, the agent's file and what was asked do not fit together.
+    #[error("{0}")]
+    Assess(String),
     /// NATS cannot be used.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -129,7 +132,8 @@ impl VerbError {
             Self::Publish(_) => {
                 Some("the command may be stored: bellwether rollout list shows what came of it".to_owned())
             }
-            Self::Connect(_)
+            Self::Assess(_)
+            | Self::Connect(_)
             | Self::Decode(_)
             | Self::Demo(_)
             | Self::Encode(_)
@@ -150,6 +154,7 @@ impl VerbError {
                 exit::UNKNOWN
             }
             Self::Ambiguous(_)
+            | Self::Assess(_)
             | Self::Connect(_)
             | Self::Encode(_)
             | Self::Exists(_)

@@ -9,6 +9,7 @@
 //! | `error` | what went wrong, what to try, with which exit code |
 //! | `ask` | a command, from the publish to its outcome |
 //! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest` | the verbs |
+//! | `assess` | one look at a release, and the way back, without a mesh |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
 //! | `render` | facts to text, pure |
@@ -18,6 +19,7 @@ mod agents;
 mod alert;
 mod args;
 mod ask;
+mod assess;
 mod backtest;
 mod children;
 mod command;
@@ -37,6 +39,7 @@ mod up;
 pub use agents::{AgentsVerb, agents};
 pub use alert::AckArgs;
 pub use args::{AgentArgs, AgentRole, CoordinatorArgs, Mesh};
+pub use assess::{AssessArgs, RollbackVerb};
 pub use backtest::BacktestArgs;
 pub use clap_complete::Shell;
 pub use command::{CommandVerb, command};

@@ -10,6 +10,7 @@
 //! | `condition` | what must hold of an answer, pure |
 //! | `aggregate`, `observation` | looks to samples, pure |
 //! | `reconcile`, `look` | running looks |
+//! | `once` | one look by hand, without a mesh |
 
 mod aggregate;
 mod condition;
@@ -17,6 +18,7 @@ mod config;
 mod http;
 mod look;
 mod observation;
+mod once;
 mod reconcile;
 
 use std::path::Path;
@@ -37,6 +39,8 @@ use crate::http::Http;
 use crate::look::{Post, watch_control};
 use crate::observation::Observation;
 use crate::reconcile::Prober;
+
+pub use once::Eyes;
 
 /// Why the agent did not start.
 #[derive(Debug, thiserror::Error)]

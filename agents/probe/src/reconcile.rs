@@ -58,14 +58,7 @@ impl Looker for Prober {
                 look.every, self.every_min
             ));
         }
-        let target = Target::read(look)?;
-        self.dialer.check(&target.origin)?;
-        let probe = Probe::read(&look.kind, &look.settings).map_err(|flaws| {
-            let texts: Vec<String> =
-                flaws.iter().take(3).map(|flaw| format!("{} {}", flaw.pointer, flaw.message)).collect();
-            texts.join("; ").trim().to_owned()
-        })?;
-        Ok((probe, target))
+        ready(look, &self.dialer)
     }
 
     fn begin(&mut self, watch: Watch, look: &assignment::Look, (probe, target): Self::Ready, phase: Span) -> Running {
@@ -80,6 +73,18 @@ impl Looker for Prober {
     fn renew(&mut self, running: &Running, revision: Revision) {
         self.post.with(|aggregate, _| aggregate.renew(running.watch, revision));
     }
+}
+
+/// Reads a look; the error says what in it cannot, or must not, be done.
+pub(crate) fn ready(look: &assignment::Look, dialer: &Dialer) -> Result<(Probe, Target), String> {
+    let target = Target::read(look)?;
+    dialer.check(&target.origin)?;
+    let probe = Probe::read(&look.kind, &look.settings).map_err(|flaws| {
+        let texts: Vec<String> =
+            flaws.iter().take(3).map(|flaw| format!("{} {}", flaw.pointer, flaw.message)).collect();
+        texts.join("; ").trim().to_owned()
+    })?;
+    Ok((probe, target))
 }
 
 #[cfg(test)]

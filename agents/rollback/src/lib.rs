@@ -75,10 +75,18 @@ pub enum RollbackError {
 /// # Errors
 /// When the configuration cannot work or the mesh cannot be joined.
 pub async fn run(config: &Path) -> Result<(), RollbackError> {
-    let Config { agent, rollback } = bellwether_runtime::load_config(config)?;
-    let levers = levers(&rollback)?;
+    let (agent, levers) = configured(config)?;
     let runtime = Runtime::start(Role::Rollback, &agent).await?;
     Ok(runtime.serve_levers(levers).await?)
+}
+
+/// The agent that `config` describes, and its levers, for whoever acts without a mesh.
+///
+/// # Errors
+/// When the configuration cannot work.
+pub fn configured(config: &Path) -> Result<(AgentConfig, Vec<Lever>), RollbackError> {
+    let Config { agent, rollback } = bellwether_runtime::load_config(config)?;
+    Ok((agent, levers(&rollback)?))
 }
 
 fn levers(config: &RollbackConfig) -> Result<Vec<Lever>, RollbackError> {

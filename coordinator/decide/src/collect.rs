@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_protocol::id::{AgentId, Region, Release};
+use bellwether_protocol::id::{AgentId, Region, Release, Role};
 use bellwether_protocol::reason::DataFault;
 use bellwether_protocol::record::{ClosedSlot, Input, Series};
 use bellwether_protocol::sample::{Control, EVIDENCE_MAX, PORTIONS_MAX, Portion, SAMPLES_MAX, Sample, Tick, class};
@@ -226,6 +226,16 @@ pub fn reporters(desk: &Desk, rollout: &Rollout, region: &Region, kind: Option<&
             && watching.is_some_and(|watching| watching.revision == *revision)
     });
     watching.map(|(agent, _)| agent.clone()).collect()
+}
+
+/// The slot that these samples close, each of another nameless agent of the series' region; by the same rules.
+pub fn closed_by(series: &Series, slot: Timestamp, samples: &[Sample]) -> ClosedSlot {
+    let reports = samples.iter().enumerate().filter_map(|(number, sample)| {
+        let name = format!("agent-{number}").parse().ok()?;
+        let agent = AgentId { region: series.region.clone(), role: Role::Probe, name };
+        Some((agent, Report { seq: 0, sample: sample.clone(), clock_adrift: false }))
+    });
+    merge(series, slot, &reports.collect())
 }
 
 fn merge(series: &Series, slot: Timestamp, by_agent: &BTreeMap<AgentId, Report>) -> ClosedSlot {

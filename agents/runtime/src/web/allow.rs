@@ -65,6 +65,15 @@ impl<'de> Deserialize<'de> for Entry {
 }
 
 impl Allow {
+    /// Exactly these.
+    ///
+    /// # Errors
+    /// When a host is not one.
+    pub fn only(origins: &[Origin]) -> Result<Self, String> {
+        let entries = origins.iter().map(|origin| format!("{}:{}", origin.bracketed(), origin.port).parse());
+        entries.collect::<Result<_, EntryError>>().map(Self).map_err(|error| error.to_string())
+    }
+
     /// Refuses an origin that is not listed; what its name resolves to is checked when it is dialled.
     pub fn check(&self, origin: &Origin) -> Result<(), String> {
         let listed = match origin.host.parse::<IpAddr>() {

@@ -83,9 +83,14 @@ impl Origin {
         Ok((origin, uri.path().trim_end_matches('/').to_owned()))
     }
 
+    /// The host, as it stands before a port.
+    pub(crate) fn bracketed(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+
     /// `host:port`, the port left out where the scheme says it.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host = self.bracketed();
         let default = if self.is_tls { 443 } else { 80 };
         if self.port == default { host } else { format!("{host}:{}", self.port) }
     }
