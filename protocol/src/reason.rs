@@ -92,6 +92,9 @@ pub struct Grounds {
     pub since: Option<Timestamp>,
     /// The slot in which the bar was first reached.
     pub crossed: Option<Timestamp>,
+    /// End of the last slot that was not covered: what spoke for a Pass before counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anew_from: Option<Timestamp>,
     /// Covered slots.
     pub covered: u64,
     /// Slots.

@@ -241,6 +241,7 @@ fn grounds(criterion: &Criterion, track: &Track, scope: Scope<'_>) -> Option<Box
         best: test.best(),
         since: worst(criterion, track).map(|(since, _)| since),
         crossed: track.crossed,
+        anew_from: track.anew_from,
         covered: scope.covered,
         slots: scope.slots,
         parameters: parameters(criterion, track),

@@ -54,6 +54,8 @@ pub struct Track {
     pub shared: Option<u32>,
     /// Set once the Pass test has proven that it holds, until a slot is not covered.
     pub proven: bool,
+    /// End of the last slot that was not covered: from there on a Pass is proven anew.
+    pub anew_from: Option<Timestamp>,
     /// End of the last slot that was folded.
     pub upto: Timestamp,
     /// What people were last told.
@@ -90,6 +92,7 @@ impl Track {
             failed_at: None,
             shared: None,
             proven: false,
+            anew_from: None,
             upto: from,
             told: Verdict::Inconclusive(Lack::NoData),
             told_over_target: false,
@@ -106,6 +109,7 @@ impl Track {
             self.remember(slot, tally.counts());
         }
         self.upto = slot + self.slot;
+        self.anew_from = if is_covered { self.anew_from } else { Some(self.upto) };
         if let Some(test) = &mut self.test {
             test.fold(slot, tally, pairs, is_covered);
             let is_reached = test.ln_e_pass().is_some_and(|ln_e| ln_e >= judge::pass_bar());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bellwether_protocol::explanation::{Explanation, Move, Standing};
 use bellwether_protocol::id::Region;
-use bellwether_protocol::reason::{Cause, Ending, Grounds, Judgement, Lack, Verdict};
+use bellwether_protocol::reason::{Cause, Ending, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 
 use super::{Line, count, hold_words, span};
@@ -149,13 +149,11 @@ fn counts(judged: &Judgement) -> String {
 
 fn verdict_line(judged: &Judgement) -> String {
     let region = judged.region.as_ref().map(|region| format!(" {region}")).unwrap_or_default();
-    let proves = judged.grounds.as_ref().map(|grounds| format!("; the data allow up to {}", shown(grounds)));
+    let proves = judged.grounds.as_ref().map(|grounds| {
+        let anew = grounds.anew_from.map(|from| format!("; after a gap proven anew from {}", from.clock()));
+        format!("; the data allow up to {}{}", grounds.high.rounded_up(), anew.unwrap_or_default())
+    });
     format!("{}{region} {}: {}{}", judged.criterion, judged.verdict, counts(judged), proves.unwrap_or_default())
-}
-
-/// An upper limit with three digits, rounded up: bounds round against the release.
-fn shown(grounds: &Grounds) -> String {
-    grounds.high.rounded_up().to_string()
 }
 
 fn limit(why: &Explanation) -> Vec<String> {

@@ -3,6 +3,11 @@
 //! Looked at four planned times, at a quarter, half, three quarters and the whole of the soak, each at
 //! a quarter of 5 %: a trend test looked at more often cries wolf. A trend counts only when it is also
 //! too steep to be tolerated, by its lower limit; and nothing is said across a restart.
+//!
+//! One level stands for a region: the last value of a slot, of several agents that of the last by name,
+//! and a bucket is the median of its slots. Where several processes answer by turns that is the middle
+//! one, and their difference is scatter: a leak of one among many is found by its own region or SLI.
+//! The shortest uptime of the slot counts, so a restart of any of them begins the count anew.
 
 use bellwether_protocol::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
