@@ -63,6 +63,8 @@ pub enum AgentRole {
     Alert,
     /// Flips flags
     Flag,
+    /// Reads what others measured
+    Metric,
     /// Looks
     Probe,
     /// Moves a service between releases

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use bellwether_bus::server::{InstallError, StartServerError};
 use bellwether_bus::{ConnectError, KvError, ProvisionError, PublishError, ReadError};
@@ -172,4 +173,16 @@ impl VerbError {
             | Self::Until(_) => exit::USAGE,
         }
     }
+}
+
+/// The message, its causes, and what to try. Whether an error of somebody else's says that it could
+/// not be told, `is_unknown` knows.
+pub fn complain(error: &anyhow::Error, is_unknown: impl Fn(&anyhow::Error) -> bool) -> ExitCode {
+    eprintln!("error: {error:#}");
+    let verb = error.downcast_ref::<VerbError>();
+    if let Some(hint) = verb.and_then(VerbError::hint) {
+        eprintln!("  try: {hint}");
+    }
+    let other = if is_unknown(error) { exit::UNKNOWN } else { exit::USAGE };
+    ExitCode::from(verb.map_or(other, VerbError::exit_code))
 }

@@ -16,8 +16,15 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
     }
 }
 
+/// Print a completion script
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    shell: clap_complete::Shell,
+}
+
 /// Prints the completion script of the whole command line for a shell.
-pub fn completions(shell: clap_complete::Shell, command: &mut clap::Command) -> u8 {
+pub fn completions(CompletionsArgs { shell }: CompletionsArgs, command: &mut clap::Command) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(shell, command, "bellwether", &mut script);
     print(format_args!("{}", String::from_utf8_lossy(&script)));

@@ -22,7 +22,7 @@ use crate::out::outln;
 use crate::render::{self, Look, events};
 use crate::rollout::Which;
 
-/// Which log to replay
+/// Decide a whole log again, and compare
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
     /// Only this service; default: all
@@ -50,7 +50,7 @@ impl ReplayArgs {
     }
 }
 
-/// Which rollout to tell of
+/// Say why a rollout went as it did: decided when, on which numbers, and seen to work how
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
     /// The rollout, such as `shop/2`, or a service for its last one

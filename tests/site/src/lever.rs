@@ -19,7 +19,7 @@ const UNKNOWN: u8 = 1;
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Sets, reads or recalls one lever of a running site.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LeverArgs {
     /// Address of the site's platform side, such as `http://127.0.0.1:8090`
     #[arg(long)]
@@ -28,7 +28,7 @@ pub struct LeverArgs {
     verb: Verb,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Verb {
     /// Set a lever; it moves after the platform's lag
     Set {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
@@ -153,12 +154,26 @@ impl Site {
     }
 }
 
-/// Serves until something breaks or the process is stopped.
+/// The site, and its platform's tool.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum SiteVerb {
+    /// The site
+    #[command(hide = true)]
+    Site(SiteArgs),
+    /// The tool
+    #[command(hide = true)]
+    SiteLever(lever::LeverArgs),
+}
+
+/// Serves until something breaks or the process is stopped, or asks the platform once.
 ///
 /// # Errors
-/// When it cannot start, or a listener breaks.
-pub async fn run(args: &SiteArgs) -> Result<(), SiteError> {
-    Err(Site::start(args).await?.broken().await)
+/// When the site cannot start, or a listener breaks.
+pub async fn run(verb: &SiteVerb) -> Result<ExitCode, SiteError> {
+    match verb {
+        SiteVerb::Site(args) => Err(Site::start(args).await?.broken().await),
+        SiteVerb::SiteLever(args) => Ok(lever::lever(args).await),
+    }
 }
 
 async fn listen(
