@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::found::{Found, Missing, Reading, ok};
 use crate::selector::{Labels, Selector};
-use crate::series::{Counters, Series};
+use crate::series::{Counters, Series, Targets};
 
 /// What a plan says.
 #[derive(Debug, Deserialize)]
@@ -163,11 +163,16 @@ impl Measure {
     pub(crate) fn count(&mut self, windows: &[Vec<Series>], from: Timestamp, at: Timestamp, gap_max: Span) -> Reading {
         let release_label = self.release_label.as_deref();
         let What::Counters(counters, sum) = &mut self.what else { return Ok(Vec::new()) };
+        // Whichever counter shows that a target was there: the others were born on it since.
+        let mut known = Targets::new();
+        for (counter, window) in counters.iter().zip(windows) {
+            counter.stood.know(window, from, &mut known);
+        }
         let mut grown = Vec::new();
         let mut missing = None;
         for (counter, window) in counters.iter_mut().zip(windows) {
             // Each is read even when another one is missing: what they grow by belongs to this slot.
-            let growth = counter.stood.advance(window, from, gap_max);
+            let growth = counter.stood.advance(window, from, gap_max, &known);
             if growth.is_empty() && missing.is_none() {
                 missing = Some(Missing(format!("`{}` has no value that is new and finite", counter.selector)));
             }
@@ -401,6 +406,9 @@ mod tests {
             Ok(vec!["-: ok 0, payment 3".into()])
         );
         assert!(count(own(), &[window(&[("", 0.0, 9.0)]), vec![]]).is_err(), "a counter of its own that is not there");
+        let mut born = window(&[("", 0.0, 2.0)]);
+        born[0].points.remove(0);
+        assert_eq!(count(own(), &[window(&[("", 0.0, 9.0)]), born]), Ok(vec!["-: ok 7, payment 2".into()]));
     }
 
     #[test]

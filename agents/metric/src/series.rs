@@ -30,6 +30,9 @@ pub(crate) struct Series {
     pub(crate) points: Vec<Point>,
 }
 
+/// Since when each target has been seen.
+pub(crate) type Targets = BTreeMap<[String; 2], Timestamp>;
+
 /// Most series of one selector. It bounds what is kept between readings.
 pub(crate) const SERIES_MAX: usize = 5_000;
 
@@ -40,11 +43,16 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// What each series grew by since it was last read; of a series that was never read, since `from`.
-    /// A series whose growth is not known is left out: one that only begins here, one without a finite
+    /// What each series grew by since it was last read; of a series that was never read, since `from`, and
+    /// from zero when its target is `known` for longer. A series whose growth is not known is left out: one that only begins here, one without a finite
     /// value, and one that was away for longer than `gap_max`.
-    pub(crate) fn advance(&mut self, window: &[Series], from: Timestamp, gap_max: Span) -> Vec<(Labels, f64)> {
-        let known = self.known(window, from);
+    pub(crate) fn advance(
+        &mut self,
+        window: &[Series],
+        from: Timestamp,
+        gap_max: Span,
+        known: &Targets,
+    ) -> Vec<(Labels, f64)> {
         let mut grown = Vec::new();
         let mut newest = Timestamp::default();
         for series in window {
@@ -78,20 +86,18 @@ impl Counters {
         grown
     }
 
-    /// Since when each target has been seen, by anything that was read before, or lies before `from`.
-    fn known(&self, window: &[Series], from: Timestamp) -> BTreeMap<Vec<String>, Timestamp> {
+    /// Notes since when each target has been seen, by anything that was read before, or lies before `from`.
+    pub(crate) fn know(&self, window: &[Series], from: Timestamp, known: &mut Targets) {
         let old = window.iter().filter_map(|s| Some((&s.labels, s.points.iter().find(|p| p.at <= from)?.at)));
-        let mut known = BTreeMap::new();
         for (labels, at) in self.last.iter().map(|(labels, point)| (labels, point.at)).chain(old) {
             let first = known.entry(target(labels)).or_insert(at);
             *first = at.min(*first);
         }
-        known
     }
 }
 
-fn target(labels: &Labels) -> Vec<String> {
-    ["job", "instance"].iter().map(|label| labels.get(*label).cloned().unwrap_or_default()).collect()
+fn target(labels: &Labels) -> [String; 2] {
+    ["job", "instance"].map(|label| labels.get(label).cloned().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -110,11 +116,17 @@ mod tests {
         }
     }
 
+    fn advance(counters: &mut Counters, window: &[Series], from: i64) -> Vec<(Labels, f64)> {
+        let mut known = Targets::new();
+        counters.know(window, at(from), &mut known);
+        counters.advance(window, at(from), Span::from_secs(60), &known)
+    }
+
     /// Reads windows, each `(from, points)`, one after the other; what the counter grew by in each.
     fn check(windows: &[(i64, &[(i64, f64)])], expected: &[Option<f64>]) {
         let mut counters = Counters::default();
         for ((from, points), expected) in windows.iter().zip(expected) {
-            let grown = counters.advance(&[series("n", "a", points)], at(*from), Span::from_secs(60));
+            let grown = advance(&mut counters, &[series("n", "a", points)], *from);
             assert_eq!(grown.first().map(|(_, growth)| *growth), *expected, "{windows:?} from {from}");
         }
     }
@@ -142,11 +154,8 @@ mod tests {
     fn a_counter_born_on_a_known_target_counts_from_zero() {
         let mut counters = Counters::default();
         let old = series("n", "a", &[(20, 5.0), (35, 6.0)]);
-        let grown = counters.advance(
-            &[old, series("bad", "a", &[(35, 2.0)]), series("n", "b", &[(35, 9.0)])],
-            at(30),
-            Span::from_secs(60),
-        );
+        let window = [old, series("bad", "a", &[(35, 2.0)]), series("n", "b", &[(35, 9.0)])];
+        let grown = advance(&mut counters, &window, 30);
         let counts: Vec<(&str, &str, f64)> =
             grown.iter().map(|(l, growth)| (l["__name__"].as_str(), l["instance"].as_str(), *growth)).collect();
         assert_eq!(counts, [("n", "a", 1.0), ("bad", "a", 2.0)], "a new target may be old");
