@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{Class, Region, Release, SliName};
-use bellwether_protocol::plan::{Criterion, Objective, OnFail, Plan, Stage};
+use bellwether_protocol::plan::{Criterion, Objective, OnFail, Plan, Sli, Stage};
 use bellwether_protocol::record::{ClosedSlot, Series};
 use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence as Seen, Portion, class};
 use bellwether_protocol::time::{Timestamp, slot_start};
@@ -480,7 +480,8 @@ struct View<'a> {
 impl<'a> View<'a> {
     /// What of a slot is evidence for its cohort: answers of the expected release, and bad answers
     /// that named no release. A different release is not evidence, nor is a good answer without a
-    /// name; a refusal that is asked for may come from before the release, and needs none.
+    /// name; a refusal that is asked for may come from before the release, and needs none. What cannot
+    /// name a release, such as a log, is evidence for the cohort that it was asked for.
     fn of(frame: &Frame<'_>, closed: &'a ClosedSlot, is_refused: bool) -> Self {
         let whole = |portion| Attributed { portion, only_bad: false };
         let is_quorate = closed.reporters >= frame.plan.quorum;
@@ -488,6 +489,7 @@ impl<'a> View<'a> {
             let seen = closed.portions.iter().map(whole).collect();
             return Self { seen, is_covered: is_quorate, sight: None };
         };
+        let names_release = frame.plan.sli(&closed.series.sli).is_none_or(Sli::names_release);
         let mut seen = Vec::new();
         let (mut named, mut other, mut looked, mut attributed) = (false, false, false, false);
         for portion in closed.portions.iter().filter(|portion| portion.n() > 0) {
@@ -498,6 +500,10 @@ impl<'a> View<'a> {
                     seen.push(whole(portion));
                 }
                 Some(_) => other = true,
+                None if !names_release => {
+                    attributed = true;
+                    seen.push(whole(portion));
+                }
                 None => {
                     attributed |= portion.has_bad() || is_refused && !frame.refuses.is_empty();
                     seen.push(Attributed { portion, only_bad: true });

@@ -9,8 +9,9 @@ use bellwether_protocol::action::ActionOutcome;
 use bellwether_protocol::alert::Severity;
 use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue};
-use bellwether_protocol::plan::{OnFail, Set, SetTo};
+use bellwether_protocol::plan::{OnFail, Set, SetTo, Sli};
 use bellwether_protocol::reason::{Cause, Ending, Reason};
+use bellwether_protocol::record::Series;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::evidence::Sight;
@@ -197,9 +198,10 @@ fn read_back(desk: &Desk, rollout: &mut Rollout, level: &Level, back: &TakeBack,
 }
 
 fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: &mut Out) -> bool {
-    let sights = sights(rollout, out.now);
     let refuses = back.levels.get(back.level).is_some_and(|level| !level.refuses.is_empty());
-    let is_seen = rollout.plan.fingerprint.is_some() || refuses;
+    let names = rollout.evidence.series.keys().any(|series| names_release(rollout, series));
+    let is_seen = (rollout.plan.fingerprint.is_some() && names) || refuses;
+    let sights = sights(rollout, out.now);
     let seen = !is_seen || (!sights.is_empty() && sights.iter().all(|sight| *sight == Some(Sight::Expected)));
     if seen {
         set_back(rollout, |back| back.applied_at = Some(out.now));
@@ -272,7 +274,13 @@ fn counted(rollout: &Rollout, now: Timestamp, of: impl Fn(&crate::evidence::Seri
 fn sights(rollout: &Rollout, now: Timestamp) -> Vec<Option<Sight>> {
     let series = rollout.evidence.series.iter();
     let series = series.filter(|(s, _)| !rollout.is_excluded(&Excluded::Region(s.region.clone()), now));
+    // What cannot name a release, such as a log, shows none.
+    let series = series.filter(|(s, state)| state.sight.is_some() || names_release(rollout, s));
     series.map(|(_, state)| state.sight).collect()
+}
+
+fn names_release(rollout: &Rollout, series: &Series) -> bool {
+    rollout.plan.sli(&series.sli).is_none_or(Sli::names_release)
 }
 
 /// Whether a later level moves a lever, or a value, that no level so far did.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use bellwether_decide::collect::{CLOSED_MAX, Collector};
+use bellwether_decide::evidence::{Expected, Frame};
 use bellwether_decide::{Desk, step};
 use bellwether_protocol::action::{ActionOutcome, ActionResult};
 use bellwether_protocol::command::{Ask, Command, Start};
@@ -353,4 +354,34 @@ proptest! {
         shuffled.extend(straight.iter().rev());
         prop_assert_eq!(fold(&straight), fold(&shuffled));
     }
+}
+
+#[test]
+fn what_cannot_name_a_release_is_evidence_for_its_cohort() {
+    let desk = desk(&["probe-1"]);
+    let check = |kind: &str, settings: serde_json::Value, release: Option<&str>, covered: u64| {
+        let mut plan = plan();
+        plan.slis[0].kind = kind.to_owned();
+        plan.slis[0].settings = settings;
+        let (stage, canary) = (&plan.stages[0], "v42".parse().unwrap());
+        let expected = Expected { canary: Some(&canary), baseline: None };
+        let frame = Frame::new(&plan, stage, expected, false, &[]);
+        let mut evidence = desk.running().unwrap().evidence.clone();
+        let (series, slot) = evidence.series.iter().map(|(series, state)| (series.clone(), state.next)).next().unwrap();
+        let classes = [("ok".parse().unwrap(), 5)].into();
+        let release = release.map(|release| release.parse().unwrap());
+        let portion = Portion { release: release.clone(), classes, ..Portion::default() };
+        let portions = vec![portion];
+        let closed =
+            ClosedSlot { series: series.clone(), slot, reporters: 1, unwell: 0, portions, evidence: Vec::new() };
+        evidence.fold(&frame, &closed);
+        assert_eq!(evidence.series[&series].covered, covered, "{kind} {release:?}");
+    };
+    let none = || serde_json::json!({});
+    check("http", none(), Some("v42"), 1);
+    check("http", none(), None, 0);
+    check("host", none(), None, 1);
+    check("pushed", none(), Some("v41"), 0);
+    check("prometheus", none(), None, 1);
+    check("prometheus", serde_json::json!({"release_label": "version"}), None, 0);
 }

@@ -279,6 +279,14 @@ pub struct Sli {
     pub settings: serde_json::Value,
 }
 
+impl Sli {
+    /// Whether its samples can name the release: looks at the service itself read the plan's fingerprint,
+    /// sources elsewhere only where their settings have a label for it.
+    pub fn names_release(&self) -> bool {
+        matches!(self.kind.as_str(), "http" | "json") || self.settings.get("release_label").is_some()
+    }
+}
+
 /// What is judged of an SLI.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Criterion {
