@@ -245,6 +245,47 @@ fn a_staging_release_is_reported_at_any_moment() {
     assert_eq!(report.exclusions.len(), 1, "an exclusion that was refused leaves nothing out");
 }
 
+/// Twenty endpoints, looked at for 48 hours every 5 minutes; nobody saw slot 300. The log is made
+/// while it is read, so what is kept is what the report keeps.
+#[test]
+fn a_report_of_48_hours_is_no_larger_than_one_of_an_hour() {
+    let slis: Vec<String> = (0..20).map(|index| format!("s{index}")).collect();
+    let mut plan = "service: wide\nslot: 5m\nregions: { sjc: 'https://sjc.example' }\nslis:\n".to_owned();
+    slis.iter().for_each(|sli| plan.push_str(&format!("  - {{ name: {sli}, http: {{ path: /{sli} }} }}\n")));
+    plan.push_str("criteria:\n");
+    for sli in &slis {
+        plan.push_str(&format!("  - {{ name: {sli}, sli: {sli}, must: 'error_ratio < 1%' }}\n"));
+    }
+    plan.push_str("stages: [{ name: staging, soak: 48h, approval: true }]\n");
+    let after = |slots: u64| {
+        let mut recorder = Recorder::new("wide", &["sjc"], &[], "2026-05-04T09:00:00Z");
+        recorder.start("v42", &plan);
+        let (begin, mut index) = (recorder.now, 0);
+        let lines = std::iter::from_fn(|| {
+            if recorder.lines.is_empty() && index < slots {
+                let at = begin + Span::from_secs(300).times(index);
+                recorder.now = at + Span::from_secs(310);
+                let close = |sli: &String| {
+                    let closed = slot(&format!("{sli}/canary/sjc"), at, None, 6, 0);
+                    let unseen = ClosedSlot { reporters: 0, portions: Vec::new(), ..closed.clone() };
+                    Input::Closed(if index == 300 { unseen } else { closed })
+                };
+                recorder.record(slis.iter().map(close).collect());
+                index += 1;
+            }
+            (!recorder.lines.is_empty()).then(|| recorder.lines.remove(0))
+        });
+        let service: Service = "wide".parse().unwrap();
+        let report = report(lines, (&service, None)).unwrap().unwrap();
+        (serde_json::to_string(&report).unwrap().len(), report)
+    };
+    let (hour, _) = after(12);
+    let (days, report) = after(576);
+    assert!(days < hour + hour / 10, "{hour} bytes after an hour, {days} after 48");
+    assert_eq!(report.strips[0].cells.iter().map(|cell| cell.missing).sum::<u32>(), 1, "the gap is still seen");
+    assert_eq!((report.gaps[0].missing, report.answer.verdict), (1, Answered::NotYet));
+}
+
 #[test]
 fn every_number_names_a_row_that_is_there() {
     let report = staging().reported(Some(1));
