@@ -68,19 +68,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coordinator", &["bellwether-bus", "bellwether-decide", "bellwether-protocol"]),
     ("agents/runtime", &["bellwether-bus", "bellwether-protocol"]),
     ("agents/alert", AGENT),
-    (
-        "agents/flag",
-        &["bellwether-bus", "bellwether-protocol", "bellwether-runtime", "bellwether-render", "bellwether-fakes"],
-    ),
+    ("agents/flag", &["bellwether-bus", "bellwether-protocol", "bellwether-render", "bellwether-runtime"]),
     ("agents/metric", AGENT),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
     // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
-    ("agents/render", &["bellwether-protocol", "bellwether-runtime", "bellwether-fakes"]),
-    (
-        "agents/rollback",
-        &["bellwether-bus", "bellwether-fakes", "bellwether-protocol", "bellwether-render", "bellwether-runtime"],
-    ),
+    ("agents/render", &["bellwether-protocol", "bellwether-runtime"]),
+    ("agents/rollback", &["bellwether-bus", "bellwether-protocol", "bellwether-render", "bellwether-runtime"]),
     ("tests/fakes", &[]),
     ("tests/site", &["bellwether-protocol"]),
 ];
