@@ -215,7 +215,7 @@ async fn what_does_not_fit_together_is_refused_before_anything_is_done() {
     refuses(&["--looks", "0"], "1..=100").await;
     refuses(&["--check-only", "--emergency"], "cannot be used with").await;
     world.plan("pipeline", &[("https://pipeline.example.com", "http://10.0.0.1")]);
-    refuses(&[], "10.0.0.1 is not in this agent's `probe.allow`").await;
+    refuses(&[], "10.0.0.1 is not in this agent's `allow`").await;
     world.plan("shop", &[]);
     refuses(&[], "the agent's file has no lever `release` of `shop`").await;
     let both = World::new(&["v43", "v42"], &[]).await;

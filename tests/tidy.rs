@@ -68,7 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coordinator", &["bellwether-bus", "bellwether-decide", "bellwether-protocol"]),
     ("agents/runtime", &["bellwether-bus", "bellwether-protocol"]),
     ("agents/alert", AGENT),
-    ("agents/flag", &["bellwether-bus", "bellwether-protocol", "bellwether-runtime", "bellwether-render"]),
+    ("agents/flag", &["bellwether-bus", "bellwether-protocol", "bellwether-render", "bellwether-runtime"]),
     ("agents/metric", AGENT),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),

@@ -170,6 +170,6 @@ mod tests {
         std::fs::write(&config, format!("{head}probe: {{ allow: ['10.0.0.0/8'] }}\n")).unwrap();
         let refused =
             Eyes::open(Some(&config)).unwrap().see(Glance { service: &service, looks: &looks, at, slot }).await;
-        assert!(refused.unwrap_err().contains("good: 127.0.0.1 is not in this agent's `probe.allow`"));
+        assert!(refused.unwrap_err().contains("good: 127.0.0.1 is not in this agent's `allow`"));
     }
 }
