@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
-use bellwether_bus::{Bus, Clock, ConnectOptions, child};
+use bellwether_bus::testing::{self, Test};
+use bellwether_bus::{Bus, Clock};
 use bellwether_flag::evaluate::Flag;
 use bellwether_flag::snapshot::{Served, Snapshot};
 use bellwether_flag::store::{Endpoints, Store};
@@ -22,18 +22,10 @@ use serde_json::{Value, json};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
+const TESTS: [Test; 1] = bellwether_bus::tests![a_flag_is_applied_everywhere_and_outlives_nats];
+
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
-    if args.next_if(|arg| arg == child::VERB).is_some() {
-        return child::shim(args);
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let test = a_flag_is_applied_everywhere_and_outlives_nats();
-        tokio::time::timeout(4 * WITHIN, test).await.expect("within two minutes");
-    });
-    println!("test a_flag_is_applied_everywhere_and_outlives_nats ... ok");
-    ExitCode::SUCCESS
+    testing::harness(&TESTS, 4 * WITHIN)
 }
 
 /// One agent in this process.
@@ -52,7 +44,6 @@ impl Drop for Agent {
 impl Agent {
     fn start(dir: &Path, region: &str, url: &str) -> Self {
         let dir = dir.join(region);
-        std::fs::create_dir_all(&dir).expect("a directory");
         let address_file = dir.join("address");
         let _ = std::fs::remove_file(&address_file);
         let config = json!({
@@ -64,9 +55,8 @@ impl Agent {
                 "flags": [flag()],
             },
         });
-        let path = dir.join("flag.yaml");
         // JSON is YAML.
-        std::fs::write(&path, config.to_string()).expect("written");
+        let path = testing::write(&dir, "flag.yaml", &config.to_string());
         let task = tokio::spawn(async move {
             if let Err(e) = bellwether_flag::run(&path).await {
                 eprintln!("the agent ended: {e:?}");
@@ -111,13 +101,7 @@ struct Lever {
 
 impl Lever {
     async fn new(url: &str) -> Self {
-        let options = ConnectOptions {
-            url: url.to_owned(),
-            prefix: Default::default(),
-            name: "test".to_owned(),
-            credentials: None,
-        };
-        let bus = Bus::connect(&options).await.expect("connected");
+        let bus = Bus::connect(&testing::connect_options(url)).await.expect("connected");
         let own = "north.flag.flag-1".parse().expect("an agent");
         let endpoints = Endpoints::new(own, bus.kv(Bucket::Presence), Clock::new(), Vec::new());
         let served = Served::default();
@@ -158,12 +142,6 @@ fn flag() -> Value {
     json!({ "name": "new_checkout", "variants": { "on": true, "off": false }, "default": "off" })
 }
 
-fn start_server(dir: &Path) -> LocalServer {
-    let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-    let shim = std::env::current_exe().expect("our own path");
-    LocalServer::start(&ServerOptions { binary, shim, dir: dir.join("nats"), port: 0 }).expect("a server")
-}
-
 /// An agent without an endpoint, which only moves a flag in flagd's file.
 async fn flags_of_others_are_levers_too(dir: &Path, url: &str, bus: &Bus) {
     let file = dir.join("flags.json");
@@ -192,10 +170,7 @@ async fn flags_of_others_are_levers_too(dir: &Path, url: &str, bus: &Bus) {
 }
 
 async fn a_flag_is_applied_everywhere_and_outlives_nats() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let at = dir.path().to_owned();
-    let server = tokio::task::spawn_blocking(move || start_server(&at)).await.expect("not cancelled");
-    let server = Arc::new(server);
+    let testing::World { server, dir, .. } = testing::World::new().await;
     let east = Agent::start(dir.path(), "east", server.url());
     let west = Agent::start(dir.path(), "west", server.url());
     for agent in [&east, &west] {

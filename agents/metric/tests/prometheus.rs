@@ -9,20 +9,23 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use bellwether_bus::child::{Child, Output, Spec};
+use bellwether_bus::testing::{Test, harness};
 use bellwether_protocol::sample::{Histogram, Sample};
 use bellwether_protocol::time::Span;
 use serde_json::json;
 
 use world::{Page, World};
 
+const TESTS: [Test; 1] = bellwether_bus::tests![what_prometheus_says_becomes_the_right_samples];
+
 fn main() -> ExitCode {
-    world::harness("what_prometheus_says_becomes_the_right_samples", test())
+    harness(&TESTS, Duration::from_secs(120))
 }
 
 /// Long enough for every value on the page to be scraped.
 const STEP: Duration = Duration::from_millis(1_600);
 
-async fn test() {
+async fn what_prometheus_says_becomes_the_right_samples() {
     let page = Page::default();
     page.put(Some(&text("v1", 100, None, [5, 9, 11])));
     let target = page.serve().await;

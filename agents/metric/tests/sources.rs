@@ -5,18 +5,22 @@
 mod world;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use bellwether_bus::testing::{Test, harness};
 use bellwether_protocol::sample::{Portion, Sample};
 use bellwether_protocol::time::Span;
 use serde_json::json;
 
 use world::{Page, World, append};
 
+const TESTS: [Test; 1] = bellwether_bus::tests![every_source_reaches_the_stream];
+
 fn main() -> ExitCode {
-    world::harness("every_source_reaches_the_stream", test())
+    harness(&TESTS, Duration::from_secs(120))
 }
 
-async fn test() {
+async fn every_source_reaches_the_stream() {
     let mut world = World::new(Span::from_secs(1)).await;
     let (metrics, health) = (Page::default(), Page::default());
     let (metrics_url, health_url) = (metrics.serve().await, health.serve().await);

@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
-use bellwether_bus::{Bus, ConnectOptions, From, Reader, child};
+use bellwether_bus::server::LocalServer;
+use bellwether_bus::{Bus, From, Reader, testing};
 use bellwether_protocol::assignment::{Assignment, Look};
 use bellwether_protocol::codec::{from_msgpack, to_msgpack};
 use bellwether_protocol::id::Revision;
@@ -18,18 +17,6 @@ use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::{Span, Timestamp};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// Runs one test, bounded, unless this process is to be a shim.
-pub(crate) fn harness(name: &str, test: impl Future<Output = ()>) -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
-    if args.next_if(|arg| arg == child::VERB).is_some() {
-        return child::shim(args);
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), test).await.expect("within its time") });
-    println!("test {name} ... ok");
-    ExitCode::SUCCESS
-}
 
 /// NATS, and one metric agent of region `sjc`.
 pub(crate) struct World {
@@ -44,16 +31,7 @@ pub(crate) struct World {
 impl World {
     /// Starts NATS; every slot will be of this width.
     pub(crate) async fn new(slot: Span) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-        let shim = std::env::current_exe().expect("our own path");
-        let options = ServerOptions { binary, shim, dir: dir.path().join("nats"), port: 0 };
-        let server = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled");
-        let server = Arc::new(server.expect("a server"));
-        let (url, name) = (server.url().to_owned(), "test".to_owned());
-        let options = ConnectOptions { url, prefix: Default::default(), name, credentials: None };
-        let bus = Bus::connect(&options).await.expect("connected");
-        bus.provision().await.expect("provisioned");
+        let testing::World { server, dir, bus } = testing::World::new().await;
         let reader = bus.read(Stream::Samples, Vec::new(), From::Start);
         Self { server, dir, bus, samples: Vec::new(), reader, slot }
     }
@@ -69,8 +47,7 @@ impl World {
             "agent": {"region": "sjc", "name": "metric-1", "state_dir": self.dir.path().join("agent"), "nats": {"url": self.url()}},
             "metric": metric,
         });
-        let path = self.dir.path().join("metric.yaml");
-        std::fs::write(&path, config.to_string()).expect("written");
+        let path = testing::write(self.dir.path(), "metric.yaml", &config.to_string());
         tokio::spawn(async move { bellwether_metric::run(&path).await.expect("it runs") });
         let look = |(sli, kind, url, settings): &(&str, &str, &str, Value)| Look {
             sli: sli.parse().expect("an sli"),
