@@ -21,7 +21,7 @@ use bellwether_protocol::plan::read_plan;
 use bellwether_protocol::presence::{LeverReading, Target, Watching};
 use bellwether_protocol::reason::{Lack, Reason, Verdict};
 use bellwether_protocol::record::{AgentHere, AgentSeen, ClosedSlot, Hash, Input, Positions, Series};
-use bellwether_protocol::report::{Answered, Issue, Met, Priority, Report, Wanted};
+use bellwether_protocol::report::{Answered, Issue, Met, Percentile, Priority, Report, Wanted};
 use bellwether_protocol::sample::{Evidence, Histogram, LATENCY_EDGES_MS, Level, Portion};
 use bellwether_protocol::time::{Span, Timestamp};
 
@@ -236,6 +236,8 @@ fn a_staging_release_is_reported_at_any_moment() {
     assert_eq!(report.strips[0].cells.iter().map(|cell| cell.missing).sum::<u32>(), 3, "no gap is lost");
     let seen: Vec<_> = report.endpoints.iter().map(|own| (own.covered, own.slots)).collect();
     assert_eq!(seen, [(429, 432); 6]);
+    let edge = Some(Percentile::AtMost(Span::from_ms(128)));
+    assert!(report.endpoints.iter().all(|own| own.p95 == edge), "120 ms lie below the edge of 128");
     let failed = |issue: &&Issue| matches!(&issue.what, Reason::VerdictChanged { judgement } if judgement.verdict == Verdict::Fail);
     let down = report.issues.iter().find(failed).unwrap();
     assert_eq!((down.priority, down.until, down.times), (Priority::Medium, None, 1));

@@ -7,8 +7,10 @@ use bellwether_protocol::plan::number::shorten;
 use bellwether_protocol::report::{Cell, CriterionRow, Report, Scale, Strip};
 use bellwether_protocol::status::{StageMark, StageStatus};
 
+use super::deployment::soaked;
 use super::html::Escaped;
-use super::words::{moment, result, soaked};
+use super::seen::result;
+use super::words::moment;
 use super::{Chart, Face};
 use crate::render::span;
 

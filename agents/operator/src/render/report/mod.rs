@@ -2,8 +2,10 @@
 //! are written from it alone, so that both say the same.
 
 mod chart;
+mod deployment;
 mod html;
 mod markdown;
+mod seen;
 mod words;
 
 pub(crate) use html::html as report_html;
