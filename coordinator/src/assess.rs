@@ -178,7 +178,7 @@ stages: [{ name: all, enter: [{ set: release, to: '{release}' }], soak: 1h }]
         let shown: Vec<String> = looks.iter().map(|(region, look)| format!("{region} {}", look.sli)).collect();
         assert_eq!(shown, ["east jwks"]);
         assert!(looks.iter().all(|(_, look)| look.fingerprint == plan().fingerprint && look.fingerprint.is_some()));
-        let soft = PLAN.replace(", hard: true", "");
+        let soft = PLAN.replace("hard: true", "hard: false");
         let soft = read_plan("plan.yaml", &soft, &[], &BTreeMap::new()).unwrap().0;
         assert!(super::looks(&soft, &east()).is_empty());
         assert_eq!(assess(&soft, &east(), &[], Span::from_secs(5)).health, Health::NoData);
