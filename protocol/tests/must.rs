@@ -276,6 +276,7 @@ fn sayable() -> impl Strategy<Value = Objective> {
         (quantile(), limits(span)).prop_map(|(quantile, (target, max))| Objective::Quantile { quantile, max, target }),
         (bad.clone(), limits((1..ONE_PPB).prop_map(Ratio::from_ppb)))
             .prop_map(|(bad, (target, max))| Objective::Ratio { bad, max, target }),
+        number().prop_map(|number| Objective::Rising { number }),
         (number(), ratio(1, ONE_PPB), uptime).prop_map(|(number, within, uptime)| Objective::Stable {
             number,
             within,

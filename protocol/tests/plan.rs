@@ -148,7 +148,7 @@ error[P02]: `hard` cannot be `yes`
 error[P03]: unknown key `fro` in criterion
   --> shop.yaml:16:5
 16|     fro: 1s
-  |     ^^^ did you mean `for`? (also: name, sli, must, ratio, zero, quantile, number, consecutive, compare, compare_latency, stable, burn, hard, min_events, require, on_fail)
+  |     ^^^ did you mean `for`? (also: name, sli, must, ratio, zero, quantile, number, consecutive, compare, compare_latency, rising, stable, burn, hard, min_events, require, on_fail)
 error[P04]: unknown lever `trafic`
   --> shop.yaml:20:16
 20|       - { set: trafic, to: 10% }

@@ -37,6 +37,7 @@ pub fn is_tested(criterion: &Criterion) -> bool {
         Objective::Burn { .. }
         | Objective::Consecutive { .. }
         | Objective::Number { .. }
+        | Objective::Rising { .. }
         | Objective::Stable { .. }
         | Objective::Zero { .. } => false,
     }

@@ -44,7 +44,8 @@ pub fn findings(rollout: &Rollout, now: Timestamp) -> Vec<Finding<'_>> {
         for track in tracks {
             let Some(criterion) = rollout.plan.criterion(&track.criterion) else { continue };
             // A level is one process's own: pooled with others it says nothing.
-            let is_pooled_level = scope.region.is_none() && matches!(criterion.objective, Objective::Stable { .. });
+            let is_pooled_level = scope.region.is_none()
+                && matches!(criterion.objective, Objective::Rising { .. } | Objective::Stable { .. });
             if !is_pooled_level && !rollout.is_excluded(&Excluded::Criterion(criterion.name.clone()), now) {
                 all.push(Finding::new(criterion, track, scope));
             }

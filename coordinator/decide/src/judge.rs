@@ -59,7 +59,7 @@ pub(crate) fn is_red(criterion: &Criterion, tally: &Tally) -> bool {
         | Objective::CompareLatency { .. }
         | Objective::Stable { .. } => false,
         Objective::Consecutive { .. } => tally.n > 0 && tally.bad == tally.n,
-        Objective::Number { .. } | Objective::Zero { .. } => tally.bad > 0,
+        Objective::Number { .. } | Objective::Rising { .. } | Objective::Zero { .. } => tally.bad > 0,
         Objective::Quantile { quantile, .. } => quantile.complement().is_exceeded_by(tally.bad, tally.n),
         Objective::Ratio { max, .. } => max.is_exceeded_by(tally.bad, tally.n),
     }
@@ -157,7 +157,10 @@ fn verdict(criterion: &Criterion, track: &Track, is_silent: bool) -> Verdict {
         | Objective::CompareLatency { .. }
         | Objective::Quantile { .. }
         | Objective::Ratio { .. } => track.proven,
-        Objective::Consecutive { .. } | Objective::Number { .. } | Objective::Zero { .. } => true,
+        Objective::Consecutive { .. }
+        | Objective::Number { .. }
+        | Objective::Rising { .. }
+        | Objective::Zero { .. } => true,
     };
     if is_proven && track.failing_since.is_none() { Verdict::Pass } else { Verdict::Inconclusive(Lack::NotProven) }
 }
@@ -198,7 +201,7 @@ fn numbers(criterion: &Criterion, track: &Track) -> Numbers {
         }
         Objective::Ratio { max, .. } => (percent(bad, n), max.to_string()),
         Objective::Stable { within, .. } => (said(), format!("{within} a day")),
-        Objective::Zero { .. } => (bad.to_string(), "0".to_owned()),
+        Objective::Rising { .. } | Objective::Zero { .. } => (bad.to_string(), "0".to_owned()),
     };
     Numbers { bad, n, value, limit }
 }

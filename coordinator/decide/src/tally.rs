@@ -86,6 +86,7 @@ impl Tally {
             Objective::CompareLatency { .. }
             | Objective::Number { .. }
             | Objective::Quantile { .. }
+            | Objective::Rising { .. }
             | Objective::Stable { .. }
                 if only_bad =>
             {
@@ -111,6 +112,12 @@ impl Tally {
                 over_target: portion.latency.over(target.unwrap_or(*max)),
                 ..Self::default()
             },
+            // What it fell from, the track knows.
+            Objective::Rising { number } => {
+                let Some(level) = portion.numbers.get(number) else { return Self::default() };
+                let bad = u64::from(level.last < level.max);
+                Self { n: level.n, bad, over_target: bad, value: Some(level.last), ..Self::default() }
+            }
             Objective::Stable { number, uptime, .. } => {
                 let Some(level) = portion.numbers.get(number) else { return Self::default() };
                 let uptime = uptime.as_ref().and_then(|name| portion.numbers.get(name)).map(|level| level.min);

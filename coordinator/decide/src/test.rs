@@ -81,7 +81,10 @@ impl Test {
             Objective::Stable { within, .. } => {
                 Some(Self::Stability(Box::new(Stability::new(share_of(*within), slot, planned))))
             }
-            Objective::Consecutive { .. } | Objective::Number { .. } | Objective::Zero { .. } => None,
+            Objective::Consecutive { .. }
+            | Objective::Number { .. }
+            | Objective::Rising { .. }
+            | Objective::Zero { .. } => None,
         }
     }
 

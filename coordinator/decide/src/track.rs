@@ -102,6 +102,8 @@ impl Track {
     /// Folds one slot. Slots come in their order, and each once. A slot that was not covered is a gap:
     /// what was proven before it is not proven any more.
     pub fn push(&mut self, criterion: &Criterion, slot: Timestamp, tally: &Tally, pairs: &[Pair], is_covered: bool) {
+        let fell = self.fell(criterion, tally);
+        let tally = fell.as_ref().unwrap_or(tally);
         self.total.add(tally);
         if tally.n > 0 {
             self.bad_run = if tally.bad == tally.n { self.bad_run.saturating_add(1) } else { 0 };
@@ -124,6 +126,13 @@ impl Track {
         }
         self.note_failure(criterion);
         self.note_shared(criterion, tally);
+    }
+
+    /// The slot with a fall counted, when a number that may only rise fell since the last one.
+    fn fell(&self, criterion: &Criterion, tally: &Tally) -> Option<Tally> {
+        let is_rising = matches!(criterion.objective, Objective::Rising { .. });
+        let (now, before) = tally.value.zip(self.last.value).filter(|_| is_rising)?;
+        (now < before && tally.bad == 0).then(|| Tally { bad: 1, over_target: 1, ..tally.clone() })
     }
 
     /// What arrived too late for its slot may worsen: it breaks zero tolerance, and what was proven
@@ -242,7 +251,34 @@ impl Track {
             Objective::CompareLatency { .. } => is_enough && is_proven(),
             Objective::Consecutive { slots } => self.bad_run >= *slots,
             Objective::Number { .. } => self.last.n >= criterion.min_events && self.last.bad > 0,
-            Objective::Zero { .. } => self.total.bad > 0,
+            Objective::Rising { .. } | Objective::Zero { .. } => self.total.bad > 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::tests::criterion;
+
+    #[test]
+    fn a_number_that_may_only_rise_fails_for_good_when_it_falls() {
+        let criterion = criterion("restarts", true, Objective::Rising { number: "uptime".parse().unwrap() });
+        let slot = Span::from_secs(30);
+        let fails = |values: &[Option<f64>]| -> Vec<bool> {
+            let begin = Timestamp::from_ms(1_800_000_000_000);
+            let mut track = Track::new(&criterion, Share { bar: 0.0, planned: 100 }, slot, begin);
+            let mut at = begin;
+            let mut seen = Vec::new();
+            for value in values {
+                let tally = Tally { n: u64::from(value.is_some()), value: *value, ..Tally::default() };
+                track.push(&criterion, at, &tally, &[], value.is_some());
+                seen.push(track.fails(&criterion));
+                at = at + slot;
+            }
+            seen
+        };
+        assert_eq!(fails(&[Some(10.0), Some(40.0), None, Some(100.0)]), [false; 4]);
+        assert_eq!(fails(&[Some(10.0), Some(40.0), None, Some(5.0), Some(35.0)]), [false, false, false, true, true]);
     }
 }

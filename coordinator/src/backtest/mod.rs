@@ -143,7 +143,9 @@ fn fill(own: &mut ClosedSlot, slot: Timestamp, row: Option<&Row>, plan: &Plan) {
     portion.numbers = value.map_or_else(BTreeMap::new, |value| {
         let numbers = plan.criteria.iter().filter(|criterion| criterion.sli == own.series.sli);
         let numbers = numbers.filter_map(|criterion| match &criterion.objective {
-            Objective::Number { number, .. } | Objective::Stable { number, .. } => Some(number.clone()),
+            Objective::Number { number, .. } | Objective::Rising { number } | Objective::Stable { number, .. } => {
+                Some(number.clone())
+            }
             _ => None,
         });
         numbers.map(|number| (number, Level::one(value))).collect()

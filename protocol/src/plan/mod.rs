@@ -32,7 +32,7 @@
 //!     http:                     # exactly one kind of probe, with its own settings
 //!       path: /checkout
 //!       refusal: ["status == 503", "body contains FEATURE_DISABLED"]
-//! criteria:                     # each judges one SLI by a sentence, or by one of nine objectives
+//! criteria:                     # each judges one SLI by a sentence, or by one of ten objectives
 //!   - name: error_rate
 //!     sli: checkout             # default: the plan's only one
 //!     must: "error_ratio < 0.1%, alert 0.5%"
@@ -54,6 +54,7 @@
 //!   - { name: down, consecutive: { sli: checkout, slots: 3 }, hard: true }
 //!   - { name: worse, compare: { sli: checkout, times: 1.5x, bad: [http_5xx] } }     # default 1.5x
 //!   - { name: slower, compare_latency: { sli: checkout, q: 99%, times: 1.2x } }     # default anywhere, 1.2x
+//!   - { name: restarts, rising: { sli: checkout, number: uptime } }
 //!   - { name: leak, stable: { sli: checkout, number: memory_used, within: 5%, uptime: uptime } }
 //!   - { name: budget, burn: { sli: checkout, slo: 99.9%, period: 30d, spend: 10%, bad: [http_5xx] } }  # default 10%
 //! stages:
@@ -102,6 +103,7 @@
 //! | `memory_used < 1.5GB, alert 1.8GB` | number: warns above the one, fails above the other |
 //! | `handlers >= 4` | number: fails below |
 //! | `never 3 slots down` | consecutive |
+//! | `uptime never falls` | rising: a restart of a single process |
 //! | `canary error_ratio <= 1.5x baseline` | compare; also `5xx_ratio`, `error_ratio (5xx, timeout)` |
 //! | `canary p99 <= 1.5x baseline` | compare_latency at one quantile |
 //! | `canary latency <= 1.2x baseline` | compare_latency anywhere |
@@ -382,6 +384,11 @@ pub enum Objective {
         max: Ratio,
         /// Warned of above, though within `max`; what the Pass test proves. Default: `max`.
         target: Option<Ratio>,
+    },
+    /// A number of one process, such as its uptime, never falls: when it does, the process was restarted.
+    Rising {
+        /// Which number.
+        number: NumberName,
     },
     /// A level such as memory neither climbs nor scatters.
     Stable {

@@ -55,6 +55,7 @@ const CRITERION: &[&str] = &[
     "consecutive",
     "compare",
     "compare_latency",
+    "rising",
     "stable",
     "burn",
     "hard",
@@ -69,8 +70,8 @@ const CRITERION_GONE: &[(&str, &str)] = &[(
     "leave it out: the evidence of the whole stage is judged at every moment, and a late regression is seen in it",
 )];
 /// The keys of a criterion of which exactly one says what must hold, unless a sentence does.
-pub(super) const OBJECTIVES: [&str; 9] =
-    ["ratio", "zero", "quantile", "number", "consecutive", "compare", "compare_latency", "stable", "burn"];
+pub(super) const OBJECTIVES: [&str; 10] =
+    ["ratio", "zero", "quantile", "number", "consecutive", "compare", "compare_latency", "rising", "stable", "burn"];
 const STAGE: &[&str] = &[
     "name",
     "regions",
@@ -296,6 +297,7 @@ impl Reader<'_> {
             "number" => &["sli", "number", "min", "max", "target"],
             "compare" => &["sli", "times", "bad"],
             "compare_latency" => &["sli", "q", "times"],
+            "rising" => &["sli", "number"],
             "stable" => &["sli", "number", "within", "uptime"],
             "burn" => &["sli", "slo", "period", "spend", "bad"],
             _ => &["sli", "slots"],
@@ -331,6 +333,7 @@ impl Reader<'_> {
                 let times = self.or(s, "times", TIMES_LATENCY, Self::times);
                 Objective::CompareLatency { quantile: quantile?, times: times? }
             }
+            "rising" => Objective::Rising { number: self.need(s, "number", Self::token)? },
             "stable" => {
                 let number = self.need(s, "number", Self::token);
                 let within = self.need(s, "within", Self::ratio);

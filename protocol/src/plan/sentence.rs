@@ -36,6 +36,7 @@ impl fmt::Display for Objective {
             Self::Ratio { bad, max, target } => {
                 format!("{} {}", share(bad), below(target.map(|target| target.to_string()), &max.to_string()))
             }
+            Self::Rising { number } => format!("{number} never falls"),
             Self::Stable { number, within, uptime } => {
                 let uptime = uptime.as_ref().map(|uptime| format!(", uptime {uptime}")).unwrap_or_default();
                 format!("{number} stable within {within} a day{uptime}")

@@ -67,7 +67,7 @@ fn criterion(plan: &Plan, stage: &Stage, criterion: &Criterion, per_minute: Opti
             let slow = quantile.map_or(BASELINE.1, |quantile| Ratio::from_ppb(quantile.complement().ppb() / 4 * 3));
             compared(&path, Times::ONE, slow)
         }
-        Objective::Consecutive { .. } | Objective::Number { .. } => {
+        Objective::Consecutive { .. } | Objective::Number { .. } | Objective::Rising { .. } => {
             let slots = path.fails(1.0).map(|lasts| (lasts.as_ms() / plan.slot.as_ms().max(1), lasts));
             Shows::Lasting { slots }
         }

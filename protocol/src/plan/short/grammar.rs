@@ -24,6 +24,7 @@ const CONSECUTIVE: &str = "never 3 slots down";
 const LIMIT: &str = "error_ratio < 0.1%, alert 0.5%";
 const LOWER: &str = "handlers >= 4";
 const QUANTILE: &str = "p99 < 10s";
+const RISING: &str = "uptime never falls";
 const STABLE: &str = "memory stable within 5% a day";
 const ZERO: &str = "no 5xx, timeout";
 
@@ -285,6 +286,7 @@ impl Parser {
         let is_number = quantile.is_none() && bad.is_none();
         match self.peek() {
             "<" | "<=" => self.next += 1,
+            "never" if is_number => return self.rising(subject),
             "stable" if is_number => return self.stable(subject),
             ">=" if is_number => return self.lower(subject),
             ">" if is_number => return Err(self.slip("`>=`", LOWER)),
@@ -321,6 +323,12 @@ impl Parser {
             });
         }
         self.finish(Form::new("number").with("number", Some(subject)).with("min", Some(min)), LOWER)
+    }
+
+    fn rising(&mut self, subject: Word) -> Parsed<Form> {
+        self.next += 1;
+        self.expect("falls", RISING)?;
+        self.finish(Form::new("rising").with("number", Some(subject)), RISING)
     }
 
     fn stable(&mut self, subject: Word) -> Parsed<Form> {
