@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bellwether_protocol::id::{LeverName, Role, Service};
-use bellwether_runtime::{AgentConfig, ConfigError, Driver, Lever, LeverError, Runtime, StartError};
+use bellwether_runtime::{AgentConfig, ConfigError, Driver, Lever, LeverError, Runtime, StartError, Task, TaskConfig};
 use serde::Deserialize;
 
 use crate::exec::{Exec, ExecConfig};
@@ -42,6 +42,7 @@ struct LeverConfig {
     exec: Option<ExecConfig>,
     render: Option<RenderConfig>,
     render_auto_deploy: Option<RenderConfig>,
+    task: Option<TaskConfig>,
 }
 
 /// Why a rollback agent did not start, or stopped.
@@ -63,7 +64,7 @@ pub enum RollbackError {
     #[error("`rollback.levers` is empty, so there would be nothing to do")]
     NoLever,
     /// A lever that nothing moves, or several do.
-    #[error("lever `{0}` needs one driver: give it `exec`, `render` or `render_auto_deploy`")]
+    #[error("lever `{0}` needs one driver: give it `exec`, `render`, `render_auto_deploy` or `task`")]
     Driver(LeverName),
     /// It could not join the mesh.
     #[error("could not start")]
@@ -86,27 +87,29 @@ pub async fn run(config: &Path) -> Result<(), RollbackError> {
 /// When the configuration cannot work.
 pub fn configured(config: &Path) -> Result<(AgentConfig, Vec<Lever>), RollbackError> {
     let Config { agent, rollback } = bellwether_runtime::load_config(config)?;
-    Ok((agent, levers(&rollback)?))
+    let levers = levers(&rollback, &agent.state_dir)?;
+    Ok((agent, levers))
 }
 
-fn levers(config: &RollbackConfig) -> Result<Vec<Lever>, RollbackError> {
+fn levers(config: &RollbackConfig, state_dir: &Path) -> Result<Vec<Lever>, RollbackError> {
     let mut levers: Vec<Lever> = Vec::new();
     for lever in &config.levers {
         if levers.iter().any(|known| known.name == lever.name) {
             return Err(RollbackError::Duplicate(lever.name.clone()));
         }
-        let driver = driver(lever)?;
+        let driver = driver(lever, state_dir)?;
         levers.push(Lever { service: config.service.clone(), name: lever.name.clone(), driver });
     }
     if levers.is_empty() { Err(RollbackError::NoLever) } else { Ok(levers) }
 }
 
-fn driver(lever: &LeverConfig) -> Result<Arc<dyn Driver>, RollbackError> {
-    let LeverConfig { name, exec, render, render_auto_deploy } = lever;
-    let driver = match (exec, render, render_auto_deploy) {
-        (Some(exec), None, None) => shared(Exec::new(exec)),
-        (None, Some(render), None) => shared(Render::new(render)),
-        (None, None, Some(render)) => shared(AutoDeploy::new(render)),
+fn driver(lever: &LeverConfig, state_dir: &Path) -> Result<Arc<dyn Driver>, RollbackError> {
+    let LeverConfig { name, exec, render, render_auto_deploy, task } = lever;
+    let driver = match (exec, render, render_auto_deploy, task) {
+        (Some(exec), None, None, None) => shared(Exec::new(exec)),
+        (None, Some(render), None, None) => shared(Render::new(render)),
+        (None, None, Some(render), None) => shared(AutoDeploy::new(render)),
+        (None, None, None, Some(task)) => shared(Task::new(task, state_dir, name)),
         _ => return Err(RollbackError::Driver(name.clone())),
     };
     driver.map_err(|error| RollbackError::Lever(name.clone(), error))
@@ -125,7 +128,7 @@ mod tests {
     fn check(levers_json: serde_json::Value, expected: &str) {
         let config = serde_json::json!({ "service": "shop", "levers": levers_json });
         let config: RollbackConfig = serde_json::from_value(config).expect("a configuration");
-        let said = match levers(&config) {
+        let said = match levers(&config, Path::new("state")) {
             Ok(levers) => format!("{} levers", levers.len()),
             Err(e) => e.to_string(),
         };

@@ -100,16 +100,12 @@ impl Exec {
             return Err(ExecError::Timeout);
         }
         let allowed = Allowed::new(config.values.as_deref(), config.pattern.as_deref());
-        let secret = |(name, secret): (&String, &SecretRef)| match secret.resolve() {
-            Ok(value) => Ok((name.clone(), value)),
-            Err(e) => Err(ExecError::Secret(name.clone(), e.into())),
-        };
         Ok(Self {
             set: config.set.clone(),
             read_back: config.read_back.clone(),
             history: config.history.clone(),
             timeout: config.timeout.to_std(),
-            env: config.env.iter().map(secret).collect::<Result<_, _>>()?,
+            env: secrets(&config.env)?,
             allowed: allowed.map_err(ExecError::Pattern)?,
         })
     }
@@ -142,6 +138,15 @@ impl Driver for Exec {
             Ok(releases)
         })
     }
+}
+
+/// The environment of a command, its secrets resolved.
+pub(crate) fn secrets(env: &BTreeMap<String, SecretRef>) -> Result<BTreeMap<String, SecretString>, ExecError> {
+    let secret = |(name, secret): (&String, &SecretRef)| match secret.resolve() {
+        Ok(value) => Ok((name.clone(), value)),
+        Err(e) => Err(ExecError::Secret(name.clone(), e.into())),
+    };
+    env.iter().map(secret).collect()
 }
 
 fn check_reader(key: &'static str, line: &[String]) -> Result<(), ExecError> {

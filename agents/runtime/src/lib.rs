@@ -13,7 +13,7 @@
 //! | `looks`, `gather` | assignments to running looks, and what a slot of one came to |
 //! | `spool` | samples, on disk until NATS has them |
 //! | `allowed` | which values a lever may be set to |
-//! | `exec` | the driver that levers of any role may have: a command |
+//! | `exec`, `task` | the drivers that levers of any role may have: a command that sets, and one that is run |
 //! | [`ledger`] | one lever's actions, as a state machine without I/O |
 //! | `levers` | the ledger's hands: claims, actions, drivers, results |
 //! | `alone` | one action on one lever, without a mesh |
@@ -41,6 +41,7 @@ mod shutdown;
 mod spool;
 mod start;
 pub mod store;
+mod task;
 pub mod telemetry;
 pub mod web;
 
@@ -57,3 +58,4 @@ pub use secret::{SecretError, SecretRef};
 pub use shutdown::shutdown;
 pub use spool::{SampleSender, SpoolError};
 pub use start::{Runtime, StartError};
+pub use task::{Task, TaskConfig};
