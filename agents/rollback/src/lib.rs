@@ -142,7 +142,7 @@ mod tests {
         check(serde_json::json!([]), "`rollback.levers` is empty, so there would be nothing to do");
         check(
             serde_json::json!([{ "name": "traffic" }]),
-            "lever `traffic` needs one driver: give it `exec`, `render` or `render_auto_deploy`",
+            "lever `traffic` needs one driver: give it `exec`, `render`, `render_auto_deploy` or `task`",
         );
         let twice = serde_json::json!([{ "name": "a", "exec": exec }, { "name": "a", "exec": exec }]);
         check(twice, "lever `a` is configured twice");

@@ -86,8 +86,12 @@ pub(crate) fn blame(rollout: &Rollout, findings: &[Finding<'_>]) -> Option<Blame
     shared
 }
 
+/// How many slots more are waited for, when nothing was seen of the old release in any in which the new one was bad.
+const PATIENCE: u64 = 2;
+
 /// Whether the old release fails the same criterion, by the same test, over the slots in which the new
-/// one fails it. Unknown until the baseline has closed the slot that failed: at most one grace.
+/// one fails it. Unknown until the baseline has closed the slot that failed: at most one grace; and, for
+/// a share, for two slots more while none of the bad slots was seen on both.
 ///
 /// Once it did, only a new release that stays red while the old one does not is to blame.
 fn is_as_red(criterion: &Criterion, red: &Track, baseline: &Track) -> Option<bool> {
@@ -106,8 +110,14 @@ fn is_as_red(criterion: &Criterion, red: &Track, baseline: &Track) -> Option<boo
         // that it has there. Both are chosen without the baseline, so one within the limit seems as red
         // at most 1 time in 20: holding asks for what a soft criterion asks, and taking back for more.
         let since = red.worst_since(limit, alternative).map(|(since, _)| since);
+        let mut bad = red.recent.iter().filter(|(slot, counts)| counts.bad > 0 && Some(*slot) >= since);
+        let is_patient = red.upto.since(failed_at) < red.slot.times(PATIENCE);
+        let was_seen = |slot: &Timestamp| baseline.recent.iter().any(|(own, _)| own == slot);
+        if is_patient && !bad.any(|(slot, _)| was_seen(slot)) {
+            return None;
+        }
         let bar = if was_shared { 0.0 } else { -libm::log(budget::ALPHA_SOFT) };
-        return Some(threshold::ln_e_fail_as(baseline.counts(since), limit, alternative) >= bar);
+        return Some(threshold::ln_e_fail_as(baseline.beside(red, since), limit, alternative) >= bar);
     }
     if matches!(criterion.objective, Objective::Zero { .. }) {
         // Slot by slot, for one that is bad fails. The looks at the two are not at the same instant:
@@ -282,6 +292,35 @@ mod tests {
             assert!(red.failed_at.is_some(), "{} {why}: it does not fail", criterion.objective);
             assert_eq!(is_as_red(criterion, &red, &baseline), expected, "{}: {why}", criterion.objective);
         }
+    }
+
+    #[test]
+    fn slots_in_which_only_one_of_the_two_was_seen_say_nothing() {
+        let max = Ratio::from_ppb(100_000_000);
+        let ratio = criterion("ratio", true, Objective::Ratio { bad: Vec::new(), max, target: None });
+        let seen = |slots: &[Option<u64>]| {
+            let mut track = track(&ratio, &[]);
+            for bad in slots {
+                let n = if bad.is_some() { 60 } else { 0 };
+                let tally = Tally { n, bad: bad.unwrap_or(0), over_target: bad.unwrap_or(0), ..Tally::default() };
+                track.push(&ratio, track.upto, &tally, &[], bad.is_some());
+            }
+            track
+        };
+        let (calm, bad) = (Some(0), Some(60));
+        // The bad day began when the new release was seen for the first time.
+        let red = seen(&[None, None, None, bad]);
+        assert_eq!(is_as_red(&ratio, &red, &seen(&[calm, calm, calm, Some(30)])), Some(true));
+        assert_eq!(is_as_red(&ratio, &red, &seen(&[calm, calm, calm, calm])), Some(false));
+        // The old release was not seen then: two slots more are waited for, and no more.
+        let unseen = [calm, calm, calm, None];
+        assert_eq!(is_as_red(&ratio, &red, &seen(&unseen)), None);
+        let later = |own, theirs| {
+            let red = seen(&[None, None, None, bad, own, own]);
+            is_as_red(&ratio, &red, &seen(&[&unseen[..], &[theirs, theirs]].concat()))
+        };
+        assert_eq!(later(bad, bad), Some(true));
+        assert_eq!(later(bad, None), Some(false));
     }
 
     #[test]

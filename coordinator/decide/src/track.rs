@@ -189,6 +189,19 @@ impl Track {
         self.recent.len() < RECENT_MAX || self.recent.front().is_some_and(|(first, _)| *first <= slot)
     }
 
+    /// What was seen in the slots in which `other` saw something too, from `since` on. Of the whole
+    /// stage where that is too long to remember slot by slot.
+    pub fn beside(&self, other: &Self, since: Option<Timestamp>) -> Counts {
+        let Some(since) =
+            since.or_else(|| other.recent.front().filter(|_| other.recent.len() < RECENT_MAX).map(|(slot, _)| *slot))
+        else {
+            return self.counts(None);
+        };
+        let is_both = |slot: &Timestamp| *slot >= since && other.recent.iter().any(|(own, _)| own == slot);
+        let both = self.recent.iter().filter(|(slot, _)| is_both(slot));
+        both.fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts))
+    }
+
     /// What was seen from a slot on that is among the last ones; of the whole stage without one.
     pub fn counts(&self, since: Option<Timestamp>) -> Counts {
         let whole = self.total.counts();
