@@ -68,6 +68,7 @@ scenarios! {
     foreign_deploy
     guarded
     healthy
+    machine_lost
     prober_without_dns
     region_silent
     rollback_not_recovered

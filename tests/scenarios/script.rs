@@ -98,6 +98,7 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
             world.hands.push(Hand::new(&format!("hub.flag.{name}"), name, &[], 0));
             world.hand_beats(world.hands.len() - 1);
         }
+        ["lever", name, "loses", target] => drop(world.site.real(name).targets.remove(*target)),
         ["lever", name, "moves", value] => world.order(&name.parse().unwrap(), &value.parse().unwrap()),
         ["lever", name, "stuck", target] => drop(world.site.real(name).stuck.insert((*target).to_owned())),
         ["probe", region, state] => {

@@ -150,7 +150,7 @@ fn a_start_that_cannot_work_is_refused_and_the_log_replays_alone() {
         assert_eq!(unknown_lever.refused.as_deref(), Some("no live agent holds lever weight"));
         let north = "regions: { north: \"http://127.0.0.1:1\", east:";
         let unknown_region = mesh.ask(Verb::Start, plan("regions: { east:", north)).await;
-        assert_eq!(unknown_region.refused.as_deref(), Some("region north has 0 of 1 probe agents"));
+        assert_eq!(unknown_region.refused.as_deref(), Some("region north has 0 of 1 agents that look by http"));
         let mut log = mesh.log_from_now().await;
         let not_allowed = mesh.ask(Verb::Start, plan(&mesh.site.environments["east"], "http://127.0.0.1:1")).await;
         assert_eq!(not_allowed.refused, None, "the start is stored; the agent refuses what it is told to look at");

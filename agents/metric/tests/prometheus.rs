@@ -155,7 +155,7 @@ fn installed() -> PathBuf {
         eprintln!("installing Debian's prometheus into {}", cache.display());
         // Put in its place by a rename, so that an install that was cut short is none.
         let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let script = "apt-get download prometheus && dpkg -x prometheus_*.deb out";
+        let script = "{ apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } && dpkg -x prometheus_*.deb out";
         let done = Command::new("sh").args(["-c", script]).current_dir(scratch.path()).output().expect("a shell");
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "Prometheus can neither be found on PATH nor had from Debian: {said}");

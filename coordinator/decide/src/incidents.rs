@@ -109,9 +109,11 @@ pub(crate) fn tell_holds(rollout: &mut Rollout, warned: &[Judgement], silent_slo
     for hold in rollout.holds.clone() {
         let told = match &hold {
             Hold::Approval => Some(("approval".to_owned(), Vec::new(), "waits for approval".to_owned())),
-            Hold::Lever { lever } => {
-                Some((lever.to_string(), Vec::new(), format!("lever {lever} was moved by somebody else")))
-            }
+            Hold::Lever { lever } => Some((
+                lever.to_string(),
+                Vec::new(),
+                format!("lever {lever} no longer stands as this rollout left or found it"),
+            )),
             Hold::NoData { region, since } if out.now.since(*since) >= patience => Some((
                 format!("no-data-{region}"),
                 vec![region.clone()],

@@ -267,19 +267,32 @@ fn fold_reset(desk: &mut Desk, source: Source, out: &mut Out) {
 fn note_readings(desk: &Desk, rollout: &mut Rollout, out: &mut Out) {
     let is_over = rollout.is_over() || rollout.is_shadow;
     for (name, lever) in &mut rollout.levers {
-        let reading = desk.reading(name).and_then(|reading| reading.value.as_ref());
+        let whole = desk.reading(name);
+        let reading = whole.and_then(|reading| reading.value.as_ref());
         let is_done = lever.answer.as_ref().is_some_and(|answer| answer.outcome == ActionOutcome::Done);
         if is_done && reading.is_some() && reading == lever.set_to.as_ref() {
             lever.seen_right = true;
         }
-        let runs = rollout.plan.levers.get(name).is_some_and(|lever| lever.runs);
-        let Some((from, to)) = lever.stands_at().zip(reading).filter(|_| !is_over && !runs) else { continue };
-        let drifted = Some(to).filter(|to| *to != from).cloned();
-        if let Some(to) = drifted.clone().filter(|_| drifted != lever.drifted) {
-            out.reasons.push(Reason::Drifted { lever: name.clone(), from: from.clone(), to });
+        let own = rollout.plan.levers.get(name).cloned().unwrap_or_default();
+        let Some((from, to)) = lever.stands_at().zip(reading).filter(|_| !is_over && !own.runs) else { continue };
+        // A machine that is gone, or that nobody asked for, is as much of a change as another value.
+        let count = whole.map_or(0, |reading| reading.targets.len());
+        let other = own.targets.filter(|targets| usize::try_from(*targets) != Ok(count));
+        let (from, to) = match other {
+            Some(targets) => (in_words(targets), in_words(count)),
+            None => (Some(from.clone()), Some(to.clone())),
+        };
+        let drifted = to.filter(|to| from.as_ref() != Some(to));
+        if let (Some(from), Some(to)) = (from, drifted.clone().filter(|_| drifted != lever.drifted)) {
+            out.reasons.push(Reason::Drifted { lever: name.clone(), from, to });
         }
         lever.drifted = drifted;
     }
+}
+
+/// So many targets, as what a lever is read to be.
+fn in_words(targets: impl std::fmt::Display) -> Option<LeverValue> {
+    format!("{targets}-targets").parse().ok()
 }
 
 fn fold_result(desk: &mut Desk, result: &ActionResult, out: &mut Out) {

@@ -21,6 +21,7 @@
 //! levers:                       # names from the agents' own configuration
 //!   traffic: {}
 //!   release: { holds_release: true }    # at most one; `{previous}` is what it held at start
+//!   machines: { targets: 2 }            # default any: how many stand behind it; fewer or more are a drift
 //!   new_checkout: { off: "off" }        # a flag, and what `flag-off` sets
 //!   auto_deploy: { on_drift: rollback } # when it is read elsewhere: warn, hold (default), reapply, rollback
 //!   backup: { runs: true }              # a command that is run, not a state that is kept
@@ -261,6 +262,9 @@ pub struct LeverUse {
     /// What follows when it is read elsewhere than where the rollout put it, or found it. Default: hold.
     #[serde(default = "OnFail::hold")]
     pub on_drift: OnFail,
+    /// How many targets stand behind it, such as machines. Fewer or more are a drift. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<u32>,
     /// Whether setting it runs a command, so that it has no state to keep or to restore. Default false.
     #[serde(default)]
     pub runs: bool,
@@ -543,7 +547,7 @@ pub type Validators = BTreeMap<&'static str, fn(&serde_json::Value) -> Vec<Flaw>
 
 impl Default for LeverUse {
     fn default() -> Self {
-        Self { holds_release: false, off: None, on_drift: OnFail::Hold, runs: false }
+        Self { holds_release: false, off: None, on_drift: OnFail::Hold, targets: None, runs: false }
     }
 }
 
