@@ -399,6 +399,13 @@ fn durations_can_be_overridden_and_nothing_else() {
     assert_eq!((plan.slot, plan.grace), (Span::from_secs(2), Span::from_secs(2)));
     assert_eq!((plan.stages[0].soak, plan.slis[0].every), (Span::from_secs(60), Span::from_ms(500)));
     assert_eq!(plan.criteria[0].hold_for, Span::from_secs(20));
+    let steps = "hard: true\n    on_fail: [{ do: reapply }, { for: 15m, do: rollback }]";
+    let during = "soak: 1h\n    during: [{ every: 6h, run: tests }]";
+    let text = SMALL.replace("hard: true", steps).replace("soak: 1h", during);
+    let text = text.replace("database: {}", "tests: { runs: true }");
+    let plan = accepted(&text, &["criteria.error_rate.on_fail.1.for=20s", "stages.canary.during.0.within=20s"]);
+    assert_eq!(plan.criteria[0].on_fail[1].after, Span::from_secs(20));
+    assert_eq!(plan.stages[0].during[0].within, Span::from_secs(20));
     let one = |text: &str| read(SMALL, &[text]).unwrap_err()[0].to_string();
     assert_eq!(
         one("stages.canry.soak=60s"),

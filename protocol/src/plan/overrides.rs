@@ -11,12 +11,14 @@ use crate::time::Span;
 /// Most overrides of one start.
 const OVERRIDES_MAX: usize = 256;
 
-/// Named or numbered lists of a plan, and the durations in their items.
-const LISTS: [(&str, &[&str]); 4] = [
+/// Named or numbered lists of a plan, `*` being any item of one, and the durations in their items.
+const LISTS: [(&str, &[&str]); 6] = [
     ("stages", &["enter_within", "settle", "soak"]),
     ("slis", &["every", "timeout"]),
     ("criteria", &["for"]),
     ("take_back.levels", &["apply_within"]),
+    ("stages.*.during", &["every", "within"]),
+    ("criteria.*.on_fail", &["for"]),
 ];
 /// Durations of the plan itself.
 const TOP: [&str; 2] = ["slot", "grace"];
@@ -54,9 +56,11 @@ fn apply_one(root: &mut Node, text: &str) -> Option<Finding> {
 /// Every path that can be overridden, whether or not the file writes that key.
 fn places(root: &Node) -> Vec<String> {
     let mut places: Vec<String> = TOP.iter().map(|key| (*key).to_owned()).collect();
-    for (list, keys) in LISTS {
-        for name in names(root, list) {
-            places.extend(keys.iter().map(|key| format!("{list}.{name}.{key}")));
+    for (pattern, keys) in LISTS {
+        for (list, names) in lists(root, pattern) {
+            for name in names {
+                places.extend(keys.iter().map(|key| format!("{list}.{name}.{key}")));
+            }
         }
     }
     places
@@ -64,17 +68,30 @@ fn places(root: &Node) -> Vec<String> {
 
 /// The same, short enough to be read: `stages.{staging,canary}.{settle,soak}`.
 fn summary(root: &Node) -> String {
-    let lists = LISTS.iter().map(|(list, keys)| (list, names(root, list).join(","), keys.join(",")));
-    let lists = lists.filter(|(_, names, _)| !names.is_empty());
-    let lists = lists.map(|(list, names, keys)| format!("{list}.{{{}}}.{{{keys}}}", cut(&names)));
+    let of = |list: &str, keys: &[&str]| {
+        let lists = lists(root, list).into_iter().filter(|(_, names)| !names.is_empty());
+        let text = |(list, names): (String, Vec<String>)| {
+            format!("{list}.{{{}}}.{{{}}}", cut(&names.join(",")), keys.join(","))
+        };
+        lists.map(text).collect::<Vec<_>>()
+    };
+    let lists = LISTS.iter().flat_map(|(list, keys)| of(list, keys));
     TOP.iter().map(|key| (*key).to_owned()).chain(lists).collect::<Vec<_>>().join(", ")
 }
 
-/// How the items of a list are called: by `name`, or by number from 0.
-fn names(root: &Node, list: &str) -> Vec<String> {
-    let node = list.split('.').try_fold(root, |node, key| node.get(key));
-    let items = node.map_or(&[][..], Node::items).iter().enumerate();
-    items.map(|(index, item)| name(index, item)).collect()
+/// The lists that a path with `*` means, each with how its items are called: by `name`, or by number from 0.
+fn lists(root: &Node, path: &str) -> Vec<(String, Vec<String>)> {
+    let (outer, inner) = path.split_once(".*.").unwrap_or((path, ""));
+    let Some(list) = outer.split('.').try_fold(root, |node, key| node.get(key)) else { return Vec::new() };
+    let items = || list.items().iter().enumerate().map(|(index, item)| (name(index, item), item));
+    if inner.is_empty() {
+        return vec![(outer.to_owned(), items().map(|(name, _)| name).collect())];
+    }
+    let within = |(name, item): (String, &Node)| {
+        let inner = lists(item, inner).into_iter();
+        inner.map(|(list, names)| (format!("{outer}.{name}.{list}"), names)).collect::<Vec<_>>()
+    };
+    items().flat_map(within).collect()
 }
 
 fn name(index: usize, item: &Node) -> String {
