@@ -1,5 +1,7 @@
 //! What people are told. One incident per rollout and cause; bridges thread or edit, never repeat.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Audience, IncidentId, Ordinal, Region, Release, Service, StageName};
@@ -28,8 +30,8 @@ impl Severity {
     }
 }
 
-impl std::fmt::Display for Severity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
@@ -106,6 +108,16 @@ pub struct Numbers {
     pub value: String,
     /// The limit, in the plan's units.
     pub limit: String,
+}
+
+impl fmt::Display for Numbers {
+    /// What was seen, and on which side of the limit that is not allowed: `40 > 0`, `3 < 4`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.limit.strip_prefix("at least ") {
+            Some(least) => write!(f, "{} < {least}", self.value),
+            None => write!(f, "{} > {}", self.value, self.limit),
+        }
+    }
 }
 
 /// What has been seen of a take-back.

@@ -13,18 +13,37 @@ mod world;
 use std::fs;
 use std::path::Path;
 
+use world::{BEGIN, World};
+
 fn check(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios").join(format!("{name}.txt"));
     let text = fs::read_to_string(&path).unwrap();
     let (script, expected) = text.split_once("---\n").unwrap_or((text.as_str(), ""));
     let world = script::play(script);
     assert!(world.watch.complaints.is_empty(), "{name}: {:#?}", world.watch.complaints);
-    let found = transcript::of(&world);
+    let found = transcript(&world);
     if std::env::var("SCENARIOS").is_ok_and(|mode| mode == "overwrite") {
         fs::write(&path, format!("{script}---\n{found}")).unwrap();
     } else {
         assert!(found == expected, "{name} went otherwise:\n{}", difference(expected, &found));
     }
+}
+
+/// Everything that was decided, each fact with the minute it was decided at.
+fn transcript(world: &World) -> String {
+    let mut text = String::new();
+    for record in world.broker.records() {
+        let seconds = (record.now.as_ms() - BEGIN) / 1_000;
+        for line in transcript::lines(&record) {
+            text.push_str(&format!("{:02}:{:02}  {line}\n", seconds / 60, seconds % 60));
+        }
+    }
+    let levers = world.site.levers.keys().map(|name| {
+        let reading = world.site.read(name);
+        let value = |value: Option<&_>| value.map_or_else(|| "mixed".to_owned(), ToString::to_string);
+        format!("{name} {}", value(reading.value.as_ref()))
+    });
+    text + &format!("at the end: {}\n", levers.collect::<Vec<_>>().join(", "))
 }
 
 /// Lines that are missing (`-`) or new (`+`), from the first one that differs.

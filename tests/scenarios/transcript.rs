@@ -1,30 +1,12 @@
-//! What a run came to, as people would tell it: one line per fact, with the minute it was decided at.
+//! What a run came to, as people would tell it: one line per fact, in the order that it was decided in.
 
 use std::collections::BTreeMap;
 
 use bellwether_protocol::reason::{Cause, Hold, Judgement, Reason, Verdict};
 use bellwether_protocol::record::Record;
 
-use crate::world::{BEGIN, World};
-
-/// The transcript of everything that was decided.
-pub(crate) fn of(world: &World) -> String {
-    let mut text = String::new();
-    for record in world.broker.records() {
-        let seconds = (record.now.as_ms() - BEGIN) / 1_000;
-        for line in lines(&record) {
-            text.push_str(&format!("{:02}:{:02}  {line}\n", seconds / 60, seconds % 60));
-        }
-    }
-    let levers = world.site.levers.keys().map(|name| {
-        let reading = world.site.read(name);
-        let value = |value: Option<&_>| value.map_or_else(|| "mixed".to_owned(), ToString::to_string);
-        format!("{name} {}", value(reading.value.as_ref()))
-    });
-    text + &format!("at the end: {}\n", levers.collect::<Vec<_>>().join(", "))
-}
-
-fn lines(record: &Record) -> Vec<String> {
+/// What one record says.
+pub(crate) fn lines(record: &Record) -> Vec<String> {
     let mut lines = Vec::new();
     let mut verdicts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for reason in &record.reasons {

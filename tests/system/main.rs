@@ -2,6 +2,7 @@
 //!
 //! | file | task |
 //! |---|---|
+//! | `fault_lens` | live through story 3 on Render |
 //! | `by_hand` | ask and read with any NATS client |
 //! | `kills` | lose any process at any named point |
 //! | `lost_streams` | lose a stream under a rollout |
@@ -12,12 +13,15 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod by_hand;
+mod fault_lens;
 mod kills;
 mod lost_streams;
 mod mesh;
 mod mistakes;
 mod pairs;
 mod parent;
+#[path = "../scenarios/transcript.rs"]
+mod transcript;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -92,6 +92,15 @@ impl Drop for Mesh {
 impl Mesh {
     /// Starts everything, and waits until it is ready to act.
     pub(crate) async fn start(coordinators: &[&str]) -> Self {
+        let mut mesh = Self::bare(coordinators).await;
+        mesh.start_site().await;
+        AGENTS.iter().for_each(|id| mesh.add_agent(id));
+        mesh.until_ready().await;
+        mesh
+    }
+
+    /// Starts a server and coordinators, with nothing to look at.
+    pub(crate) async fn bare(coordinators: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let server = Arc::new(start_server(&dir.path().join("nats")).await);
         let bus = connect(server.url()).await.expect("connected");
@@ -99,14 +108,11 @@ impl Mesh {
         let site = bellwether_site::Addresses { admin: String::new(), environments: BTreeMap::new() };
         let (processes, began) = (BTreeMap::new(), Instant::now());
         let mut mesh = Self { bus, dir, plan: String::new(), site, server, processes, began };
-        mesh.start_site().await;
         for id in coordinators {
             let data = mesh.path(id);
             let args = ["coordinator", "--nats", mesh.server.url(), "--dir", &data, "--id", id];
             mesh.add(id, &args.map(str::to_owned));
         }
-        AGENTS.iter().for_each(|id| mesh.add_agent(id));
-        mesh.until_ready().await;
         mesh
     }
 
@@ -146,14 +152,9 @@ impl Mesh {
         self.spawn(name, "");
     }
 
-    pub(crate) fn add_agent(&mut self, id: &str) {
-        let [region, role, name] = id.split('.').collect::<Vec<_>>()[..] else { panic!("{id}") };
+    fn add_agent(&mut self, id: &str) {
+        let [region, role, _] = id.split('.').collect::<Vec<_>>()[..] else { panic!("{id}") };
         let host = self.site.environments[region].trim_start_matches("http://");
-        let state = self.path(&format!("state-{region}-{role}"));
-        let head = format!(
-            "agent:\n  region: {region}\n  name: {name}\n  state_dir: {state}\n  nats:\n    url: {}\n",
-            self.server.url()
-        );
         let rest = match role {
             "alert" => "alert:\n  console: true\n".to_owned(),
             "flag" => format!(
@@ -165,13 +166,24 @@ impl Mesh {
             "probe" => format!("probe:\n  allow: [\"{host}\"]\n  every_min: 100ms\n"),
             _ => rollback(&self.site.admin),
         };
+        self.add_agent_with(id, &rest);
+    }
+
+    /// Adds an agent whose own part of its file is `rest`.
+    pub(crate) fn add_agent_with(&mut self, id: &str, rest: &str) {
+        let [region, role, name] = id.split('.').collect::<Vec<_>>()[..] else { panic!("{id}") };
+        let state = self.path(&format!("state-{id}"));
+        let head = format!(
+            "agent:\n  region: {region}\n  name: {name}\n  state_dir: {state}\n  nats:\n    url: {}\n",
+            self.server.url()
+        );
         let file = self.path(&format!("{id}.yaml"));
-        std::fs::write(&file, head + &rest).expect("written");
+        std::fs::write(&file, head + rest).expect("written");
         self.add(id, &["agent", role, "--config", &file].map(str::to_owned));
     }
 
     /// Starts a process that does not run, perhaps to stall at a point.
-    fn spawn(&mut self, name: &str, stall_at: &str) {
+    pub(crate) fn spawn(&mut self, name: &str, stall_at: &str) {
         let path = self.dir.path().join(format!("{name}.log"));
         let process = self.processes.get_mut(name).expect("a process of that name");
         let child = Child::spawn(&Spec {
@@ -248,7 +260,7 @@ impl Mesh {
     }
 
     pub(crate) async fn status(&self) -> Option<Status> {
-        status(&self.bus).await
+        status(&self.bus, "shop").await
     }
 
     /// Waits until everyone is here and every lever was read back.
@@ -286,7 +298,14 @@ impl Mesh {
     pub(crate) async fn log_from_now(&self) -> Log {
         let last = self.bus.state(Stream::Decisions).await.expect("the log").last;
         let reader = self.bus.read(Stream::Decisions, Vec::new(), From::Sequence(last + 1));
-        Log { reader, seen: Vec::new(), bus: self.bus.clone() }
+        Log { reader, seen: Vec::new(), bus: self.bus.clone(), service: "shop".to_owned() }
+    }
+
+    /// The whole log of one service.
+    pub(crate) fn log_of(&self, service: &str) -> Log {
+        let subject = self.bus.prefix().decision(&service.parse().expect("a service"));
+        let reader = self.bus.read(Stream::Decisions, vec![subject], From::Start);
+        Log { reader, seen: Vec::new(), bus: self.bus.clone(), service: service.to_owned() }
     }
 
     /// Where the platform itself says that a lever stands.
@@ -302,18 +321,25 @@ pub(crate) struct Log {
     reader: Reader,
     pub(crate) seen: Vec<Record>,
     bus: Bus,
+    service: String,
 }
 
 impl Log {
     /// Reads on until a record gives a reason like that.
     pub(crate) async fn until(&mut self, what: &str, is_it: impl Fn(&Reason) -> bool) -> Reason {
+        self.find(what, |record| record.reasons.iter().find(|reason| is_it(reason)).cloned()).await
+    }
+
+    /// Reads on until something is found in a record.
+    pub(crate) async fn find<T>(&mut self, what: &str, mut look: impl FnMut(&Record) -> Option<T>) -> T {
         let until = tokio::time::Instant::now() + WITHIN;
         loop {
             let Ok(message) = tokio::time::timeout_at(until, self.reader.next()).await else {
-                panic!("not within {} s: {what}; the status is {:#?}", WITHIN.as_secs(), status(&self.bus).await);
+                let status = status(&self.bus, &self.service).await;
+                panic!("{} not within {} s: {what}; the status is {status:#?}", self.service, WITHIN.as_secs());
             };
             let record: Record = codec::from_json("record", &message.body).expect("a record");
-            let found = record.reasons.iter().find(|reason| is_it(reason)).cloned();
+            let found = look(&record);
             self.seen.push(record);
             if let Some(found) = found {
                 return found;
@@ -329,8 +355,8 @@ impl Log {
     }
 }
 
-async fn status(bus: &Bus) -> Option<Status> {
-    let entry = bus.kv(Bucket::Status).get("shop").await.ok()??;
+async fn status(bus: &Bus, service: &str) -> Option<Status> {
+    let entry = bus.kv(Bucket::Status).get(service).await.ok()??;
     codec::from_json("status", &entry.value?).ok()
 }
 

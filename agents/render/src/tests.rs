@@ -231,7 +231,11 @@ async fn the_sample_service_goes_wrong_as_told() {
     let release = Some("aaa1".to_owned());
     fake.with(|render| {
         let faults = &mut render.of(SERVICE).faults;
-        faults.extend([SiteFault::ElevenActions, SiteFault::SignedSuggestion, SiteFault::Handlers(3)]);
+        faults.extend([
+            SiteFault::ElevenActions,
+            SiteFault::SignedSuggestion,
+            SiteFault::Handlers { release: None, loaded: 3 },
+        ]);
         let path = "v1/actions/execute".to_owned();
         faults.push(SiteFault::Answers { release, path, status: 500, times: 1 });
     });

@@ -205,7 +205,7 @@ fn why(cause: &Cause) -> String {
         Cause::Command { verb, principal } => format!("{verb} by {principal}"),
         Cause::Criterion { judgement } => {
             let region = judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
-            format!("{} {} > {}{region}", judgement.criterion, judgement.numbers.value, judgement.numbers.limit)
+            format!("{} {}{region}", judgement.criterion, judgement.numbers)
         }
         Cause::Drift { lever, to } => format!("lever {lever} was read at {to}"),
         Cause::Lever { lever, outcome } => format!("lever {lever} could not be set ({outcome})"),

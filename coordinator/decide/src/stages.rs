@@ -260,12 +260,11 @@ fn share_blame(rollout: &mut Rollout, judgement: &Judgement) {
 
 fn tell_as_red(rollout: &mut Rollout, judgement: &Judgement, out: &mut Out) {
     let headline = format!(
-        "{} {}: {} {} > {}, and the baseline is as red: the release is not the cause, nothing is taken back",
+        "{} {}: {} {}, and the baseline is as red: the release is not the cause, nothing is taken back",
         rollout.release,
         rollout.stage_name().map(|s| s.to_string()).unwrap_or_default(),
         judgement.criterion,
-        judgement.numbers.value,
-        judgement.numbers.limit,
+        judgement.numbers,
     );
     let tell = Tell {
         cause: judgement.criterion.clone(),

@@ -134,12 +134,11 @@ fn ask_level(rollout: &mut Rollout, index: usize, out: &mut Out) {
     let headline = match &back.cause {
         Cause::Command { verb, principal } => format!("{}: {verb} by {principal}; taking back", rollout.release),
         Cause::Criterion { judgement } => format!(
-            "{} {}: {} {} > {}{}; taking back",
+            "{} {}: {} {}{}; taking back",
             rollout.release,
             rollout.stage_name().map(|s| s.to_string()).unwrap_or_default(),
             judgement.criterion,
-            judgement.numbers.value,
-            judgement.numbers.limit,
+            judgement.numbers,
             judgement.region.as_ref().map(|region| format!(" ({region})")).unwrap_or_default(),
         ),
         Cause::Drift { .. } => format!("{}: {}; taking back", rollout.release, cause_text(&back.cause)),
@@ -213,7 +212,11 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
         let headline = format!(
             "{} taken back after {after}: levers read back, {} seen; not yet recovered",
             rollout.release,
-            if refuses { "the refusal" } else { "old release" },
+            match (refuses, is_back) {
+                (true, true) => "the refusal and the old release",
+                (true, false) => "the refusal",
+                (false, _) => "old release",
+            },
             after = after.rounded(),
         );
         tell(rollout, back, Severity::Warn, "applied", headline, out);
@@ -225,7 +228,7 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
         return false;
     }
     if sights.contains(&Some(Sight::Other)) {
-        let what = if refuses { "no refusal" } else { "another release" };
+        let what = if refuses { "another release, or no refusal" } else { "another release" };
         let why = format!("levers were read back, but probes still see {what}");
         return give_way(rollout, back, why, out);
     }
@@ -378,10 +381,9 @@ fn cause_text(cause: &Cause) -> String {
     match cause {
         Cause::Command { verb, principal } => format!("{verb} by {principal}"),
         Cause::Criterion { judgement } => format!(
-            "{} {} > {}{}",
+            "{} {}{}",
             judgement.criterion,
-            judgement.numbers.value,
-            judgement.numbers.limit,
+            judgement.numbers,
             judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default(),
         ),
         Cause::Drift { lever, to } => format!("lever {lever} was read at {to}, where this rollout did not put it"),

@@ -159,7 +159,7 @@ fn cause_words(cause: &Cause) -> String {
         Cause::Command { verb, principal } => format!("{verb} by {principal}"),
         Cause::Criterion { judgement } => {
             let Judgement { criterion, numbers, .. } = judgement;
-            format!("{criterion} {} > {}{}", numbers.value, numbers.limit, place(judgement))
+            format!("{criterion} {numbers}{}", place(judgement))
         }
         Cause::Drift { lever, to } => format!("lever {lever} was read at {to}"),
         Cause::Lever { lever, outcome } => format!("lever {lever} answered {outcome}"),

@@ -25,8 +25,13 @@ pub enum SiteFault {
     },
     /// The list has 11 actions: one that is not SIGNED is missing.
     ElevenActions,
-    /// Handlers that are loaded, of 4.
-    Handlers(u32),
+    /// So many handlers are loaded, of 4.
+    Handlers {
+        /// Only while this is live.
+        release: Option<String>,
+        /// How many.
+        loaded: u32,
+    },
     /// A SIGNED action is among the suggestions.
     SignedSuggestion,
 }
@@ -58,7 +63,7 @@ impl Service {
             200,
             match path {
                 "health" => {
-                    let loaded = self.faults.iter().find_map(SiteFault::loaded).unwrap_or(4);
+                    let loaded = self.faults.iter().find_map(|fault| fault.loaded(&live.release)).unwrap_or(4);
                     json!({ "status": "healthy", "handlers": { "loaded": loaded, "total": 4 } })
                 }
                 "v1/actions/list" => {
@@ -92,9 +97,11 @@ impl Service {
 }
 
 impl SiteFault {
-    fn loaded(&self) -> Option<u32> {
+    fn loaded(&self, live: &str) -> Option<u32> {
         match self {
-            Self::Handlers(loaded) => Some(*loaded),
+            Self::Handlers { release, loaded } if release.as_ref().is_none_or(|release| release == live) => {
+                Some(*loaded)
+            }
             _ => None,
         }
     }
