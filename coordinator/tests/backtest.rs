@@ -109,7 +109,7 @@ fn a_regression_in_one_region_is_taken_back_from_there() {
         })
         .collect();
     let decision = decide(&plan("4h", "not_failed"), &lines(&cells).concat());
-    assert_eq!(decision.decision, Outcome::TakenBack);
+    assert_eq!(decision.decision, Outcome::TakenBack, "{decision:?}");
     let judgement = decision.judgement.unwrap();
     assert_eq!(judgement.region.unwrap().as_str(), "sjc");
     assert!(decision.at <= Timestamp::from_ms(START) + SLOT.times(103), "{}", decision.at);

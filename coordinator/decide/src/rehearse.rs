@@ -46,7 +46,7 @@ impl Rehearsal {
             approved: true,
             skip_soak: false,
             paused: false,
-            is_shadow: true,
+            is_shadow: false,
             reapplied: None,
             runs: Vec::new(),
             levers: Default::default(),
@@ -102,6 +102,8 @@ impl Rehearsal {
             Phase::Settling { until } => stages::settle(&mut self.rollout, until, out),
             Phase::Soaking => {
                 self.rollout.approved = true;
+                // Nobody is there to run anything.
+                self.rollout.runs.clear();
                 stages::soak(&self.desk, &mut self.rollout, out)
             }
             Phase::Entering { .. } => {
