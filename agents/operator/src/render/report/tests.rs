@@ -41,7 +41,7 @@ fn tags(html: &str) -> Vec<&str> {
 fn the_first_line_answers_the_question() {
     let text = report_markdown(&staging());
     let first = text.lines().next().unwrap();
-    assert_eq!(first, "# May production follow? NOT YET: 6 met, 1 not met, 3 unknown, at 34h50m of 48h [E2]");
+    assert_eq!(first, "# May production follow? NOT YET: 6 met, 1 not met, 4 unknown, at 34h50m of 48h [E2]");
     let html = report_html(&staging());
     assert!(html.contains("<title>~ May production follow? NOT YET</title>"));
 }
