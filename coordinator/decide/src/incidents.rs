@@ -21,6 +21,20 @@ pub(crate) struct Tell {
     pub(crate) numbers: Option<Numbers>,
 }
 
+impl Tell {
+    /// Something that holds, and asks for somebody today.
+    pub(crate) fn new(cause: CriterionName, state: &'static str, headline: String) -> Self {
+        let (act, severity) = (OnFail::Hold, Severity::Warn);
+        Self { cause, act, severity, state, regions: Vec::new(), headline, numbers: None }
+    }
+
+    /// With the numbers and the region of what was judged.
+    pub(crate) fn on(self, judgement: &Judgement) -> Self {
+        let (regions, numbers) = (judgement.region.iter().cloned().collect(), Some(judgement.numbers.clone()));
+        Self { regions, numbers, ..self }
+    }
+}
+
 /// A cause from text that is a token already.
 #[expect(clippy::expect_used, reason = "every caller passes a token: a name of ours, or one that was parsed as such")]
 pub(crate) fn cause(text: &str) -> CriterionName {
@@ -54,19 +68,7 @@ pub(crate) fn resolve(rollout: &mut Rollout, tell: Tell, out: &mut Out) {
 pub(crate) fn tell_fault(rollout: &mut Rollout, agent: &AgentId, fault: DataFault, out: &mut Out) {
     let headline = format!("{}: {agent} sent {fault}; it is left out, look at that agent", rollout.release);
     let (cause, regions) = (fault_cause(agent), vec![agent.region.clone()]);
-    open(
-        rollout,
-        Tell {
-            cause,
-            act: OnFail::Hold,
-            severity: Severity::Warn,
-            state: "data_fault",
-            regions,
-            headline,
-            numbers: None,
-        },
-        out,
-    );
+    open(rollout, Tell { regions, ..Tell::new(cause, "data_fault", headline) }, out);
 }
 
 /// Tells of a stream that was lost: what nobody had read of it is gone.
@@ -76,17 +78,7 @@ pub(crate) fn tell_reset(rollout: &mut Rollout, source: Source, out: &mut Out) {
         Source::Samples => "agents send the last minutes again, what stays missing holds",
     };
     let headline = format!("{}: the {source} stream was created anew or cut off; {what}", rollout.release);
-    let (cause, regions) = (reset_cause(source), Vec::new());
-    let tell = Tell {
-        cause,
-        act: OnFail::Hold,
-        severity: Severity::Warn,
-        state: "stream_reset",
-        regions,
-        headline,
-        numbers: None,
-    };
-    update(rollout, tell, out);
+    update(rollout, Tell::new(reset_cause(source), "stream_reset", headline), out);
 }
 
 fn reset_cause(source: Source) -> CriterionName {
@@ -148,19 +140,7 @@ pub(crate) fn tell_holds(rollout: &mut Rollout, warned: &[Judgement], silent_slo
             let cause = cause(&name);
             on.push(cause.clone());
             let headline = format!("{} {}: {text}", rollout.release, stage(rollout));
-            open(
-                rollout,
-                Tell {
-                    cause,
-                    act: OnFail::Hold,
-                    severity: Severity::Warn,
-                    state: "holding",
-                    regions,
-                    headline,
-                    numbers: None,
-                },
-                out,
-            );
+            open(rollout, Tell { regions, ..Tell::new(cause, "holding", headline) }, out);
         }
     }
     resolve_all_but(rollout, &on, out);
@@ -176,15 +156,7 @@ fn warn(rollout: &mut Rollout, judgement: &Judgement, out: &mut Out) {
         numbers.value,
         numbers.limit
     );
-    let tell = Tell {
-        cause: criterion.clone(),
-        act: OnFail::Warn,
-        severity: Severity::Warn,
-        state: "warned",
-        regions: judgement.region.iter().cloned().collect(),
-        headline,
-        numbers: Some(numbers.clone()),
-    };
+    let tell = Tell { act: OnFail::Warn, ..Tell::new(criterion.clone(), "warned", headline).on(judgement) };
     open(rollout, tell, out);
 }
 
@@ -194,11 +166,7 @@ fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
         over.map(|(cause, incident)| (cause.clone(), incident.severity)).collect();
     for (cause, severity) in over {
         let headline = format!("{} {}: {cause} is over", rollout.release, stage(rollout));
-        resolve(
-            rollout,
-            Tell { cause, act: OnFail::Hold, severity, state: "over", regions: Vec::new(), headline, numbers: None },
-            out,
-        );
+        resolve(rollout, Tell { severity, ..Tell::new(cause, "over", headline) }, out);
     }
 }
 
@@ -206,15 +174,7 @@ fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
 pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
     let Phase::Ended { summary, .. } = &rollout.phase else { return };
     let headline = summary.clone();
-    let tell = |cause_text: &str, severity, state| Tell {
-        cause: cause(cause_text),
-        act: OnFail::Hold,
-        severity,
-        state,
-        regions: Vec::new(),
-        headline: headline.clone(),
-        numbers: None,
-    };
+    let tell = |name: &str, severity, state| Tell { severity, ..Tell::new(cause(name), state, headline.clone()) };
     match ending {
         Ending::Aborted => say(rollout, IncidentKind::Resolved, tell("aborted", Severity::Info, "aborted"), out),
         Ending::Completed => {

@@ -266,16 +266,8 @@ fn tell_as_red(rollout: &mut Rollout, judgement: &Judgement, out: &mut Out) {
         judgement.criterion,
         judgement.numbers,
     );
-    let tell = Tell {
-        cause: judgement.criterion.clone(),
-        severity: Severity::Page,
-        act: OnFail::Hold,
-        state: "holding",
-        regions: judgement.region.iter().cloned().collect(),
-        headline,
-        numbers: Some(judgement.numbers.clone()),
-    };
-    incidents::open(rollout, tell, out);
+    let tell = Tell::new(judgement.criterion.clone(), "holding", headline).on(judgement);
+    incidents::open(rollout, Tell { severity: Severity::Page, ..tell }, out);
 }
 
 fn is_soaked(rollout: &Rollout, now: Timestamp) -> bool {

@@ -354,17 +354,10 @@ fn resolve(rollout: &mut Rollout, back: &TakeBack, headline: String, out: &mut O
 }
 
 fn about(cause: &Cause) -> Tell {
-    let judgement = cause.judgement();
-    let regions = judgement.and_then(|judgement| judgement.region.clone()).into_iter().collect();
-    let numbers = judgement.map(|judgement| judgement.numbers.clone());
-    Tell {
-        cause: cause_name(cause),
-        act: OnFail::Rollback,
-        severity: Severity::Info,
-        state: "",
-        regions,
-        headline: String::new(),
-        numbers,
+    let tell = Tell { act: OnFail::Rollback, ..Tell::new(cause_name(cause), "", String::new()) };
+    match cause.judgement() {
+        Some(judgement) => tell.on(judgement),
+        None => tell,
     }
 }
 
