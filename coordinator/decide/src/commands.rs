@@ -173,6 +173,9 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
     if let Some(running) = desk.running().filter(|_| !start.supersede) {
         return Err(format!("{} is running; one rollout at a time: abort it first, or `--supersede`", running.id));
     }
+    if start.shadow && start.supersede {
+        return Err("a shadow moves nothing, so it takes nobody's place".to_owned());
+    }
     let plan = start.plan.clone();
     if plan.service != desk.service {
         return Err(format!("the plan is for service {}", plan.service));
@@ -247,6 +250,9 @@ fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Re
         return Err(format!("the plan is for service {}", plan.service));
     }
     missing_agents(desk, plan, rollout.is_shadow)?;
+    if matches!(rollout.phase, Phase::Entering { .. }) {
+        return Err("a stage is being entered: ask again once it is, or abort".to_owned());
+    }
     let passed = rollout.plan.stages.iter().take(rollout.stage + 1).map(|stage| &stage.name);
     let kept = plan.stages.iter().map(|stage| &stage.name);
     if rollout.entry != Entry(0) && !passed.clone().eq(kept.take(rollout.stage + 1)) {
