@@ -2,8 +2,24 @@
 
 use std::time::{Duration, Instant};
 
+use bellwether_fakes::{Fake, Family};
 use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_runtime::{Driver, DriverError, SecretRef};
+use tempfile::TempDir;
+
+/// A driver in front of a strict fake.
+pub(crate) struct Bench<D, F: Family> {
+    pub(crate) driver: D,
+    pub(crate) fake: Fake<F>,
+    pub(crate) dir: TempDir,
+}
+
+/// Starts a fake, and the driver that `driver` makes for its address; secrets lie in the directory.
+pub(crate) async fn bench<D, F: Family>(server: F, driver: impl FnOnce(&str, &TempDir) -> D) -> Bench<D, F> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fake = Fake::start(server).await.expect("a port");
+    Bench { driver: driver(&fake.url, &dir), fake, dir }
+}
 
 /// How long anything here may take.
 pub(crate) const WITHIN: Duration = Duration::from_secs(20);
@@ -56,7 +72,7 @@ pub(crate) fn action() -> ActionId {
 }
 
 /// A secret in a file of `dir`, as a configuration names it.
-pub(crate) fn secret(dir: &tempfile::TempDir, text: &str) -> String {
+pub(crate) fn secret(dir: &TempDir, text: &str) -> String {
     let path = dir.path().join("token");
     std::fs::write(&path, text).expect("written");
     SecretRef::File(path).to_string()

@@ -1,28 +1,25 @@
 //! LaunchDarkly in front of a strict fake that misbehaves.
 
+use bellwether_fakes::Fault;
 use bellwether_fakes::launchdarkly::{LaunchDarkly as Server, TOKEN};
-use bellwether_fakes::{Fake, Fault};
 
 use super::*;
-use crate::contract::{WITHIN, action, bring, read, refuses, secret, value};
+use crate::contract::{self, WITHIN, action, bring, read, refuses, secret, value};
 
-struct Bench {
-    driver: LaunchDarkly,
-    fake: Fake<Server>,
-    _dir: tempfile::TempDir,
-}
+type Bench = contract::Bench<LaunchDarkly, Server>;
 
 async fn bench() -> Bench {
-    let dir = tempfile::tempdir().expect("a directory");
-    let fake = Fake::start(Server::default()).await.expect("a port");
-    let config = json!({
-        "account": { "url": fake.url, "token": secret(&dir, TOKEN), "timeout": "1s" },
-        "project": "shop",
-        "environment": "production",
-        "flag": "new-checkout",
-    });
-    let config: LaunchDarklyConfig = serde_json::from_value(config).expect("a configuration");
-    Bench { driver: LaunchDarkly::new(&config).expect("a driver"), fake, _dir: dir }
+    contract::bench(Server::default(), |url, dir| {
+        let config = json!({
+            "account": { "url": url, "token": secret(dir, TOKEN), "timeout": "1s" },
+            "project": "shop",
+            "environment": "production",
+            "flag": "new-checkout",
+        });
+        let config: LaunchDarklyConfig = serde_json::from_value(config).expect("a configuration");
+        LaunchDarkly::new(&config).expect("a driver")
+    })
+    .await
 }
 
 #[tokio::test]

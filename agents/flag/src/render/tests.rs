@@ -1,29 +1,22 @@
 //! Three variables of story 3's service on a strict fake of Render.
 
+use bellwether_fakes::Fault;
 use bellwether_fakes::render::{Render as Server, SITE_FLAGS, TOKEN};
-use bellwether_fakes::{Fake, Fault};
 use serde_json::json;
 
 use super::*;
-use crate::contract::{bring, read, refuses, secret};
+use crate::contract::{self, bring, read, refuses, secret};
 
 const SERVICE: &str = "srv-1";
 
-struct Bench {
-    driver: RenderFlag,
-    fake: Fake<Server>,
-    _dir: tempfile::TempDir,
-}
+type Bench = contract::Bench<RenderFlag, Server>;
 
 async fn bench() -> Bench {
-    let dir = tempfile::tempdir().expect("a directory");
-    let fake = Fake::start(Server::default().service(SERVICE, "c0ffee")).await.expect("a port");
-    let (driver, _dir) = (driver(&fake, &dir), dir);
-    Bench { driver, fake, _dir }
+    contract::bench(Server::default().service(SERVICE, "c0ffee"), driver).await
 }
 
-fn driver(fake: &Fake<Server>, dir: &tempfile::TempDir) -> RenderFlag {
-    let api = format!("{}/v1", fake.url);
+fn driver(url: &str, dir: &tempfile::TempDir) -> RenderFlag {
+    let api = format!("{url}/v1");
     let config = json!({
         "account": { "token": secret(dir, TOKEN), "api": api, "timeout": "1s", "poll_every": "10ms" },
         "service": SERVICE, "keys": SITE_FLAGS, "mark": "BELLWETHER_FLAGS",
@@ -155,7 +148,7 @@ async fn a_crash_at_any_request_leaves_nothing_that_is_believed() {
             _ = bring(&bench.driver, "on") => true,
             () = crashed => false,
         };
-        let other = driver(&bench.fake, &bench._dir);
+        let other = driver(&bench.fake.url, &bench.dir);
         let seen = read(&other).await;
         let is_live = bench.status().await == 200;
         assert!(

@@ -1,27 +1,24 @@
 //! Unleash in front of a strict fake that misbehaves.
 
+use bellwether_fakes::Fault;
 use bellwether_fakes::unleash::{TOKEN, Unleash as Server};
-use bellwether_fakes::{Fake, Fault};
 
 use super::*;
-use crate::contract::{bring, read, refuses, secret};
+use crate::contract::{self, bring, read, refuses, secret};
 
-struct Bench {
-    driver: Unleash,
-    fake: Fake<Server>,
-    _dir: tempfile::TempDir,
-}
+type Bench = contract::Bench<Unleash, Server>;
 
 async fn bench() -> Bench {
-    let dir = tempfile::tempdir().expect("a directory");
-    let fake = Fake::start(Server::default()).await.expect("a port");
-    let config = json!({
-        "account": { "url": fake.url, "token": secret(&dir, TOKEN), "timeout": "1s" },
-        "environment": "production",
-        "feature": "new-checkout",
-    });
-    let config: UnleashConfig = serde_json::from_value(config).expect("a configuration");
-    Bench { driver: Unleash::new(&config).expect("a driver"), fake, _dir: dir }
+    contract::bench(Server::default(), |url, dir| {
+        let config = json!({
+            "account": { "url": url, "token": secret(dir, TOKEN), "timeout": "1s" },
+            "environment": "production",
+            "feature": "new-checkout",
+        });
+        let config: UnleashConfig = serde_json::from_value(config).expect("a configuration");
+        Unleash::new(&config).expect("a driver")
+    })
+    .await
 }
 
 impl Bench {
