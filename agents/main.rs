@@ -21,25 +21,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Demo(operator::DemoArgs),
-    Up(operator::UpArgs),
+    #[command(flatten)]
+    Operator(operator::Verb),
     Coordinator(operator::CoordinatorArgs),
     Agent(operator::AgentArgs),
     #[command(subcommand)]
     Alert(Alert),
     #[command(subcommand)]
-    Plan(operator::PlanVerb),
-    #[command(subcommand)]
     Rollback(operator::RollbackVerb),
-    #[command(subcommand)]
-    Rollout(Rollout),
-    #[command(subcommand)]
-    Command(operator::CommandVerb),
-    #[command(subcommand)]
-    Agents(operator::AgentsVerb),
-    #[command(subcommand)]
-    Audit(operator::AuditVerb),
-    Backtest(operator::BacktestArgs),
     Completions(operator::CompletionsArgs),
     #[command(hide = true)]
     Shim {
@@ -57,16 +46,19 @@ enum Alert {
     Test(bellwether_alert::TestArgs),
 }
 
-/// Start, list, look at, watch, explain and report rollouts
-#[derive(Debug, Subcommand)]
-enum Rollout {
-    #[command(flatten)]
-    Verb(operator::RolloutVerb),
-    Explain(operator::ExplainArgs),
-    Report(operator::ReportArgs),
-    Evidence(operator::EvidenceArgs),
-    Replay(operator::ReplayArgs),
-}
+/// What the coordinator's room does for the operator's.
+const JUDGING: operator::Judge = operator::Judge {
+    backtest: |asked| {
+        let samples = backtest::Samples::read(asked.name, asked.samples, asked.plan)?;
+        Ok(backtest::backtest(asked.plan, &samples, asked.with_looks, asked.tell))
+    },
+    evidence: |log, which, wanted| Ok(report::evidence(log, which, wanted)?),
+    explain: |log, which| Ok(explain(log, which)?),
+    power: offline::power,
+    records: |log| Ok(offline::records(log)?),
+    report: |log, which| Ok(report::report(log, which)?),
+    verify: |log| Ok(offline::verify(log)?),
+};
 
 fn main() -> ExitCode {
     // Every client gets our TLS settings; this is for code of others that asks for a default.
@@ -77,11 +69,11 @@ fn main() -> ExitCode {
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return operator::complain(&error.into(), |_| false),
+        Err(error) => return operator::complain(&error.into()),
     };
     let code = runtime.block_on(run(cli));
     runtime.shutdown_background(); // what still blocks, such as a process being stopped, must not hold up the end
-    code.unwrap_or_else(|error| operator::complain(&error, |error| error.is::<offline::ReplayError>()))
+    code.unwrap_or_else(|error| operator::complain(&error))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -89,32 +81,18 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let stays = [
         matches!(verb, Verb::Agent(_)).then_some("bellwether-agent"),
         matches!(verb, Verb::Coordinator(_)).then_some("bellwether-coordinator"),
-        matches!(verb, Verb::Up(_)).then_some("bellwether-up"),
+        matches!(verb, Verb::Operator(operator::Verb::Up(_))).then_some("bellwether-up"),
     ];
     let _telemetry = stays.into_iter().flatten().next().map(telemetry::init);
     let validators: Validators =
         bellwether_probe::validators().into_iter().chain(bellwether_metric::validators()).collect();
     Ok(ExitCode::from(match verb {
-        Verb::Demo(args) => operator::demo(&mesh, &args, explain).await?,
-        Verb::Up(args) => operator::up(&args, &mesh.prefix.to_string()).await?,
+        Verb::Operator(verb) => verb.run(&mesh, &validators, &JUDGING).await?,
         Verb::Coordinator(args) => coordinate(&mesh, args).await?,
         Verb::Agent(args) => agent(args.role, &args.config).await?,
         Verb::Alert(Alert::Ack(args)) => args.run(&mesh).await?,
         Verb::Alert(Alert::Test(args)) => args.run(mesh.json).await?,
-        Verb::Plan(verb) => operator::plan(&verb, mesh.json, &validators, offline::power)?,
         Verb::Rollback(operator::RollbackVerb::Assess(args)) => assess(&mesh, &args, &validators).await?,
-        Verb::Rollout(Rollout::Verb(verb)) => operator::rollout(&mesh, verb, &validators, explain).await?,
-        Verb::Rollout(Rollout::Explain(args)) => args.show(&mesh, explain).await??,
-        Verb::Rollout(Rollout::Report(args)) => args.show(&mesh, report::report).await??,
-        Verb::Rollout(Rollout::Evidence(args)) => args.show(&mesh, report::evidence).await??,
-        Verb::Rollout(Rollout::Replay(args)) => args.show(&mesh, offline::records).await??,
-        Verb::Audit(verb) => verb.show(&mesh, offline::verify).await??,
-        Verb::Command(verb) => operator::command(&mesh, verb).await?,
-        Verb::Agents(verb) => operator::agents(&mesh, verb).await?,
-        Verb::Backtest(args) => args.show(&mesh, &validators, |asked| {
-            let samples = backtest::Samples::read(asked.name, asked.samples, asked.plan)?;
-            anyhow::Ok(backtest::backtest(asked.plan, &samples, asked.with_looks, asked.tell))
-        })??,
         Verb::Completions(args) => operator::completions(args, &mut Cli::command()),
         Verb::Shim { .. } => exit::USAGE,
         Verb::Site(verb) => return Ok(bellwether_site::run(&verb).await?),

@@ -23,7 +23,7 @@ const AGENTS_MAX: usize = 1_000;
 ///
 /// # Errors
 /// When the mesh cannot be read.
-pub async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbError> {
+pub(crate) async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbError> {
     let AgentsVerb::List = verb;
     let bus = mesh.connect().await?;
     let bucket = bus.kv(Bucket::Presence);

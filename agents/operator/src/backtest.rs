@@ -17,6 +17,7 @@ use crate::error::{VerbError, exit};
 use crate::out::outln;
 use crate::plan;
 use crate::render::{hold_words, reason_event};
+use crate::verb::Judge;
 
 /// Decide on samples that were seen before: what would this plan have done, and when?
 #[derive(Debug, clap::Args)]
@@ -49,16 +50,11 @@ pub struct Asked<'a> {
 }
 
 impl BacktestArgs {
-    /// Opens the files, and shows what `judge` makes of them.
+    /// Opens the files, and shows what the judge makes of them.
     ///
     /// # Errors
     /// When a file cannot be read, or the plan is refused; then its findings were shown.
-    pub fn show<E>(
-        &self,
-        mesh: &Mesh,
-        validators: &Validators,
-        judge: impl FnOnce(Asked<'_>) -> Result<Option<Decision>, E>,
-    ) -> Result<Result<u8, E>, VerbError> {
+    pub(crate) fn show(&self, mesh: &Mesh, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
         let text = plan::read(&self.plan)?;
         let plan = plan::checked(&self.plan, &text, &self.overrides, validators, mesh.json)?;
         let plan = Plan { alpha: self.alpha.unwrap_or(plan.alpha), ..plan };
@@ -68,7 +64,8 @@ impl BacktestArgs {
         let name = self.samples.display().to_string();
         let mut tell = |event: Event<'_>| shown.tell(&event);
         let asked = Asked { plan: &plan, name: &name, samples, with_looks: mesh.json, tell: &mut tell };
-        Ok(judge(asked).map(|decision| shown.end(decision.as_ref())))
+        let decision = (judge.backtest)(asked).map_err(VerbError::Samples)?;
+        Ok(shown.end(decision.as_ref()))
     }
 }
 

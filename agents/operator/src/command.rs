@@ -99,7 +99,7 @@ pub enum ExcludedKind {
 ///
 /// # Errors
 /// When the command is not known to be stored.
-pub async fn command(mesh: &Mesh, verb: CommandVerb) -> Result<u8, VerbError> {
+pub(crate) async fn command(mesh: &Mesh, verb: CommandVerb) -> Result<u8, VerbError> {
     let (common, verb, body) = body(verb)?;
     let body = CommandBody { rollout: common.rollout.clone(), reason: common.reason.clone(), ..body };
     let asked = Asked { service: common.service.clone(), verb, principal: common.asker.principal()?, body };

@@ -69,6 +69,9 @@ pub enum VerbError {
     /// A bucket cannot be used.
     #[error(transparent)]
     Kv(#[from] KvError),
+    /// The log does not verify, or cannot be understood.
+    #[error(transparent)]
+    Log(Box<dyn std::error::Error + Send + Sync>),
     /// There is no such rollout.
     #[error("there is no rollout {0}")]
     NoRollout(RolloutId),
@@ -98,6 +101,9 @@ pub enum VerbError {
     /// A stream cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A samples file cannot be used.
+    #[error(transparent)]
+    Samples(Box<dyn std::error::Error + Send + Sync>),
     /// The local server does not start.
     #[error(transparent)]
     Server(#[from] StartServerError),
@@ -140,7 +146,9 @@ impl VerbError {
             | Self::Encode(_)
             | Self::File { .. }
             | Self::Id(_)
+            | Self::Log(_)
             | Self::Provision(_)
+            | Self::Samples(_)
             | Self::Server(_)
             | Self::Spawn { .. }
             | Self::System(_)
@@ -151,9 +159,13 @@ impl VerbError {
     /// The exit code of a program that ends with this.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Decode(_) | Self::Demo(_) | Self::Kv(_) | Self::Publish(_) | Self::Read(_) | Self::System(_) => {
-                exit::UNKNOWN
-            }
+            Self::Decode(_)
+            | Self::Demo(_)
+            | Self::Kv(_)
+            | Self::Log(_)
+            | Self::Publish(_)
+            | Self::Read(_)
+            | Self::System(_) => exit::UNKNOWN,
             Self::Ambiguous(_)
             | Self::Assess(_)
             | Self::Connect(_)
@@ -168,6 +180,7 @@ impl VerbError {
             | Self::Past { .. }
             | Self::PlanRefused
             | Self::Provision(_)
+            | Self::Samples(_)
             | Self::Server(_)
             | Self::Spawn { .. }
             | Self::Until(_) => exit::USAGE,
@@ -175,14 +188,12 @@ impl VerbError {
     }
 }
 
-/// The message, its causes, and what to try. Whether an error of somebody else's says that it could
-/// not be told, `is_unknown` knows.
-pub fn complain(error: &anyhow::Error, is_unknown: impl Fn(&anyhow::Error) -> bool) -> ExitCode {
+/// The message, its causes, and what to try.
+pub fn complain(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
     let verb = error.downcast_ref::<VerbError>();
     if let Some(hint) = verb.and_then(VerbError::hint) {
         eprintln!("  try: {hint}");
     }
-    let other = if is_unknown(error) { exit::UNKNOWN } else { exit::USAGE };
-    ExitCode::from(verb.map_or(other, VerbError::exit_code))
+    ExitCode::from(verb.map_or(exit::USAGE, VerbError::exit_code))
 }

@@ -21,7 +21,7 @@ use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::{VerbError, exit};
 use crate::keys::{Pressed, Prompt};
 use crate::render::{Frame, Line, Look, Told, draw, events, final_lines, hold_words, span};
-use crate::replay::Explainer;
+use crate::replay::{Explain, explained};
 use crate::screen::{Keyboard, Mode, Screen};
 
 /// What to follow, and how to show it.
@@ -36,7 +36,7 @@ pub(crate) struct Follow<'a> {
     /// Who asks when a key is pressed; without, keys are not read.
     pub(crate) asker: Option<Principal>,
     /// Says why, when that key is pressed.
-    pub(crate) explainer: Explainer,
+    pub(crate) explain: Explain,
     /// Lines from elsewhere, shown between the events.
     pub(crate) notes: Option<&'a mut mpsc::Receiver<String>>,
 }
@@ -264,10 +264,10 @@ impl<'a> View<'a> {
     // In a task too: a long log takes its time to be decided again.
     fn explain(&self) {
         let (bus, said) = (self.options.bus.clone(), self.said.clone());
-        let (explainer, rollout) = (self.options.explainer.clone(), self.options.rollout.clone());
+        let (explain, rollout) = (self.options.explain, self.options.rollout.clone());
         tokio::spawn(async move {
             let mut lines = vec![String::new()];
-            lines.extend(explainer.lines(&bus, &rollout).await);
+            lines.extend(explained(explain, &bus, &rollout).await);
             lines.push(String::new());
             let _ = said.send(lines).await;
         });

@@ -9,6 +9,7 @@
 //! | `error` | what went wrong, what to try, with which exit code |
 //! | `ask` | a command, from the publish to its outcome |
 //! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest` | the verbs |
+//! | `verb` | all of these, and what the judge does for them |
 //! | `assess` | one look at a release, and the way back, without a mesh |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
@@ -35,18 +36,20 @@ mod report;
 mod rollout;
 mod screen;
 mod up;
+mod verb;
 
-pub use agents::{AgentsVerb, agents};
+pub use agents::AgentsVerb;
 pub use alert::AckArgs;
 pub use args::{AgentArgs, AgentRole, CoordinatorArgs, Mesh};
 pub use assess::{AssessArgs, RollbackVerb};
-pub use backtest::BacktestArgs;
-pub use command::{CommandVerb, command};
-pub use demo::{DemoArgs, demo};
+pub use backtest::{Asked as Samples, BacktestArgs};
+pub use command::CommandVerb;
+pub use demo::DemoArgs;
 pub use error::{VerbError, complain, exit};
 pub use out::{CompletionsArgs, completions};
-pub use plan::{PlanVerb, plan};
-pub use replay::{AuditVerb, ExplainArgs, ReplayArgs};
+pub use plan::PlanVerb;
+pub use replay::{Asked, AuditVerb, ExplainArgs, Heads, Log, ReplayArgs};
 pub use report::{EvidenceArgs, ReportArgs};
-pub use rollout::{RolloutVerb, rollout};
-pub use up::{UpArgs, up};
+pub use rollout::{RolloutVerb, StartArgs, WatchArgs, Which};
+pub use up::UpArgs;
+pub use verb::{Judge, Told, Verb};

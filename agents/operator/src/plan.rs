@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, read_plan, render};
-use bellwether_protocol::power::StagePower;
 
 use crate::error::{VerbError, exit};
 use crate::out::outln;
 use crate::render::power_lines;
+use crate::verb::Judge;
 
 /// Look at plan files
 #[derive(Debug, clap::Subcommand)]
@@ -31,9 +31,6 @@ fn traffic(text: &str) -> Result<f64, String> {
     read.ok_or_else(|| "write requests a minute, such as `6` or `240`, at most 1e9".to_owned())
 }
 
-/// What the looks of a plan can show, given the traffic a minute; the judge's to say.
-type Power = fn(&Plan, Option<f64>) -> Vec<StagePower>;
-
 /// Largest plan file, in bytes.
 const PLAN_LEN_MAX: u64 = 1024 * 1024;
 
@@ -41,7 +38,7 @@ const PLAN_LEN_MAX: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// When a file cannot be read. Findings are a result, not an error.
-pub fn plan(verb: &PlanVerb, json: bool, validators: &Validators, power: Power) -> Result<u8, VerbError> {
+pub(crate) fn plan(verb: &PlanVerb, json: bool, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
     let PlanVerb::Check { files, overrides, traffic } = verb;
     let mut powers = Vec::new();
     let mut findings = Vec::new();
@@ -51,7 +48,7 @@ pub fn plan(verb: &PlanVerb, json: bool, validators: &Validators, power: Power) 
         let name = path.display().to_string();
         findings.extend(match read_plan(&name, &text, overrides, validators) {
             Ok((plan, warnings)) => {
-                powers.push((name.clone(), plan.alpha, power(&plan, *traffic)));
+                powers.push((name.clone(), plan.alpha, (judge.power)(&plan, *traffic)));
                 warnings
             }
             Err(findings) => findings,

@@ -1,11 +1,10 @@
 //! `bellwether rollout replay`: fetches a log for the judge to decide again, and shows what it said.
 //!
-//! The deciding again is the coordinator's; this crate never decides. `main.rs` joins the two.
+//! The deciding again is the judge's; this crate never decides.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bellwether_bus::{Bus, From as Begin};
 use bellwether_protocol::codec::MESSAGE_LEN_MAX;
@@ -21,6 +20,7 @@ use crate::follow::started;
 use crate::out::outln;
 use crate::render::{self, Look, events};
 use crate::rollout::Which;
+use crate::verb::{Judge, Told};
 
 /// Decide a whole log again, and compare
 #[derive(Debug, clap::Args)]
@@ -37,16 +37,10 @@ impl ReplayArgs {
     ///
     /// # Errors
     /// When the log cannot be read, or does not replay.
-    pub async fn show<E: Send + 'static>(
-        &self,
-        mesh: &Mesh,
-        replay: impl FnOnce(Log) -> Result<(Vec<Record>, Heads), E> + Send + 'static,
-    ) -> Result<Result<u8, E>, VerbError> {
-        let replayed = read_log(mesh, self, replay).await?;
-        Ok(replayed.map(|(records, heads)| {
-            show_replayed(mesh, &records, &heads);
-            exit::DONE
-        }))
+    pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
+        let (records, heads) = read_log(mesh, self, judge.records).await?.map_err(VerbError::Log)?;
+        show_replayed(mesh, &records, &heads);
+        Ok(exit::DONE)
     }
 }
 
@@ -77,28 +71,22 @@ pub enum AuditVerb {
 }
 
 /// The last record of each service, and its hash.
-type Heads = BTreeMap<Service, (Ordinal, Hash)>;
+pub type Heads = BTreeMap<Service, (Ordinal, Hash)>;
 
 impl AuditVerb {
-    /// Reads the log and shows it, after `verify` has decided it again where that was asked.
+    /// Reads the log and shows it, after the judge has decided it again where that was asked.
     ///
     /// # Errors
     /// When the log cannot be read, or does not verify.
-    pub async fn show<E: Send + 'static>(
-        &self,
-        mesh: &Mesh,
-        verify: impl FnOnce(Log) -> Result<Heads, E> + Send + 'static,
-    ) -> Result<Result<u8, E>, VerbError> {
+    pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
         let source = self.source()?;
         if let Self::Export { .. } = self {
             read_log(mesh, &source, |log| log.for_each(|record| outln!("{}", String::from_utf8_lossy(&record))))
                 .await?;
-            return Ok(Ok(exit::DONE));
+            return Ok(exit::DONE);
         }
-        Ok(read_log(mesh, &source, verify).await?.map(|heads| {
-            show_heads(mesh, &heads);
-            exit::DONE
-        }))
+        show_heads(mesh, &read_log(mesh, &source, judge.verify).await?.map_err(VerbError::Log)?);
+        Ok(exit::DONE)
     }
 
     fn source(&self) -> Result<ReplayArgs, VerbError> {
@@ -114,43 +102,35 @@ impl AuditVerb {
 }
 
 impl ExplainArgs {
-    /// Reads the log and shows what `explain` makes of it.
+    /// Reads the log and shows what the judge makes of it.
     ///
     /// # Errors
     /// When the log cannot be read, does not verify, or does not hold the rollout.
-    pub async fn show<E: Send + 'static>(
-        &self,
-        mesh: &Mesh,
-        explain: impl FnOnce(Log, Asked<'_>) -> Result<Option<Explanation>, E> + Send + 'static,
-    ) -> Result<Result<u8, E>, VerbError> {
-        Ok(self.tell(mesh, explain).await?.map(|why| {
-            if mesh.json {
-                outln!("{}", serde_json::json!(why));
-            } else {
-                render::explain(&why).iter().for_each(|line| outln!("{line}"));
-            }
-            exit::DONE
-        }))
+    pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
+        let why = self.tell(mesh, judge.explain).await?;
+        if mesh.json {
+            outln!("{}", serde_json::json!(why));
+        } else {
+            render::explain(&why).iter().for_each(|line| outln!("{line}"));
+        }
+        Ok(exit::DONE)
     }
 
     /// What `told` makes of the log of the rollout.
-    pub(crate) async fn tell<T: Send + 'static, E: Send + 'static>(
+    pub(crate) async fn tell<T: Send + 'static>(
         &self,
         mesh: &Mesh,
-        told: impl FnOnce(Log, Asked<'_>) -> Result<Option<T>, E> + Send + 'static,
-    ) -> Result<Result<T, E>, VerbError> {
+        told: impl FnOnce(Log, Asked<'_>) -> Told<Option<T>> + Send + 'static,
+    ) -> Result<T, VerbError> {
         let Which { service, number } = self.which.clone();
         let source = ReplayArgs { service: Some(service.clone()), log: self.log.clone() };
         let read = read_log(mesh, &source, move |log| told(log, (&service, number)));
-        match read.await? {
-            Ok(told) => told.map(Ok).ok_or_else(|| self.which.none()),
-            Err(error) => Ok(Err(error)),
-        }
+        read.await?.map_err(VerbError::Log)?.ok_or_else(|| self.which.none())
     }
 }
 
 /// Which rollout is asked for; the last one without a number.
-pub(crate) type Asked<'a> = (&'a Service, Option<u64>);
+pub type Asked<'a> = (&'a Service, Option<u64>);
 
 /// Records as they are stored, in their order, of one service after the other. Blocks until the
 /// next one is there, so it is read on a thread of its own.
@@ -166,38 +146,21 @@ impl Iterator for Log {
 }
 
 /// What makes an explanation of a log.
-#[derive(Clone)]
-pub(crate) struct Explainer(Arc<Explain>);
+pub(crate) type Explain = fn(Log, Asked<'_>) -> Told<Option<Explanation>>;
 
-type Explain = dyn Fn(Log, Asked<'_>) -> Result<Option<Explanation>, String> + Send + Sync;
-
-impl std::fmt::Debug for Explainer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Explainer")
-    }
-}
-
-impl Explainer {
-    pub(crate) fn new<E: std::error::Error>(
-        explain: impl Fn(Log, Asked<'_>) -> Result<Option<Explanation>, E> + Send + Sync + 'static,
-    ) -> Self {
-        Self(Arc::new(move |log, which| explain(log, which).map_err(|error| error.to_string())))
-    }
-
-    /// The explanation so far of a rollout on the mesh, or what is in its way.
-    pub(crate) async fn lines(&self, bus: &Bus, rollout: &RolloutId) -> Vec<String> {
-        let (records, log) = mpsc::channel(RECORDS_WAITING);
-        let (explain, RolloutId { service, number }) = (Arc::clone(&self.0), rollout.clone());
-        let told = tokio::task::spawn_blocking(move || explain(Log(log), (&service, Some(number))));
-        let read = read_mesh(bus, Some(&rollout.service), &records).await;
-        drop(records);
-        match (read, told.await) {
-            (Ok(()), Ok(Ok(Some(why)))) => render::explain(&why),
-            (Ok(()), Ok(Ok(None))) => vec![VerbError::NoRollout(rollout.clone()).to_string()],
-            (Ok(()), Ok(Err(error))) => vec![format!("cannot explain: {error}")],
-            (Ok(()), Err(error)) => vec![format!("cannot explain: {error}")],
-            (Err(error), _) => vec![format!("cannot explain: {error}")],
-        }
+/// The explanation so far of a rollout on the mesh, or what is in its way.
+pub(crate) async fn explained(explain: Explain, bus: &Bus, rollout: &RolloutId) -> Vec<String> {
+    let (records, log) = mpsc::channel(RECORDS_WAITING);
+    let RolloutId { service, number } = rollout.clone();
+    let told = tokio::task::spawn_blocking(move || explain(Log(log), (&service, Some(number))));
+    let read = read_mesh(bus, Some(&rollout.service), &records).await;
+    drop(records);
+    match (read, told.await) {
+        (Ok(()), Ok(Ok(Some(why)))) => render::explain(&why),
+        (Ok(()), Ok(Ok(None))) => vec![VerbError::NoRollout(rollout.clone()).to_string()],
+        (Ok(()), Ok(Err(error))) => vec![format!("cannot explain: {error}")],
+        (Ok(()), Err(error)) => vec![format!("cannot explain: {error}")],
+        (Err(error), _) => vec![format!("cannot explain: {error}")],
     }
 }
 

@@ -1,19 +1,20 @@
 //! `bellwether rollout report` and `rollout evidence`: what a rollout has shown, and the slots behind
-//! its numbers. The gathering is the coordinator's; `main.rs` joins the two.
+//! its numbers. The gathering is the judge's.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bellwether_protocol::id::{CriterionName, Region};
-use bellwether_protocol::report::{Folded, Report, Wanted};
+use bellwether_protocol::report::Wanted;
 use bellwether_protocol::time::Timestamp;
 
 use crate::args::Mesh;
 use crate::error::{VerbError, exit};
 use crate::out::{outln, print};
 use crate::render::{evidence_lines, report_html, report_markdown};
-use crate::replay::{Asked, ExplainArgs, Log};
+use crate::replay::ExplainArgs;
+use crate::verb::Judge;
 
 /// Report a rollout: may what comes next follow, and on which evidence
 #[derive(Debug, clap::Args)]
@@ -54,23 +55,16 @@ impl Format {
 }
 
 impl ReportArgs {
-    /// Reads the log and writes what `report` makes of it.
+    /// Reads the log and writes what the judge makes of it.
     ///
     /// # Errors
     /// When the log cannot be read, does not verify, or does not hold the rollout; when the file
     /// exists or cannot be written.
-    pub async fn show<E: Send + 'static>(
-        &self,
-        mesh: &Mesh,
-        report: impl FnOnce(Log, Asked<'_>) -> Result<Option<Report>, E> + Send + 'static,
-    ) -> Result<Result<u8, E>, VerbError> {
+    pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
         let by_name = || self.output.as_deref().and_then(Format::of);
         let asked = self.format.or(mesh.json.then_some(Format::Json));
         let format = asked.or_else(by_name).unwrap_or(Format::Markdown);
-        let report = match self.of.tell(mesh, report).await? {
-            Ok(report) => report,
-            Err(error) => return Ok(Err(error)),
-        };
+        let report = self.of.tell(mesh, judge.report).await?;
         let text = match format {
             Format::Html => report_html(&report),
             Format::Json => format!("{}\n", serde_json::json!(report)),
@@ -83,7 +77,7 @@ impl ReportArgs {
                 eprintln!("written: {}, {} bytes", path.display(), text.len());
             }
         }
-        Ok(Ok(exit::DONE))
+        Ok(exit::DONE)
     }
 }
 
@@ -114,25 +108,19 @@ pub struct EvidenceArgs {
 }
 
 impl EvidenceArgs {
-    /// Reads the log and shows the slots that `evidence` finds in it.
+    /// Reads the log and shows the slots that the judge finds in it.
     ///
     /// # Errors
     /// When the log cannot be read, does not verify, or does not hold the rollout.
-    pub async fn show<E: Send + 'static>(
-        &self,
-        mesh: &Mesh,
-        evidence: impl FnOnce(Log, Asked<'_>, &Wanted) -> Result<Option<Folded>, E> + Send + 'static,
-    ) -> Result<Result<u8, E>, VerbError> {
+    pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
         let wanted = Wanted { slot: self.slot, criterion: self.criterion.clone(), region: self.region.clone() };
-        let folded = match self.of.tell(mesh, move |log, which| evidence(log, which, &wanted)).await? {
-            Ok(folded) => folded,
-            Err(error) => return Ok(Err(error)),
-        };
+        let evidence = judge.evidence;
+        let folded = self.of.tell(mesh, move |log, which| evidence(log, which, &wanted)).await?;
         if mesh.json {
             folded.slots.iter().for_each(|slot| outln!("{}", serde_json::json!(slot)));
         } else {
             evidence_lines(&folded).iter().for_each(|line| outln!("{}", line.plain()));
         }
-        Ok(Ok(exit::DONE))
+        Ok(exit::DONE)
     }
 }

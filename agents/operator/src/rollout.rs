@@ -6,7 +6,6 @@ use std::str::FromStr;
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
 use bellwether_protocol::command::{CommandBody, Verb};
-use bellwether_protocol::explanation::Explanation;
 use bellwether_protocol::id::{IdError, Principal, Release, RolloutId, Service};
 use bellwether_protocol::plan::Validators;
 use bellwether_protocol::status::Status;
@@ -20,10 +19,12 @@ use crate::follow::{Follow, follow};
 use crate::out::outln;
 use crate::plan;
 use crate::render::{Frame, draw, table};
-use crate::replay::{Asked as Of, Explainer, Log};
+use crate::replay::{Explain, ExplainArgs, ReplayArgs};
+use crate::report::{EvidenceArgs, ReportArgs};
 use crate::screen::{Mode, Screen};
+use crate::verb::Judge;
 
-/// Start, list, look at and watch rollouts
+/// Start, list, look at, watch, explain and report rollouts
 #[derive(Debug, clap::Subcommand)]
 pub enum RolloutVerb {
     /// The latest rollout of each service
@@ -37,6 +38,14 @@ pub enum RolloutVerb {
     },
     /// One rollout, until it ends
     Watch(WatchArgs),
+    /// Say why a rollout went as it did: decided when, on which numbers, and seen to work how
+    Explain(ExplainArgs),
+    /// Report a rollout: may what comes next follow, and on which evidence
+    Report(ReportArgs),
+    /// Show the slots behind a rollout's numbers, as they were folded
+    Evidence(EvidenceArgs),
+    /// Decide a whole log again, and compare
+    Replay(ReplayArgs),
 }
 
 /// What to start, and whether to wait for its end.
@@ -121,18 +130,21 @@ impl FromStr for Which {
 ///
 /// # Errors
 /// When the plan is refused, the mesh cannot be used, or there is no such rollout.
-pub async fn rollout<E: std::error::Error>(
+pub(crate) async fn rollout(
     mesh: &Mesh,
     verb: RolloutVerb,
     validators: &Validators,
-    explain: impl Fn(Log, Of<'_>) -> Result<Option<Explanation>, E> + Send + Sync + 'static,
+    judge: &Judge,
 ) -> Result<u8, VerbError> {
-    let explainer = Explainer::new(explain);
     match verb {
+        RolloutVerb::Evidence(args) => args.show(mesh, judge).await,
+        RolloutVerb::Explain(args) => args.show(mesh, judge).await,
         RolloutVerb::List => list(mesh).await,
-        RolloutVerb::Start(args) => start(mesh, &args, validators, explainer).await,
+        RolloutVerb::Replay(args) => args.show(mesh, judge).await,
+        RolloutVerb::Report(args) => args.show(mesh, judge).await,
+        RolloutVerb::Start(args) => start(mesh, &args, validators, judge.explain).await,
         RolloutVerb::Status { rollout } => status(mesh, rollout.as_ref()).await,
-        RolloutVerb::Watch(args) => watch(mesh, &args, explainer).await,
+        RolloutVerb::Watch(args) => watch(mesh, &args, judge.explain).await,
     }
 }
 
@@ -168,14 +180,14 @@ async fn status(mesh: &Mesh, which: Option<&Which>) -> Result<u8, VerbError> {
     Ok(exit::DONE)
 }
 
-async fn watch(mesh: &Mesh, args: &WatchArgs, explainer: Explainer) -> Result<u8, VerbError> {
+async fn watch(mesh: &Mesh, args: &WatchArgs, explain: Explain) -> Result<u8, VerbError> {
     let bus = mesh.connect().await?;
     let rollout = match &args.rollout {
         Some(Which { service, number: Some(number) }) => RolloutId { service: service.clone(), number: *number },
         which => find(&bus, which.as_ref()).await?.rollout,
     };
     let asker = args.asker.principal()?;
-    let options = View { plain: args.plain, timeout: args.timeout, asker, explainer };
+    let options = View { plain: args.plain, timeout: args.timeout, asker, explain };
     watch_until_end(mesh, &bus, rollout, options).await
 }
 
@@ -183,7 +195,7 @@ struct View {
     plain: bool,
     timeout: Option<Span>,
     asker: Principal,
-    explainer: Explainer,
+    explain: Explain,
 }
 
 async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View) -> Result<u8, VerbError> {
@@ -195,13 +207,13 @@ async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View)
         look: mesh.look(),
         timeout: view.timeout.map(Span::to_std),
         asker: (mode == Mode::Live).then_some(view.asker),
-        explainer: view.explainer,
+        explain: view.explain,
         notes: None,
     });
     Ok(followed.await?.exit_code())
 }
 
-async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, explainer: Explainer) -> Result<u8, VerbError> {
+async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, explain: Explain) -> Result<u8, VerbError> {
     let text = plan::read(&args.plan)?;
     let plan = plan::checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
     let principal = args.asker.principal()?;
@@ -225,7 +237,7 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, explainer
     let code = say(&answer, mesh.json)?;
     match answer.outcome.and_then(|outcome| outcome.rollout) {
         Some(rollout) if args.wait && code == exit::DONE => {
-            let view = View { plain: args.plain, timeout: args.timeout, asker: principal, explainer };
+            let view = View { plain: args.plain, timeout: args.timeout, asker: principal, explain };
             watch_until_end(mesh, &bus, rollout, view).await
         }
         Some(rollout) if code == exit::DONE && !mesh.json => {

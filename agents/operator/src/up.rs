@@ -57,7 +57,7 @@ const LINES_MAX: usize = 64;
 ///
 /// # Errors
 /// When the server or a child cannot be started at all. One that dies later is started again.
-pub async fn up(args: &UpArgs, prefix: &str) -> Result<u8, VerbError> {
+pub(crate) async fn up(args: &UpArgs, prefix: &str) -> Result<u8, VerbError> {
     let binary = server::find(args.nats_server.as_deref())?;
     let server = start_server(binary, args.dir.join("nats"), args.port).await?;
     println!("nats         {}   (loopback, without credentials: names are claims)", server.url());

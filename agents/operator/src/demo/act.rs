@@ -19,7 +19,7 @@ use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::VerbError;
 use crate::follow::{Follow, Followed, follow};
 use crate::render::Look;
-use crate::replay::Explainer;
+use crate::replay::Explain;
 use crate::screen::Mode;
 
 /// The plan's durations, short enough to be watched. Recorded with the rollout, as any override.
@@ -96,7 +96,7 @@ pub(super) struct Cast<'a> {
     pub(super) notes: &'a mut mpsc::Receiver<String>,
     pub(super) tell: mpsc::Sender<String>,
     pub(super) sink: &'a Received,
-    pub(super) explainer: Explainer,
+    pub(super) explain: Explain,
 }
 
 impl Cast<'_> {
@@ -114,7 +114,7 @@ impl Cast<'_> {
             look: self.look,
             timeout: Some(ACT_WITHIN),
             asker: if self.mode == Mode::Live { Some(principal()?) } else { None },
-            explainer: self.explainer.clone(),
+            explain: self.explain,
             notes: Some(&mut *self.notes),
         });
         let followed = follow.await;

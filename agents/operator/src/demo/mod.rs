@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bellwether_bus::{Bus, ConnectOptions};
-use bellwether_protocol::explanation::Explanation;
 use bellwether_protocol::subject::Prefix;
 use tokio::sync::mpsc;
 
@@ -24,7 +23,7 @@ use crate::demo::act::{Act, Cast};
 use crate::demo::place::Place;
 use crate::error::{VerbError, exit};
 use crate::render::{Look, span};
-use crate::replay::{Asked, Explainer, Log};
+use crate::replay::Explain;
 use crate::screen::Mode;
 
 /// Run the whole product on this machine: a good release, then a bad one
@@ -63,12 +62,7 @@ const NOTES_MAX: usize = 256;
 ///
 /// # Errors
 /// When something cannot be started, or an act does not end as it should.
-pub async fn demo<E: std::error::Error>(
-    mesh: &Mesh,
-    args: &DemoArgs,
-    explain: impl Fn(Log, Asked<'_>) -> Result<Option<Explanation>, E> + Send + Sync + 'static,
-) -> Result<u8, VerbError> {
-    let explainer = Explainer::new(explain);
+pub(crate) async fn demo(mesh: &Mesh, args: &DemoArgs, explain: Explain) -> Result<u8, VerbError> {
     let began = Instant::now();
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
@@ -77,26 +71,20 @@ pub async fn demo<E: std::error::Error>(
     // Only a directory of our own may be removed at the end.
     std::fs::create_dir(&dir).map_err(|source| VerbError::File { doing: "make", path: dir.clone(), source })?;
     let dir = dir.canonicalize().unwrap_or(dir);
-    let outcome = within(mesh, args, &dir, began, explainer).await;
+    let outcome = within(mesh, args, &dir, began, explain).await;
     match std::fs::remove_dir_all(&dir) {
         Ok(()) => outcome,
         Err(source) => outcome.and(Err(VerbError::File { doing: "remove", path: dir, source })),
     }
 }
 
-async fn within(
-    mesh: &Mesh,
-    args: &DemoArgs,
-    dir: &Path,
-    began: Instant,
-    explainer: Explainer,
-) -> Result<u8, VerbError> {
+async fn within(mesh: &Mesh, args: &DemoArgs, dir: &Path, began: Instant, explain: Explain) -> Result<u8, VerbError> {
     let (notes, mut heard) = mpsc::channel(NOTES_MAX);
     let place = tokio::select! {
         place = Place::open(dir, args.nats_server.as_deref(), notes.clone()) => place?,
         () = bellwether_runtime::shutdown() => return Ok(exit::HELD),
     };
-    let outcome = play(mesh, args, &place, (notes, &mut heard), (began, explainer)).await;
+    let outcome = play(mesh, args, &place, (notes, &mut heard), (began, explain)).await;
     if args.keep && outcome.is_ok() {
         say_goodbye(&place, dir);
         bellwether_runtime::shutdown().await;
@@ -113,13 +101,13 @@ async fn play(
     args: &DemoArgs,
     place: &Place,
     (tell, notes): (mpsc::Sender<String>, &mut mpsc::Receiver<String>),
-    (began, explainer): (Instant, Explainer),
+    (began, explain): (Instant, Explain),
 ) -> Result<u8, VerbError> {
     let bus = connect(place.url()).await?;
     place.wait_for_agents(&bus).await?;
     eprintln!("ready in {}: {} agents", span(since(began)), place.agents().len());
     let (mode, look): (Mode, Look) = (Mode::choose(mesh.json, args.plain), mesh.look());
-    let mut cast = Cast { bus: &bus, plan: place.plan(), mode, look, notes, tell, sink: place.sink(), explainer };
+    let mut cast = Cast { bus: &bus, plan: place.plan(), mode, look, notes, tell, sink: place.sink(), explain };
     for act in [Act::Good, Act::Bad].into_iter().filter(|act| act.is_wanted(args.only)) {
         if !cast.play(act).await? {
             eprintln!("Left by hand: everything is stopped, nothing is concluded. exit {}", exit::HELD);
