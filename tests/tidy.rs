@@ -90,6 +90,7 @@ const PURE: &[(&str, &[&str])] = &[
             "chrono-tz",
             "ed25519-dalek",
             "rmp-serde",
+            "schemars",
             "serde",
             "serde-saphyr",
             "serde_json",

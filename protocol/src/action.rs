@@ -8,6 +8,7 @@ use crate::time::Timestamp;
 
 /// Set one lever to one value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Action {
     /// Derived from the record that holds it, so that a repeat has the same id.
     pub id: ActionId,
@@ -25,6 +26,7 @@ pub struct Action {
 
 /// What an agent answers to an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ActionResult {
     /// Which action.
     pub action: ActionId,
@@ -44,6 +46,7 @@ pub struct ActionResult {
 
 /// How an action went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ActionOutcome {
     /// Every target was read back at the asked value.

@@ -11,6 +11,7 @@ use crate::time::Span;
 
 /// All that one region watches for one service. An empty list of looks means: watch nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Assignment {
     /// For which rollout. Its service is part of the key.
     pub rollout: RolloutId,
@@ -26,6 +27,7 @@ pub struct Assignment {
 
 /// One SLI of one cohort.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Look {
     /// The SLI.
     pub sli: SliName,

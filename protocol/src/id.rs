@@ -55,6 +55,8 @@ macro_rules! tokens {
     ($($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$")))]
         pub struct $name(String);
 
         impl $name {
@@ -119,6 +121,8 @@ macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^[!-~]{1,128}$")))]
         pub struct $name(String);
 
         impl $name {
@@ -163,6 +167,7 @@ texts! {
 
 /// What an agent is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Tells people.
@@ -213,6 +218,8 @@ impl FromStr for Role {
 
 /// One agent: where it is, what it is for, and its name. Written `region.role.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}\\.[a-z]+\\.[A-Za-z0-9_-]{1,64}$", "examples" = ["sjc.probe.probe-1"])))]
 pub struct AgentId {
     /// Where it is.
     pub region: Region,
@@ -244,6 +251,8 @@ text_serde!(AgentId);
 
 /// One rollout: `service/number`, counted from 1 per service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+$", "examples" = ["shop/42"])))]
 pub struct RolloutId {
     /// The service.
     pub service: Service,
@@ -271,6 +280,8 @@ text_serde!(RolloutId);
 
 /// One action: `rollout/generation/index`. The same decision always derives the same id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+/[0-9]+/[0-9]+$", "examples" = ["shop/42/17/0"])))]
 pub struct ActionId {
     /// The rollout it belongs to.
     pub rollout: RolloutId,
@@ -307,6 +318,8 @@ text_serde!(ActionId);
 
 /// One problem of one rollout: `rollout-cause`, such as `shop/42-error_rate`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+-[A-Za-z0-9_-]{1,64}$", "examples" = ["shop/42-error_rate"])))]
 pub struct IncidentId {
     /// The rollout.
     pub rollout: RolloutId,
@@ -339,6 +352,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(transparent)]
         pub struct $name(pub $inner);
 

@@ -14,6 +14,7 @@ pub const PRESENCE_TTL: Span = Span::from_secs(15);
 
 /// One process, alive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Presence {
     /// Who.
     pub agent: AgentId,
@@ -38,6 +39,7 @@ pub struct Presence {
 
 /// An assignment as an agent took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Watching {
     /// Which revision.
     pub revision: Revision,
@@ -47,6 +49,7 @@ pub struct Watching {
 
 /// A lever as its agent last read it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeverReading {
     /// Which lever.
     pub lever: LeverName,
@@ -60,6 +63,7 @@ pub struct LeverReading {
 
 /// One thing behind a lever: a machine, a region, an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Target {
     /// Its name.
     pub id: String,

@@ -10,6 +10,7 @@ use crate::time::Timestamp;
 
 /// Counts, or one value. Counts are sums of what happened since the last message, never totals.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pushed {
     /// When it was measured. Absent: when it arrived, as when that slot is already over.
     #[serde(default, skip_serializing_if = "Option::is_none")]

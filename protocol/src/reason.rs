@@ -17,6 +17,7 @@ use crate::time::{Span, Timestamp};
 
 /// What the evidence says of one criterion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It holds.
@@ -29,6 +30,7 @@ pub enum Verdict {
 
 /// Why it could not be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Lack {
     /// Complete data, nothing bad, proof not reached.
@@ -50,6 +52,7 @@ impl fmt::Display for Verdict {
 
 /// A verdict with what it rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Judgement {
     /// Which criterion.
     pub criterion: CriterionName,
@@ -73,6 +76,7 @@ pub struct Judgement {
 
 /// What a statistical verdict rests on: enough to recompute it from the closed slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Grounds {
     /// Natural logarithm of the evidence against the release, an e-value.
     pub ln_e_fail: Nats,
@@ -105,6 +109,7 @@ pub struct Grounds {
 
 /// Natural logarithm of an e-value. Finite; compared to the bit.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Nats(pub f64);
 
@@ -118,6 +123,7 @@ impl Eq for Nats {}
 
 /// Why a rollout does not go on, though nothing is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Hold {
     /// A human must approve.
@@ -172,6 +178,7 @@ pub enum Hold {
 
 /// What is wrong with what an agent sent. It is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DataFault {
     /// A second, different sample of the same slot. The first one stands.
@@ -194,6 +201,7 @@ impl fmt::Display for DataFault {
 
 /// How a rollout ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// A human ended it, and its levers were restored.
@@ -227,6 +235,7 @@ impl Ending {
 
 /// Why a rollout is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A person asked.
@@ -266,6 +275,7 @@ impl Cause {
 
 /// One reason. A fact in the past tense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The plan was changed while it was on; what was seen so far no longer counts.

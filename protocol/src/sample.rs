@@ -12,6 +12,7 @@ use crate::time::{Span, Timestamp};
 
 /// Which users, and so which release, a look was addressed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cohort {
     /// On the old release.
@@ -108,6 +109,7 @@ pub const LATENCY_EDGES_MS: [u64; 30] = [
 ///
 /// A bucket reaches down to the key before it, so an empty bucket below a full one is kept.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Histogram(pub BTreeMap<u64, u64>);
 
@@ -154,6 +156,7 @@ impl Histogram {
 
 /// A number read out of answers: how often, its extremes, and the last one. Finite by decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Level {
     /// How many answers held it.
     pub n: u64,
@@ -188,6 +191,7 @@ impl Level {
 
 /// The part of a slot that one release answered (`None`: the answer named no release, or there was none).
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Portion {
     /// The release that was observed.
     pub release: Option<Release>,
@@ -228,6 +232,7 @@ impl Portion {
 
 /// Whether the agent itself was well in this slot, by its own control target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
     /// No control target is configured.
@@ -240,6 +245,7 @@ pub enum Control {
 
 /// The first failures of a slot, redacted, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// When the answer, or the failure, came.
     pub at: Timestamp,
@@ -256,6 +262,7 @@ pub const EVIDENCE_MAX: usize = 3;
 
 /// One slot of one SLI, for one cohort, seen by one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sample {
     /// The rollout it was asked for.
     pub rollout: RolloutId,
@@ -281,6 +288,7 @@ pub struct Sample {
 
 /// What one agent saw in one tick. One message on the bus.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tick {
     /// Who looked.
     pub agent: AgentId,

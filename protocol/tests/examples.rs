@@ -19,11 +19,12 @@ use bellwether_protocol::record::Record;
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
 use proptest::prelude::{ProptestConfig, any, proptest};
+use schemars::{JsonSchema, schema_for};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-trait Message: Serialize + DeserializeOwned + PartialEq + Debug {}
-impl<T: Serialize + DeserializeOwned + PartialEq + Debug> Message for T {}
+trait Message: Serialize + DeserializeOwned + JsonSchema + PartialEq + Debug {}
+impl<T: Serialize + DeserializeOwned + JsonSchema + PartialEq + Debug> Message for T {}
 
 /// Calls `$check::<T>(word, json, hex)` for every message; `hex` is empty for those that are JSON only.
 macro_rules! for_every_message {
@@ -78,6 +79,24 @@ fn unreadable<T>(word: &str, error: &dyn std::error::Error) -> T {
 #[test]
 fn stored_examples_read_back() {
     for_every_message!(reads_back);
+}
+
+/// What the schema of a word says is what is written, down to the kind of every field.
+fn fits_its_schema<T: Message>(word: &'static str, json: &str, _: &str) {
+    let schema = jsonschema::validator_for(schema_for!(T).as_value()).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(json).unwrap();
+    let wrong: Vec<String> = schema.iter_errors(&stored).map(|error| error.to_string()).collect();
+    assert!(wrong.is_empty(), "{word}: {wrong:?}");
+    for (key, _) in stored.as_object().unwrap() {
+        let mut broken = stored.clone();
+        broken[key] = serde_json::json!([[]]);
+        assert!(!schema.is_valid(&broken), "{word}: any `{key}` fits the schema");
+    }
+}
+
+#[test]
+fn stored_examples_fit_their_schemas() {
+    for_every_message!(fits_its_schema);
 }
 
 /// A message that a newer release sends may hold more: unknown fields must not break older readers.

@@ -11,6 +11,7 @@ use crate::time::Timestamp;
 
 /// A time in which no stage is entered, from one edge up to the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Freeze {
     /// Its first minute.
     pub from: Edge,
@@ -22,6 +23,8 @@ pub struct Freeze {
 
 /// A minute on the clocks of a zone: of every week, `Fri 16:00`, or of one day, `2026-12-23T18:00`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = r"^([A-Za-z]+ [0-9]{1,2}:[0-9]{1,2}|[0-9]+-[0-9]{1,2}-[0-9]{1,2}T[0-9]{1,2}:[0-9]{1,2})$", "examples" = ["Fri 16:00", "2026-12-23T18:00"])))]
 pub enum Edge {
     /// Of one day.
     Date(NaiveDateTime),
@@ -31,6 +34,8 @@ pub enum Edge {
 
 /// A time zone by its name in the IANA database, such as `Europe/Berlin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("examples" = ["UTC", "Europe/Berlin"])))]
 pub struct Zone(chrono_tz::Tz);
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];

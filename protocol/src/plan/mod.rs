@@ -207,6 +207,7 @@ pub fn read_plan(
 
 /// Everything one service's rollouts need.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Plan {
     /// The service.
     pub service: Service,
@@ -244,6 +245,7 @@ pub struct Plan {
 
 /// How the release is read out of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fingerprint {
     /// The value of a header.
@@ -254,6 +256,7 @@ pub enum Fingerprint {
 
 /// What a plan knows of a lever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeverUse {
     /// Whether its value is the service's release; `{previous}` is what it held at start.
     pub holds_release: bool,
@@ -272,6 +275,7 @@ pub struct LeverUse {
 
 /// What is measured: one kind of look, repeated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sli {
     /// Its name.
     pub name: SliName,
@@ -295,6 +299,7 @@ impl Sli {
 
 /// What is judged of an SLI.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Criterion {
     /// Its name.
     pub name: CriterionName,
@@ -317,6 +322,7 @@ pub struct Criterion {
 
 /// What must be seen of a criterion before its stage may be left.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Require {
     /// No Fail, every slot covered, enough events. What the data prove is told.
@@ -328,6 +334,7 @@ pub enum Require {
 
 /// What must hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// The error budget of an SLO is not burnt too fast, in two windows at once.
@@ -413,6 +420,7 @@ pub enum Objective {
 
 /// What a Fail does. The later, the graver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnFail {
     /// People are told; the stage goes on.
@@ -427,6 +435,7 @@ pub enum OnFail {
 
 /// One step of what a Fail does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FailStep {
     /// From how long after it began to fail. Until the first step, nothing is promoted.
     pub after: Span,
@@ -439,6 +448,7 @@ pub struct FailStep {
 
 /// Something that is run again and again while a stage soaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Activity {
     /// How often; the first one begins with the soak.
     pub every: Span,
@@ -452,6 +462,7 @@ pub struct Activity {
 
 /// A named step of a rollout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stage {
     /// Its name.
     pub name: StageName,
@@ -482,6 +493,7 @@ pub struct Stage {
 
 /// Set one lever to one value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Set {
     /// Which lever.
     pub lever: LeverName,
@@ -491,6 +503,7 @@ pub struct Set {
 
 /// The value a plan sets a lever to. In YAML: `{release}`, `{previous}`, or the value itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SetTo {
     /// What the lever held when the rollout started.
@@ -505,6 +518,7 @@ pub enum SetTo {
 
 /// How a release is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TakeBack {
     /// Levels, tried in order. Never empty in a checked plan.
     pub levels: Vec<TakeBackLevel>,
@@ -516,6 +530,7 @@ pub struct TakeBack {
 
 /// One set of lever values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TakeBackLevel {
     /// What is set, all at once.
     pub set: Vec<Set>,
