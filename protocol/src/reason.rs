@@ -254,8 +254,8 @@ pub enum Cause {
     Drift {
         /// Which lever.
         lever: LeverName,
-        /// What it was read to be.
-        to: LeverValue,
+        /// What it was read to be, in words where that is not one value.
+        to: String,
     },
     /// A lever could not be set on the way forward.
     Lever {
@@ -350,9 +350,9 @@ pub enum Reason {
         /// Which lever.
         lever: LeverName,
         /// Where it should stand.
-        from: LeverValue,
-        /// What it was read to be.
-        to: LeverValue,
+        from: String,
+        /// What it was read to be, in words where that is not one value.
+        to: String,
     },
     /// It ended.
     Ended {

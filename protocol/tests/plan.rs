@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_protocol::plan::{Finding, Flaw, Objective, OnFail, Plan, SetTo, Validators, read_plan, render};
+use bellwether_protocol::plan::{
+    FailStep, Finding, Flaw, LeverUse, Objective, OnFail, Plan, SetTo, Validators, read_plan, render,
+};
 use bellwether_protocol::time::Span;
 use proptest::prelude::{ProptestConfig, any, proptest};
 use proptest::strategy::Strategy;
@@ -94,8 +96,8 @@ fn the_documented_plan_is_accepted_and_means_what_it_says() {
     assert_eq!((stage.enter[3].to.clone(), stage.during.len(), stage.irreversible), (SetTo::Run, 1, true));
     assert_eq!(plan.take_back.levels[0].refuses, ["checkout".parse().unwrap()]);
     assert_eq!(plan.freeze[0].zone.to_string(), "Europe/Berlin");
-    let alone =
-        plan.levers.values().map(|lever| (lever.on_drift, lever.runs)).filter(|own| *own != (OnFail::Hold, false));
+    let own = |lever: &LeverUse| (FailStep::act(&lever.on_drift, Span::ZERO), lever.runs);
+    let alone = plan.levers.values().map(own).filter(|own| *own != (OnFail::Hold, false));
     assert_eq!(alone.collect::<Vec<_>>(), [(OnFail::Rollback, false), (OnFail::Hold, true), (OnFail::Hold, true)]);
     let number = plan.criteria.iter().find_map(|c| match &c.objective {
         Objective::Number { max, .. } => *max,
@@ -355,6 +357,8 @@ fn what_follows_a_failure_is_read_as_steps() {
 fn what_runs_freezes_and_refuses_makes_sense() {
     let lever = "database: {}";
     check(lever, "database: { on_drift: never }", "P02]: `on_drift` cannot be `never`");
+    check(lever, "database: { on_drift: [{ do: reapply, tel: [ops] }] }", "P03]: unknown key `tel` in step");
+    check(lever, "database: { on_drift: [{ do: hold }, { do: warn }] }", "P12]: steps out of order");
     let enter = "- { set: traffic, to: 10% }";
     check(enter, "- { run: traffic }", "P12]: a lever that does not run anything");
     check(enter, "- { run: trafic }", "P04]: unknown lever `trafic`");

@@ -88,6 +88,7 @@ scenarios! {
     guarded
     healthy
     machine_lost
+    mended
     prober_without_dns
     region_silent
     rollback_not_recovered

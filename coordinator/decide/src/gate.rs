@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::{LeverName, Region};
+use bellwether_protocol::id::Region;
 use bellwether_protocol::plan::{Criterion, Objective, OnFail};
 use bellwether_protocol::reason::{Hold, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::Timestamp;
 
 use crate::budget;
+use crate::drift;
 use crate::judge::{self, Finding, Scope};
 use crate::kernel::threshold;
 use crate::state::{Phase, Rollout};
@@ -164,12 +165,6 @@ pub(crate) fn called_for(findings: &[Finding<'_>], act: OnFail) -> Vec<Judgement
     gravest.into_values().filter(|(own, _)| *own == act).map(|(_, finding)| finding.judgement()).collect()
 }
 
-/// Levers that were read elsewhere than where they should stand, and what the plan does about each.
-pub(crate) fn drifted(rollout: &Rollout) -> impl Iterator<Item = (&LeverName, OnFail)> {
-    let drifted = rollout.levers.iter().filter(|(_, lever)| lever.drifted.is_some());
-    drifted.map(|(name, _)| (name, rollout.plan.levers.get(name).map_or(OnFail::Hold, |lever| lever.on_drift)))
-}
-
 /// What holds a rollout, whether or not its stage has soaked.
 pub(crate) fn holds(rollout: &Rollout, findings: &[Finding<'_>], now: Timestamp) -> Vec<Hold> {
     let mut holds = Vec::new();
@@ -181,7 +176,7 @@ pub(crate) fn holds(rollout: &Rollout, findings: &[Finding<'_>], now: Timestamp)
             holds.push(Hold::NoData { region, since });
         }
     }
-    for (lever, _) in drifted(rollout).filter(|(_, act)| *act > OnFail::Warn) {
+    for (lever, ..) in drift::drifted(rollout, now).filter(|(.., act)| *act > OnFail::Warn) {
         holds.push(Hold::Lever { lever: lever.clone() });
     }
     let stops = |act: OnFail| act == OnFail::Hold || act == OnFail::Reapply;

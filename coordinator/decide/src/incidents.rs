@@ -1,11 +1,12 @@
 //! Who must be told, once per problem: an incident opens, is updated, and is resolved.
 
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Numbers, Proof, Severity};
-use bellwether_protocol::id::{AgentId, CriterionName, IncidentId, Region};
-use bellwether_protocol::plan::OnFail;
+use bellwether_protocol::id::{AgentId, Audience, CriterionName, IncidentId, LeverName, Region};
+use bellwether_protocol::plan::{LeverUse, OnFail};
 use bellwether_protocol::reason::{DataFault, Ending, Hold, Judgement};
 use bellwether_protocol::record::Source;
 
+use crate::drift::{self, Drift};
 use crate::state::{Incident, Phase, Rollout};
 use crate::step::Out;
 
@@ -32,6 +33,24 @@ impl Tell {
     pub(crate) fn on(self, judgement: &Judgement) -> Self {
         let (regions, numbers) = (judgement.region.iter().cloned().collect(), Some(judgement.numbers.clone()));
         Self { regions, numbers, ..self }
+    }
+
+    /// A criterion that fails; what follows from that is to be added.
+    pub(crate) fn of_judgement(rollout: &Rollout, judgement: &Judgement) -> Self {
+        let (criterion, numbers) = (&judgement.criterion, &judgement.numbers);
+        let what = format!("{criterion} {}, limit {}", numbers.value, numbers.limit);
+        Self::new(criterion.clone(), "", format!("{} {}: {what}", rollout.release, stage(rollout))).on(judgement)
+    }
+
+    /// A lever that is elsewhere; what follows from that is to be added.
+    pub(crate) fn of_drift(rollout: &Rollout, lever: &LeverName, drift: &Drift) -> Self {
+        let what = drift::text(lever, &drift.to);
+        Self::new(cause(lever.as_str()), "", format!("{} {}: {what}", rollout.release, stage(rollout)))
+    }
+
+    /// With what follows from it.
+    pub(crate) fn and(self, act: OnFail, state: &'static str, what: &str) -> Self {
+        Self { act, state, headline: format!("{}; {what}", self.headline), ..self }
     }
 }
 
@@ -90,22 +109,30 @@ fn fault_cause(agent: &AgentId) -> CriterionName {
 }
 
 /// Tells of holds that ask for people, and resolves those that are over.
-pub(crate) fn tell_holds(rollout: &mut Rollout, warned: &[Judgement], silent_slots: u64, out: &mut Out) {
+pub(crate) fn tell_holds(
+    rollout: &mut Rollout,
+    warned: &[Judgement],
+    awaited: Option<CriterionName>,
+    silent_slots: u64,
+    out: &mut Out,
+) {
     let patience = rollout.plan.slot.times(silent_slots);
     let mut on: Vec<CriterionName> = rollout.faulty.iter().map(fault_cause).collect();
     on.extend([Source::Inbox, Source::Samples].map(reset_cause));
-    for judgement in warned {
-        on.push(judgement.criterion.clone());
-        warn(rollout, judgement, out);
+    on.extend(awaited);
+    let moved = drift::drifted(rollout, out.now).filter(|(.., act)| *act == OnFail::Warn);
+    let moved: Vec<Tell> = moved.map(|(lever, drift, _)| Tell::of_drift(rollout, lever, drift)).collect();
+    for tell in warned.iter().map(|judgement| Tell::of_judgement(rollout, judgement)).chain(moved).collect::<Vec<_>>() {
+        on.push(tell.cause.clone());
+        open(rollout, tell.and(OnFail::Warn, "warned", "the plan asks for a warning only"), out);
     }
     for hold in rollout.holds.clone() {
         let told = match &hold {
             Hold::Approval => Some(("approval".to_owned(), Vec::new(), "waits for approval".to_owned())),
-            Hold::Lever { lever } => Some((
-                lever.to_string(),
-                Vec::new(),
-                format!("lever {lever} no longer stands as this rollout left or found it"),
-            )),
+            Hold::Lever { lever } => {
+                let drift = rollout.levers.get(lever).and_then(|lever| lever.drifted.as_ref());
+                drift.map(|drift| (lever.to_string(), Vec::new(), drift::text(lever, &drift.to)))
+            }
             Hold::NoData { region, since } if out.now.since(*since) >= patience => Some((
                 format!("no-data-{region}"),
                 vec![region.clone()],
@@ -146,20 +173,6 @@ pub(crate) fn tell_holds(rollout: &mut Rollout, warned: &[Judgement], silent_slo
     resolve_all_but(rollout, &on, out);
 }
 
-/// Tells of a criterion that fails, where the plan asks for no more.
-fn warn(rollout: &mut Rollout, judgement: &Judgement, out: &mut Out) {
-    let (criterion, numbers) = (&judgement.criterion, &judgement.numbers);
-    let headline = format!(
-        "{} {}: {criterion} {}, limit {}; the plan asks for a warning only",
-        rollout.release,
-        stage(rollout),
-        numbers.value,
-        numbers.limit
-    );
-    let tell = Tell { act: OnFail::Warn, ..Tell::new(criterion.clone(), "warned", headline).on(judgement) };
-    open(rollout, tell, out);
-}
-
 fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
     let over = rollout.incidents.iter().filter(|(cause, incident)| !incident.resolved && !on.contains(cause));
     let over: Vec<(CriterionName, Severity)> =
@@ -191,6 +204,7 @@ pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
 
 fn say(rollout: &mut Rollout, kind: IncidentKind, tell: Tell, out: &mut Out) {
     let resolved = kind == IncidentKind::Resolved;
+    let audience = audience(rollout, &tell);
     let new = || Incident { seq: 0, severity: tell.severity, state: String::new(), resolved };
     let incident = rollout.incidents.entry(tell.cause.clone()).or_insert_with(new);
     incident.seq = incident.seq.saturating_add(1);
@@ -198,8 +212,6 @@ fn say(rollout: &mut Rollout, kind: IncidentKind, tell: Tell, out: &mut Out) {
     incident.resolved = resolved;
     tell.state.clone_into(&mut incident.state);
     let seq = incident.seq;
-    let steps = rollout.plan.criterion(&tell.cause).map_or(&[][..], |criterion| &criterion.on_fail);
-    let audience = steps.iter().filter(|step| step.act == tell.act).flat_map(|step| step.tell.clone()).collect();
     // A resolution reaches whoever was woken: it goes out at the most that was asked.
     let severity = if resolved { incident.severity } else { tell.severity };
     let proof = match &rollout.phase {
@@ -224,6 +236,20 @@ fn say(rollout: &mut Rollout, kind: IncidentKind, tell: Tell, out: &mut Out) {
         tell: audience,
         at: out.now,
     });
+}
+
+/// Whom the plan names for what is done about it. Who is told that the levers are set again is also
+/// told when that did not help, and it holds.
+fn audience(rollout: &Rollout, tell: &Tell) -> Vec<Audience> {
+    let is_its = |(lever, _): &(&LeverName, &LeverUse)| cause(lever.as_str()) == tell.cause;
+    let lever = rollout.plan.levers.iter().find(is_its).map(|(_, lever)| &lever.on_drift);
+    let criterion = rollout.plan.criterion(&tell.cause).map(|criterion| &criterion.on_fail);
+    let steps = criterion.into_iter().chain(lever).flatten();
+    let is_done = |act: OnFail| act == tell.act || (act == OnFail::Reapply && tell.act == OnFail::Hold);
+    let mut audience: Vec<Audience> =
+        steps.filter(|step| is_done(step.act)).flat_map(|step| step.tell.clone()).collect();
+    audience.dedup();
+    audience
 }
 
 fn next_steps(rollout: &Rollout, state: &str) -> Vec<NextStep> {

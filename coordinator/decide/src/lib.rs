@@ -20,12 +20,14 @@
 //! | `commands` | may this command be done? |
 //! | `stages` | may this stage be left? |
 //! | `take_back` | is the old release seen to be back? |
+//! | `drift` | which levers stand elsewhere than where they were put? |
 //! | `incidents` | who must be told, once? |
 //! | [`rehearse`] | what would a plan have decided? |
 //! | [`power`] | what can a plan's looks show, before anything is started? |
 //! | [`project`] | what do agents watch, and what do people see? |
 
 mod commands;
+mod drift;
 mod during;
 mod incidents;
 mod stages;
@@ -51,4 +53,4 @@ pub use state::{Desk, Rollout};
 pub use step::{Step, step};
 
 /// Version of the judge. It moves when the same inputs may give another decision.
-pub const DECIDE_VERSION: u32 = 3;
+pub const DECIDE_VERSION: u32 = 4;

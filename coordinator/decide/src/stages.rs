@@ -4,13 +4,14 @@
 
 use bellwether_protocol::alert::Severity;
 use bellwether_protocol::command::Excluded;
-use bellwether_protocol::id::{GateVersion, Region};
+use bellwether_protocol::id::{CriterionName, GateVersion, Region};
 use bellwether_protocol::plan::OnFail;
-use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement, Reason};
+use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement, Lack, Reason, Verdict};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::collect::reporters;
+use crate::drift;
 use crate::during;
 use crate::gate::{self, Blame};
 use crate::incidents::{self, Tell};
@@ -95,6 +96,7 @@ pub(crate) fn enter(desk: &Desk, rollout: &mut Rollout, next: usize, due: Option
         rollout.phase = Phase::Settling { until };
         begin_epoch(rollout, until);
         out.reasons.push(Reason::Looking { stage: stage.name, from: until });
+        tell_reapplied(rollout, out);
         return true;
     };
     let Some(due) = due else {
@@ -148,6 +150,7 @@ pub(crate) fn soak(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
         holds.extend(gate::lacking(&findings));
     }
     let (warned, mended) = (gate::called_for(&findings, OnFail::Warn), gate::called_for(&findings, OnFail::Reapply));
+    let awaited = awaited(rollout, &findings);
     tell_verdicts(rollout, changed, out);
     match blame {
         Some(Blame::Release(judgement)) => {
@@ -160,7 +163,7 @@ pub(crate) fn soak(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
         }
         None => {}
     }
-    if let Some(cause) = during::cause(rollout).or_else(|| drifted(desk, rollout)) {
+    if let Some(cause) = during::cause(rollout).or_else(|| drift::cause(rollout, out.now)) {
         return take_back::begin(rollout, cause, out);
     }
     if reapply(rollout, &mended, out) {
@@ -178,30 +181,45 @@ pub(crate) fn soak(desk: &Desk, rollout: &mut Rollout, out: &mut Out) -> bool {
         holds.push(Hold::Approval);
     }
     set_holds(rollout, holds, out);
-    incidents::tell_holds(rollout, &warned, SILENT_SLOTS_TOLD, out);
+    incidents::tell_holds(rollout, &warned, awaited, SILENT_SLOTS_TOLD, out);
     if is_green && !needs_approval { pass(rollout, out) } else { false }
-}
-
-/// A lever that was read elsewhere, where the plan takes the release back for it.
-fn drifted(desk: &Desk, rollout: &Rollout) -> Option<Cause> {
-    let (lever, _) = gate::drifted(rollout).find(|(_, act)| *act == OnFail::Rollback)?;
-    let to = desk.reading(lever)?.value.clone()?;
-    Some(Cause::Drift { lever: lever.clone(), to })
 }
 
 /// Sets the stage's levers again, once: the stage is entered anew, and its evidence
 /// begins anew.
 fn reapply(rollout: &mut Rollout, mended: &[Judgement], out: &mut Out) -> bool {
-    let levers = gate::drifted(rollout).filter(|(_, act)| *act == OnFail::Reapply);
-    let levers = levers.map(|(lever, _)| incidents::cause(lever.as_str()));
-    let criteria = mended.iter().map(|judgement| judgement.criterion.clone());
-    let new = criteria.chain(levers).next().filter(|_| rollout.reapplied.is_none());
-    let Some(cause) = new.filter(|_| !rollout.paused && !rollout.is_shadow) else { return false };
-    rollout.reapplied = Some(cause.clone());
+    if rollout.reapplied.is_some() || rollout.paused || rollout.is_shadow {
+        return false;
+    }
+    let lever = || {
+        let mut levers = drift::drifted(rollout, out.now).filter(|(.., act)| *act == OnFail::Reapply);
+        levers.next().map(|(lever, drift, _)| Tell::of_drift(rollout, lever, drift))
+    };
+    let criterion = mended.first().map(|judgement| Tell::of_judgement(rollout, judgement));
+    let Some(tell) = criterion.or_else(lever) else { return false };
+    rollout.reapplied = Some(tell.cause.clone());
     rollout.phase = Phase::Entering { next: 0, due: None };
     begin_epoch(rollout, out.now);
-    out.reasons.push(Reason::Reapplied { cause });
+    out.reasons.push(Reason::Reapplied { cause: tell.cause.clone() });
+    incidents::open(rollout, tell.and(OnFail::Reapply, "reapplying", "the stage's levers are set again"), out);
     true
+}
+
+/// What the levers were set again for, while nothing was seen of it since: it is not over yet.
+fn awaited(rollout: &Rollout, findings: &[Finding<'_>]) -> Option<CriterionName> {
+    let cause = rollout.reapplied.as_ref()?;
+    let is_unseen = |f: &Finding<'_>| f.criterion.name == *cause && f.verdict == Verdict::Inconclusive(Lack::NoData);
+    findings.iter().any(is_unseen).then(|| cause.clone())
+}
+
+/// Tells that the levers which were set again were read back.
+fn tell_reapplied(rollout: &mut Rollout, out: &mut Out) {
+    let Some(cause) = rollout.reapplied.clone() else { return };
+    let stage = rollout.stage_name().map(|stage| stage.to_string()).unwrap_or_default();
+    let headline =
+        format!("{} {stage}: the stage's levers were set again and read back; looking anew", rollout.release);
+    let tell = Tell { act: OnFail::Reapply, ..Tell::new(cause, "reapplied", headline) };
+    incidents::open(rollout, tell, out);
 }
 
 /// Whether the plan enters no stage now; then people see until when.

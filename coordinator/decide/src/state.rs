@@ -16,6 +16,7 @@ use bellwether_protocol::record::{Agents, Hash};
 use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Drift;
 use crate::during::Run;
 use crate::evidence::Evidence;
 
@@ -172,8 +173,8 @@ pub struct LeverState {
     pub answer: Option<Answer>,
     /// Whether it was read at `set_to` since its agent was done; only then can a later reading be wrong.
     pub seen_right: bool,
-    /// Where it was read, while that is not where it should stand.
-    pub drifted: Option<LeverValue>,
+    /// Set while it is read elsewhere than where it should stand.
+    pub drifted: Option<Drift>,
 }
 
 /// An agent's answer, as far as decisions need it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
+use bellwether_protocol::action::{Action, ActionResult};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::command::{COMMAND_BY_SEQ, Outcome};
 use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Ordinal};
@@ -12,7 +12,7 @@ use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::evidence::{Expected, Frame};
 use crate::state::{Answer, Desk, Phase, Rollout};
-use crate::{commands, during, incidents, project, stages, take_back};
+use crate::{commands, drift, during, incidents, project, stages, take_back};
 
 /// How long after an action's deadline its agent may still answer.
 pub(crate) const ANSWER_GRACE: Span = Span::from_secs(5);
@@ -87,7 +87,7 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
         fold_reset(&mut desk, source, &mut out);
     }
     if let Some(mut rollout) = desk.rollout.take() {
-        note_readings(&desk, &mut rollout, &mut out);
+        drift::note(&desk, &mut rollout, &mut out);
         rollout.agents_most = rollout.agents_most.max(desk.agents.len());
         for _ in 0..TRANSITIONS_MAX {
             if !advance(&desk, &mut rollout, &mut out) {
@@ -262,39 +262,6 @@ fn fold_reset(desk: &mut Desk, source: Source, out: &mut Out) {
     }
 }
 
-/// A reading can only be wrong after the lever was set and then read right: heartbeats from before
-/// may still be under way. In the shadow others move the levers, and nothing is wrong about that.
-fn note_readings(desk: &Desk, rollout: &mut Rollout, out: &mut Out) {
-    let is_over = rollout.is_over() || rollout.is_shadow;
-    for (name, lever) in &mut rollout.levers {
-        let whole = desk.reading(name);
-        let reading = whole.and_then(|reading| reading.value.as_ref());
-        let is_done = lever.answer.as_ref().is_some_and(|answer| answer.outcome == ActionOutcome::Done);
-        if is_done && reading.is_some() && reading == lever.set_to.as_ref() {
-            lever.seen_right = true;
-        }
-        let own = rollout.plan.levers.get(name).cloned().unwrap_or_default();
-        let Some((from, to)) = lever.stands_at().zip(reading).filter(|_| !is_over && !own.runs) else { continue };
-        // A machine that is gone, or that nobody asked for, is as much of a change as another value.
-        let count = whole.map_or(0, |reading| reading.targets.len());
-        let other = own.targets.filter(|targets| usize::try_from(*targets) != Ok(count));
-        let (from, to) = match other {
-            Some(targets) => (in_words(targets), in_words(count)),
-            None => (Some(from.clone()), Some(to.clone())),
-        };
-        let drifted = to.filter(|to| from.as_ref() != Some(to));
-        if let (Some(from), Some(to)) = (from, drifted.clone().filter(|_| drifted != lever.drifted)) {
-            out.reasons.push(Reason::Drifted { lever: name.clone(), from, to });
-        }
-        lever.drifted = drifted;
-    }
-}
-
-/// So many targets, as what a lever is read to be.
-fn in_words(targets: impl std::fmt::Display) -> Option<LeverValue> {
-    format!("{targets}-targets").parse().ok()
-}
-
 fn fold_result(desk: &mut Desk, result: &ActionResult, out: &mut Out) {
     let Some(rollout) = &mut desk.rollout else { return };
     let Some(lever) = rollout.levers.get_mut(&result.lever) else { return };
@@ -341,7 +308,7 @@ fn wake_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
     let phase = match &rollout.phase {
         Phase::Preparing { until } | Phase::Settling { until } => Some(*until),
         Phase::Entering { due, .. } => due.map(|due| due + ANSWER_GRACE),
-        Phase::Soaking => during::wake_at(rollout).min(),
+        Phase::Soaking => during::wake_at(rollout).chain(drift::wake_at(rollout)).filter(|at| *at > now).min(),
         Phase::TakingBack(back) => Some(back.due + ANSWER_GRACE),
         Phase::Ended { .. } => return None,
     };

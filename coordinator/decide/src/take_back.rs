@@ -14,6 +14,7 @@ use bellwether_protocol::reason::{Cause, Ending, Reason};
 use bellwether_protocol::record::Series;
 use bellwether_protocol::time::{Span, Timestamp};
 
+use crate::drift;
 use crate::evidence::Sight;
 use crate::incidents::{self, Tell};
 use crate::stages::{begin_epoch, end};
@@ -379,7 +380,7 @@ fn cause_text(cause: &Cause) -> String {
             judgement.numbers,
             judgement.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default(),
         ),
-        Cause::Drift { lever, to } => format!("lever {lever} was read at {to}, where this rollout did not put it"),
+        Cause::Drift { lever, to } => drift::text(lever, to),
         Cause::Lever { lever, outcome } => format!("lever {lever} {outcome}"),
     }
 }

@@ -95,6 +95,7 @@ impl<'a> Check<'a> {
     fn levers(&mut self) {
         let holds = |node: &&(Key, Node)| value(&node.1, "holds_release") == Some(true);
         let entries = self.root.get("levers").map_or(&[][..], Node::entries);
+        entries.iter().take(ITEMS_MAX).for_each(|(_, lever)| self.steps(lever, "on_drift"));
         if let Some((key, _)) = entries.iter().filter(holds).nth(1) {
             let help = "keep `holds_release` on the lever whose value at start is the previous release";
             self.push(Finding::new("P12", "a second lever that holds the release").on_key(key).help(help));

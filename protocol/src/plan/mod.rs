@@ -23,7 +23,8 @@
 //!   release: { holds_release: true }    # at most one; `{previous}` is what it held at start
 //!   machines: { targets: 2 }            # default any: how many stand behind it; fewer or more are a drift
 //!   new_checkout: { off: "off" }        # a flag, and what `flag-off` sets
-//!   auto_deploy: { on_drift: rollback } # when it is read elsewhere: warn, hold (default), reapply, rollback
+//!   auto_deploy: { on_drift: rollback } # when it is read elsewhere: warn, hold (default), reapply, rollback;
+//!                                       # or steps, as in a criterion's `on_fail`
 //!   backup: { runs: true }              # a command that is run, not a state that is kept
 //!   golden_paths: { runs: true }
 //! slis:
@@ -263,8 +264,8 @@ pub struct LeverUse {
     /// The value that `flag-off` sets, when this lever is a flag.
     pub off: Option<LeverValue>,
     /// What follows when it is read elsewhere than where the rollout put it, or found it. Default: hold.
-    #[serde(default = "OnFail::hold")]
-    pub on_drift: OnFail,
+    #[serde(default = "FailStep::hold")]
+    pub on_drift: Vec<FailStep>,
     /// How many targets stand behind it, such as machines. Fewer or more are a drift. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
@@ -433,11 +434,11 @@ pub enum OnFail {
     Rollback,
 }
 
-/// One step of what a Fail does.
+/// One step of what a Fail, or a drift, does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FailStep {
-    /// From how long after it began to fail. Until the first step, nothing is promoted.
+    /// From how long after it began. Until the first step, nothing is promoted.
     pub after: Span,
     /// What is done.
     pub act: OnFail,
@@ -562,25 +563,32 @@ pub type Validators = BTreeMap<&'static str, fn(&serde_json::Value) -> Vec<Flaw>
 
 impl Default for LeverUse {
     fn default() -> Self {
-        Self { holds_release: false, off: None, on_drift: OnFail::Hold, targets: None, runs: false }
+        Self { holds_release: false, off: None, on_drift: FailStep::hold(), targets: None, runs: false }
     }
 }
 
 impl OnFail {
-    fn hold() -> Self {
-        Self::Hold
-    }
-
     /// This alone, as soon as it fails, and nobody in particular is told.
     pub fn at_once(self) -> Vec<FailStep> {
         vec![FailStep { after: Span::ZERO, act: self, tell: Vec::new() }]
     }
 }
 
+impl FailStep {
+    fn hold() -> Vec<Self> {
+        OnFail::Hold.at_once()
+    }
+
+    /// What follows now, so long after it began: nothing is promoted before the first step.
+    pub fn act(steps: &[Self], lasted: Span) -> OnFail {
+        steps.iter().rev().find(|step| step.after <= lasted).map_or(OnFail::Hold, |step| step.act)
+    }
+}
+
 impl Criterion {
-    /// What follows now, when it has failed for so long: nothing is promoted before the first step.
+    /// What follows now, when it has failed for so long.
     pub fn act(&self, failing: Span) -> OnFail {
-        self.on_fail.iter().rev().find(|step| step.after <= failing).map_or(OnFail::Hold, |step| step.act)
+        FailStep::act(&self.on_fail, failing)
     }
 
     /// Whether it may take the release back.

@@ -193,7 +193,7 @@ impl Reader<'_> {
             let s = r.section("lever", node, &["holds_release", "off", "on_drift", "targets", "runs"])?;
             let holds_release = r.or(s, "holds_release", false, Self::flag);
             let off = r.or(s, "off", None, |r, k, n| r.token(k, n).map(Some));
-            let on_drift = r.or(s, "on_drift", OnFail::Hold, |r, k, n| r.word(k, n, ON_FAIL));
+            let on_drift = r.or(s, "on_drift", OnFail::Hold.at_once(), Self::on_fail);
             let targets = r.or(s, "targets", None, |r, k, n| r.count(k, n).map(Some));
             let runs = r.or(s, "runs", false, Self::flag);
             let (off, on_drift) = (off?, on_drift?);

@@ -35,7 +35,7 @@ impl<'a> Check<'a> {
                     self.require(criterion, kind);
                 }
             }
-            self.steps(criterion);
+            self.steps(criterion, "on_fail");
             let none = value::<u64>(criterion, "min_events") == Some(0);
             self.refuse(none, "P12", (criterion, "min_events"), "no events prove nothing", "write 1 or more".into());
             let used = items(self.root.get("stages")).any(|stage| is_used(stage, &self.criteria, criterion));
@@ -152,9 +152,9 @@ impl<'a> Check<'a> {
     }
 
     /// Steps follow each other in time.
-    fn steps(&mut self, criterion: &Node) {
+    pub(super) fn steps(&mut self, node: &Node, key: &str) {
         let mut last = None;
-        for step in items(criterion.get("on_fail")) {
+        for step in items(node.get(key)) {
             let after = value::<Span>(step, "for").unwrap_or_default();
             let early = last.is_some_and(|last| after <= last);
             let help = "each step begins later than the one before it".to_owned();
