@@ -38,11 +38,34 @@ pub(crate) fn begin(rollout: &mut Rollout, cause: Cause, out: &mut Out) -> bool 
         automatic: level.automatic,
         refuses: level.refuses.clone(),
     });
-    let levels: Vec<Level> = levels.collect();
+    let mut levels: Vec<Level> = levels.collect();
     if levels.is_empty() {
         return cannot(rollout, &cause, out);
     }
-    begin_levels(rollout, cause, levels, Ending::RolledBack, out)
+    let first = first_level(rollout, &cause, &levels);
+    let (before, rest) = levels.split_at_mut(first);
+    if let Some(level) = rest.first_mut() {
+        for (lever, to) in before.iter().rev().flat_map(|level| &level.set) {
+            if level.set.iter().all(|(own, _)| own != lever) {
+                level.set.push((lever.clone(), to.clone()));
+            }
+        }
+    }
+    begin_levels(rollout, cause, (levels, first), Ending::RolledBack, out)
+}
+
+/// The level that is asked first: for a lever that is elsewhere, or could not be set, the first one
+/// that sets it, for those before cannot cure that; what these set is asked along with it. A level
+/// that waits for a human is not begun that way.
+fn first_level(rollout: &Rollout, cause: &Cause, levels: &[Level]) -> usize {
+    let (Cause::Drift { lever, .. } | Cause::Lever { lever, .. }) = cause else { return 0 };
+    let sets = |level: &Level| level.set.iter().any(|(own, _)| own == lever);
+    let first = levels.iter().position(sets).unwrap_or(0);
+    let waits = |next: &usize| {
+        let automatic = levels.get(*next).is_some_and(|level| level.automatic);
+        !automatic && is_beyond_previous(rollout, levels.get(..*next).unwrap_or_default())
+    };
+    if (1..=first).any(|next| waits(&next)) { 0 } else { first }
 }
 
 /// Nothing may be taken back without a human: they are paged.
@@ -59,8 +82,8 @@ fn cannot(rollout: &mut Rollout, cause: &Cause, out: &mut Out) -> bool {
 }
 
 /// In the shadow nothing is moved: it says what it would have done, and ends.
-fn would(rollout: &mut Rollout, cause: &Cause, levels: &[Level], out: &mut Out) -> bool {
-    let set = levels.first().map_or(&[][..], |level| &level.set);
+fn would(rollout: &mut Rollout, cause: &Cause, first: Option<&Level>, out: &mut Out) -> bool {
+    let set = first.map_or(&[][..], |level| &level.set);
     for (lever, to) in set {
         out.would(lever, to);
     }
@@ -81,12 +104,19 @@ pub(crate) fn begin_abort(rollout: &mut Rollout, cause: Cause, out: &mut Out) ->
     }
     let apply_within = rollout.plan.take_back.levels.first().map_or(Span::from_secs(120), |level| level.apply_within);
     let level = Level { set, apply_within, automatic: true, refuses: Vec::new() };
-    begin_levels(rollout, cause, vec![level], Ending::Aborted, out)
+    begin_levels(rollout, cause, (vec![level], 0), Ending::Aborted, out)
 }
 
-fn begin_levels(rollout: &mut Rollout, cause: Cause, levels: Vec<Level>, ending: Ending, out: &mut Out) -> bool {
+/// Begins with one of the levels, by its index.
+fn begin_levels(
+    rollout: &mut Rollout,
+    cause: Cause,
+    (levels, first): (Vec<Level>, usize),
+    ending: Ending,
+    out: &mut Out,
+) -> bool {
     if rollout.is_shadow {
-        return would(rollout, &cause, &levels, out);
+        return would(rollout, &cause, levels.get(first), out);
     }
     let now = out.now;
     rollout.holds.clear();
@@ -97,7 +127,7 @@ fn begin_levels(rollout: &mut Rollout, cause: Cause, levels: Vec<Level>, ending:
     rollout.phase = Phase::TakingBack(Box::new(TakeBack {
         cause,
         levels,
-        level: 0,
+        level: first,
         began_at: now,
         asked_at: now,
         due: now,
@@ -108,7 +138,7 @@ fn begin_levels(rollout: &mut Rollout, cause: Cause, levels: Vec<Level>, ending:
         told_blind: false,
     }));
     begin_epoch(rollout, now);
-    ask_level(rollout, 0, out);
+    ask_level(rollout, first, out);
     true
 }
 
@@ -296,7 +326,8 @@ fn moves_more(back: &TakeBack) -> bool {
 
 fn give_way(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) -> bool {
     let Some(next) = back.levels.get(back.level + 1) else { return fail(rollout, back, why, out) };
-    if !next.automatic && is_beyond_previous(rollout, back) {
+    let so_far = back.levels.get(..=back.level).unwrap_or_default();
+    if !next.automatic && is_beyond_previous(rollout, so_far) {
         let why = format!("{why}; level {} waits for a human", back.level + 2);
         return fail(rollout, back, why, out);
     }
@@ -307,10 +338,10 @@ fn give_way(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) 
 }
 
 /// Whether the levels so far already went back to the previous release: what follows goes beyond it.
-fn is_beyond_previous(rollout: &Rollout, back: &TakeBack) -> bool {
+fn is_beyond_previous(rollout: &Rollout, so_far: &[Level]) -> bool {
     let release_lever = rollout.plan.release_lever();
-    let so_far = back.levels.iter().take(back.level + 1).flat_map(|level| &level.set);
-    release_lever.is_none_or(|lever| so_far.into_iter().any(|(name, _)| name == lever))
+    let mut so_far = so_far.iter().flat_map(|level| &level.set);
+    release_lever.is_none_or(|lever| so_far.any(|(name, _)| name == lever))
 }
 
 fn fail(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) -> bool {

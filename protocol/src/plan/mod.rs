@@ -79,7 +79,9 @@
 //! take_back:                    # default: one level, everything moved to `{previous}`
 //!   green: 3                    # default 3: green slots that mean recovered
 //!   within: 10                  # default 10: slots in which they must be seen
-//!   levels:                     # the next one begins when one is not confirmed in time
+//!   levels:                     # the next one begins when one is not confirmed in time. For a lever that is
+//!                               # elsewhere, or could not be set, the first one that sets it begins, and
+//!                               # sets along what the levels before it set
 //!     - set:
 //!         - { set: traffic, to: 0% }
 //!         - { set: release, to: "{previous}" }
