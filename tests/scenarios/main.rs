@@ -88,6 +88,7 @@ scenarios! {
     guarded
     healthy
     machine_lost
+    machine_moved
     mended
     prober_without_dns
     region_silent

@@ -99,6 +99,9 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
             world.hand_beats(world.hands.len() - 1);
         }
         ["lever", name, "loses", target] => drop(world.site.real(name).targets.remove(*target)),
+        ["lever", name, "target", target, "at", value] => {
+            drop(world.site.real(name).targets.insert((*target).to_owned(), value.parse().unwrap()));
+        }
         ["lever", name, "moves", value] => world.order(&name.parse().unwrap(), &value.parse().unwrap()),
         ["lever", name, "stuck", target] => drop(world.site.real(name).stuck.insert((*target).to_owned())),
         ["probe", region, state] => {

@@ -199,7 +199,12 @@ impl LeverState {
 
     /// Whether it was read where it was put, and is now read elsewhere.
     pub fn is_wrong(&self, reading: Option<&LeverReading>) -> bool {
-        self.seen_right && reading.is_some_and(|r| r.value.is_some() && r.value != self.set_to)
+        let is_elsewhere = |reading: &LeverReading| match &reading.value {
+            Some(value) => Some(value) != self.set_to.as_ref(),
+            // Targets that disagree are wrong once they had their time to agree.
+            None => self.drifted.as_ref().is_some_and(|drift| drift.counts),
+        };
+        self.seen_right && reading.is_some_and(is_elsewhere)
     }
 
     /// Where it should stand: where it was put, once it was read there, or where it was found.
