@@ -94,6 +94,7 @@ scenarios! {
     region_silent
     rollback_not_recovered
     rollback_refused
+    run_again
     shadow
     single_500
     steps

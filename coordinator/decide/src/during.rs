@@ -23,10 +23,12 @@ pub struct Run {
     pub failed: Option<ActionOutcome>,
 }
 
-/// The runs of a stage that begins to soak at `from`.
+/// The runs of a stage that begins to soak at `from`, or of the plan that took the place of another.
 pub(crate) fn begin(rollout: &Rollout, from: Timestamp) -> Vec<Run> {
     let activities = rollout.stage().map_or(&[][..], |stage| &stage.during);
-    activities.iter().map(|_| Run { next: from, count: 0, due: None, failed: None }).collect()
+    // Counted on from the plan before: what it ran last would be found to stand there already.
+    let count = rollout.runs.iter().map(|run| run.count).max().unwrap_or(0);
+    activities.iter().map(|_| Run { next: from, count, due: None, failed: None }).collect()
 }
 
 /// Takes note of what ended, and begins what is due while the stage still soaks.
