@@ -9,6 +9,7 @@
 //! | `mistakes` | be told what to do |
 //! | `pairs` | run two coordinators |
 //! | `parent` | kill what started everything |
+//! | `ways` | look in the shadow, hotfix, amend, freeze, run, and not undo |
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
@@ -22,6 +23,7 @@ mod pairs;
 mod parent;
 #[path = "../scenarios/transcript.rs"]
 mod transcript;
+mod ways;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -264,7 +264,7 @@ impl Mesh {
     }
 
     /// Waits until everyone is here and every lever was read back.
-    async fn until_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
         let until = Instant::now() + WITHIN;
         loop {
             let here = self.presences().await;
