@@ -74,6 +74,7 @@ async fn start_server(dir: &Path) -> LocalServer {
         shim: PROGRAM.into(),
         dir: dir.join("nats"),
         port: 0,
+        link: Default::default(),
     };
     tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("joined").expect("started")
 }
@@ -93,8 +94,13 @@ async fn start_site(runs: usize) -> Site {
 }
 
 async fn connect(url: &str) -> Bus {
-    let options =
-        ConnectOptions { url: url.to_owned(), prefix: Prefix::default(), name: "bench".to_owned(), credentials: None };
+    let options = ConnectOptions {
+        url: url.to_owned(),
+        domain: None,
+        prefix: Prefix::default(),
+        name: "bench".to_owned(),
+        credentials: None,
+    };
     Bus::connect(&options).await.expect("connected")
 }
 
@@ -102,6 +108,7 @@ async fn start_mesh(dir: &Path, url: &str, site: &Site) {
     let options = bellwether_coordinator::Options {
         connect: ConnectOptions {
             url: url.to_owned(),
+            domain: None,
             prefix: Prefix::default(),
             name: "coordinator".to_owned(),
             credentials: None,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bellwether_bus::child::{Child, Output as Said, Spec};
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
+use bellwether_bus::server::{self, Link, LocalServer, ServerOptions};
 use bellwether_bus::{Bus, ConnectError, ConnectOptions, From, Reader};
 use bellwether_protocol::codec;
 use bellwether_protocol::command::{CommandBody, Outcome, Verb};
@@ -47,14 +47,22 @@ pub(crate) async fn start_server(dir: &Path) -> LocalServer {
     let dir = dir.to_owned();
     let start = move || {
         let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-        LocalServer::start(&ServerOptions { binary, shim: PROGRAM.into(), dir, port: 0 }).expect("a server")
+        LocalServer::start(&ServerOptions { binary, shim: PROGRAM.into(), dir, port: 0, link: Link::Alone })
+            .expect("a server")
     };
     tokio::task::spawn_blocking(start).await.expect("not cancelled")
 }
 
 pub(crate) async fn connect(url: &str) -> Result<Bus, ConnectError> {
     let name = "test".to_owned();
-    Bus::connect(&ConnectOptions { url: url.to_owned(), prefix: Default::default(), name, credentials: None }).await
+    Bus::connect(&ConnectOptions {
+        url: url.to_owned(),
+        domain: None,
+        prefix: Default::default(),
+        name,
+        credentials: None,
+    })
+    .await
 }
 
 struct Process {

@@ -178,7 +178,7 @@ impl Desk {
                     }
                 }
                 _ = look.tick() => {
-                    if let Some(alert) = silence.check(clock.now(), bus.is_connected()) {
+                    if let Some(alert) = silence.check(clock.now(), bus.is_answered()) {
                         self.take_up(&alert, None).await?;
                     }
                 }

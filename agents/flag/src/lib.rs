@@ -131,7 +131,7 @@ impl Own {
             Ok(None) => {}
             Err(e) => tracing::warn!(error = %e, path = %kept.display(), "the last flags on disk cannot be read"),
         }
-        let is_stale = Box::new(move || !link.get().is_some_and(Bus::is_connected));
+        let is_stale = Box::new(move || !link.get().is_some_and(Bus::is_answered));
         let endpoint = Endpoint { flags: flags.clone(), served: served.clone(), is_stale, auth };
         let broken = move |e| FlagAgentError::Listen(listen, e);
         let listener = bind(listen, config.address_file.as_deref()).await.map_err(broken)?;
@@ -213,7 +213,7 @@ async fn join(agent: &AgentConfig) -> Result<Runtime, StartError> {
     let mut told = false;
     loop {
         match Runtime::start(Role::Flag, agent).await {
-            Err(StartError::Connect(e @ ConnectError::Unreachable { .. })) => {
+            Err(StartError::Connect(e @ (ConnectError::Unreachable { .. } | ConnectError::DomainSilent { .. }))) => {
                 if !told {
                     tracing::warn!(error = %e, "serving the last snapshot, if there is one, until NATS answers");
                     told = true;

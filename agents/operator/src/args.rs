@@ -17,6 +17,9 @@ pub struct Mesh {
     /// Where NATS is; several addresses separated by commas
     #[arg(long, global = true, env = "BELLWETHER_NATS", default_value = "nats://127.0.0.1:4222", value_name = "URL")]
     pub nats: String,
+    /// The JetStream domain that holds the streams, where NATS keeps one; behind a leaf node, the hub's
+    #[arg(long, global = true, env = "BELLWETHER_NATS_DOMAIN", value_name = "DOMAIN")]
+    pub nats_domain: Option<String>,
     /// A NATS credentials file
     #[arg(long, global = true, env = "BELLWETHER_CREDENTIALS", value_name = "FILE")]
     pub credentials: Option<PathBuf>,
@@ -76,6 +79,7 @@ impl Mesh {
     pub fn options(&self) -> ConnectOptions {
         ConnectOptions {
             url: self.nats.clone(),
+            domain: self.nats_domain.clone(),
             prefix: self.prefix.clone(),
             name: "bellwether operator".to_owned(),
             credentials: self.credentials.clone().map(Credentials::CredsFile),

@@ -156,7 +156,7 @@ impl<'a> View<'a> {
                 Some(line) = next_note(&mut notes) => { self.note(&[line])?; None }
                 _ = redraw.tick() => self.tick()?,
                 () = bellwether_runtime::shutdown() => Some(Followed::Left),
-                () = time_up(until) => Some(Followed::TimedOut { known: self.status.is_some() && self.options.bus.is_connected() }),
+                () = time_up(until) => Some(Followed::TimedOut { known: self.status.is_some() && self.options.bus.is_answered() }),
             };
             if self.is_caught_up && !self.is_known {
                 self.end(None)?;

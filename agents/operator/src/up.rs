@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use bellwether_bus::child::Output;
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
+use bellwether_bus::server::{self, Link, LocalServer, ServerOptions};
 use bellwether_protocol::id::{IdError, Role};
 use tokio::sync::mpsc;
 
@@ -96,7 +96,7 @@ async fn start(args: &UpArgs, prefix: &str, server: &LocalServer, children: &mut
 pub(crate) async fn start_server(binary: PathBuf, dir: PathBuf, port: u16) -> Result<LocalServer, VerbError> {
     make_dir(&dir)?;
     let shim = std::env::current_exe().map_err(VerbError::System)?;
-    let options = ServerOptions { binary, shim, dir, port };
+    let options = ServerOptions { binary, shim, dir, port, link: Link::Alone };
     let started = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await;
     Ok(started.map_err(|error| VerbError::System(std::io::Error::other(error)))??)
 }

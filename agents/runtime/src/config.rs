@@ -32,6 +32,9 @@ pub struct AgentConfig {
 pub struct NatsConfig {
     /// Where, such as `nats://127.0.0.1:4222`; several, separated by commas.
     pub url: String,
+    /// The JetStream domain that holds Bellwether's streams, where the server keeps one; behind a leaf node, the hub's.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Who we are: a `.creds` file, or a secret that holds an nkey seed (`SU…`), `user:password`, or a token.
     #[serde(default)]
     pub credentials: Option<SecretRef>,

@@ -126,6 +126,7 @@ fn connect_options(agent: &AgentId, config: &AgentConfig) -> Result<ConnectOptio
     let credentials = config.nats.credentials.as_ref().map(credentials).transpose()?;
     Ok(ConnectOptions {
         url: config.nats.url.clone(),
+        domain: config.nats.domain.clone(),
         prefix: config.prefix.clone(),
         name: format!("bellwether {agent}"),
         credentials,

@@ -18,6 +18,8 @@ use crate::health::Health;
 pub struct ConnectOptions {
     /// One or more addresses, separated by commas, such as `nats://127.0.0.1:4222`. Never holds credentials.
     pub url: String,
+    /// The JetStream domain that holds our streams, where the server keeps one; behind a leaf node, the hub's.
+    pub domain: Option<String>,
     /// The first token of every subject.
     pub prefix: Prefix,
     /// The name of this client, as the server's operator sees it.
@@ -50,6 +52,8 @@ pub struct Bus {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: jetstream::Context,
     pub(crate) health: Arc<Health>,
+    /// Where the API of JetStream is spoken to: `$JS.API`, or `$JS.<domain>.API`.
+    pub(crate) api: String,
     prefix: Prefix,
 }
 
@@ -65,6 +69,37 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
+    /// The server's JetStream is a domain, and ours was not named; or it is no name.
+    #[error(
+        "NATS server {server} at {url} keeps JetStream domain `{domain}`: name the one that holds Bellwether's streams, \
+         with `nats.domain` in the agent's file or `--nats-domain`; behind a leaf node it is the hub's"
+    )]
+    Domain {
+        /// The server's name.
+        server: String,
+        /// Where.
+        url: String,
+        /// The domain.
+        domain: String,
+    },
+    /// The domain is elsewhere, and does not answer through this server.
+    #[error(
+        "JetStream domain `{domain}` does not answer through NATS server {server} at {url}: is the link to its servers up, \
+         is that their domain, and may we speak to `$JS.{domain}.API.>`{hint}?"
+    )]
+    DomainSilent {
+        /// The server's name.
+        server: String,
+        /// Where.
+        url: String,
+        /// The domain.
+        domain: String,
+        /// What the server said lately, if anything.
+        hint: String,
+    },
+    /// The domain is not a name of one.
+    #[error("`{0}` cannot be a JetStream domain: it is one token of letters, digits, `-` and `_`")]
+    DomainName(String),
     /// The server has no JetStream, or this account may not use it.
     #[error(
         "NATS server {server} at {url} does not offer JetStream to us: start it with `-js`, or enable it for this account{hint}"
@@ -132,6 +167,7 @@ impl Bus {
     pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
         let url = options.url.trim().to_owned();
         let addresses = parse_url(&url)?;
+        let api = api(options.domain.as_deref())?;
         let health = Arc::new(Health::default());
         let settings = settings(options, &health)?;
         let client = settings.connect(addresses).await.map_err(|source| match source.kind() {
@@ -142,14 +178,16 @@ impl Bus {
             _ => ConnectError::Unreachable { url: url.clone(), source },
         })?;
         check_version(&client, &url)?;
-        check_api_level(&client, &url, &health).await?;
+        check_api(&client, &url, options.domain.as_deref(), &api, &health).await?;
+        health.answered();
         let jetstream = jetstream::ContextBuilder::new()
+            .api_prefix(&api)
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             // A full window is a reason to wait, not an error.
             .backpressure_on_inflight(true)
             .build(client.clone());
-        Ok(Self { client, jetstream, health, prefix: options.prefix.clone() })
+        Ok(Self { client, jetstream, health, api, prefix: options.prefix.clone() })
     }
 
     /// The first token of every subject.
@@ -157,8 +195,15 @@ impl Bus {
         &self.prefix
     }
 
+    /// Whether JetStream has answered us lately: within 15 s, while we are connected. That the client is
+    /// connected says little: behind a leaf node it still is when the hub is gone. Whoever never asks
+    /// gets no answer; agents and coordinators write their presence every 5 s, and readers ask when idle.
+    pub fn is_answered(&self) -> bool {
+        self.is_connected() && self.health.is_answered()
+    }
+
     /// Whether the client believes that it is connected. A frozen server is noticed after two pings.
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 }
@@ -181,6 +226,19 @@ fn parse_url(url: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
     }
     url.split(',').map(|one| one.trim().parse().map_err(|_| ConnectError::Url { url: one.to_owned() })).collect()
 }
+
+/// Where the API of JetStream is, as every server maps its own domain.
+fn api(domain: Option<&str>) -> Result<String, ConnectError> {
+    let Some(domain) = domain else { return Ok("$JS.API".to_owned()) };
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if domain.is_empty() || domain.len() > DOMAIN_LEN_MAX || !domain.bytes().all(is_token) {
+        return Err(ConnectError::DomainName(domain.chars().take(DOMAIN_LEN_MAX).collect()));
+    }
+    Ok(format!("$JS.{domain}.API"))
+}
+
+/// Characters of a domain's name; it is a part of each request's subject.
+const DOMAIN_LEN_MAX: usize = 64;
 
 fn settings(options: &ConnectOptions, health: &Arc<Health>) -> Result<async_nats::ConnectOptions, ConnectError> {
     let wrong = |what: String| move |source: std::io::Error| ConnectError::Credentials { what, source };
@@ -257,6 +315,7 @@ fn check_version(client: &async_nats::Client, url: &str) -> Result<(), ConnectEr
 #[serde(default)]
 struct ApiInfo {
     api: ApiLevel,
+    domain: Option<String>,
     error: Option<ApiError>,
 }
 
@@ -272,26 +331,41 @@ struct ApiError {
     description: String,
 }
 
-async fn check_api_level(client: &async_nats::Client, url: &str, health: &Health) -> Result<(), ConnectError> {
-    let server = client.server_info();
+async fn check_api(
+    client: &async_nats::Client,
+    url: &str,
+    domain: Option<&str>,
+    api: &str,
+    health: &Health,
+) -> Result<(), ConnectError> {
+    let info = client.server_info();
+    let (server, url) = (info.server_name, url.to_owned());
     let none = |said: String| {
         let hint = if said.is_empty() { said } else { format!(" (it said: {said})") };
-        ConnectError::NoJetStream { server: server.server_name.clone(), url: url.to_owned(), hint }
+        let (server, url) = (server.clone(), url.clone());
+        match domain {
+            Some(domain) => ConnectError::DomainSilent { server, url, domain: domain.to_owned(), hint },
+            None => ConnectError::NoJetStream { server, url, hint },
+        }
     };
-    let answer = client.request("$JS.API.INFO", bytes::Bytes::new()).await;
+    let answer = client.request(format!("{api}.INFO"), bytes::Bytes::new()).await;
     let answer = answer.map_err(|_| none(health.recent_error().unwrap_or_default()))?;
-    let info: ApiInfo = serde_json::from_slice(&answer.payload).unwrap_or_default();
-    if let Some(error) = info.error {
+    let answered: ApiInfo = serde_json::from_slice(&answer.payload).unwrap_or_default();
+    if let Some(error) = answered.error {
         return Err(none(error.description));
     }
-    if info.api.level >= FLOOR_API_LEVEL {
+    // Without a name, a leaf's own JetStream would take our streams for its own, apart from the hub's.
+    if let Some(own) = answered.domain.filter(|own| !own.is_empty() && domain.is_none()) {
+        return Err(ConnectError::Domain { server, url, domain: own });
+    }
+    if answered.api.level >= FLOOR_API_LEVEL {
         return Ok(());
     }
     Err(ConnectError::TooOld {
-        server: server.server_name.clone(),
-        url: url.to_owned(),
-        version: server.version.clone(),
-        missing: format!("JetStream API level {FLOOR_API_LEVEL} (it has {})", info.api.level),
+        server,
+        url,
+        version: info.version,
+        missing: format!("JetStream API level {FLOOR_API_LEVEL} (it has {})", answered.api.level),
     })
 }
 
@@ -305,6 +379,15 @@ mod tests {
         assert!(!error.to_string().contains("hunter2"));
         assert!(parse_url("nats://127.0.0.1:4222, nats://127.0.0.1:4223").is_ok_and(|all| all.len() == 2));
         assert!(matches!(parse_url("http://["), Err(ConnectError::Url { .. })));
+    }
+
+    #[test]
+    fn a_domain_is_one_token() {
+        assert_eq!(api(None).ok().as_deref(), Some("$JS.API"));
+        assert_eq!(api(Some("hub-1")).ok().as_deref(), Some("$JS.hub-1.API"));
+        for wrong in ["", "a.b", ">", "*", "a b", &"a".repeat(65)] {
+            assert!(matches!(api(Some(wrong)), Err(ConnectError::DomainName(_))), "`{wrong}` was accepted");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     last_error: Mutex<Option<(Instant, String)>>,
+    last_answer: Mutex<Option<Instant>>,
     connects: watch::Sender<u64>,
 }
 
@@ -44,12 +45,25 @@ impl Health {
         last.as_ref().filter(|(at, _)| at.elapsed() < COMPLAINT_AGE_MAX).map(|(_, text)| text.clone())
     }
 
+    /// JetStream has answered, whatever it said.
+    pub(crate) fn answered(&self) {
+        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether it has lately.
+    pub(crate) fn is_answered(&self) -> bool {
+        let last = *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|at| at.elapsed() < ANSWER_AGE_MAX)
+    }
+
     /// Counts how often the connection came up; changes wake whoever must subscribe anew.
     pub(crate) fn connects(&self) -> watch::Receiver<u64> {
         self.connects.subscribe()
     }
 }
 
+/// Three heartbeats without an answer, as the anchor of the clock has it.
+const ANSWER_AGE_MAX: Duration = crate::clock::ANCHOR_AGE_MAX;
 /// A complaint older than this does not explain the call that just failed.
 const COMPLAINT_AGE_MAX: Duration = Duration::from_secs(10);
 /// Complaints are put into errors and logs; the server's own are far shorter.

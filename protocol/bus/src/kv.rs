@@ -197,13 +197,16 @@ pub(crate) fn stream_name(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
+/// How the subject of every key begins.
+pub(crate) const KEYS: &str = "$KV.";
+
 /// The subject of a key, by NATS's convention.
 pub(crate) fn subject(bucket: &str, key: &str) -> String {
-    format!("$KV.{bucket}.{key}")
+    format!("{KEYS}{bucket}.{key}")
 }
 
 fn key_of<'a>(bucket: &str, subject: &'a str) -> Option<&'a str> {
-    subject.strip_prefix("$KV.")?.strip_prefix(bucket)?.strip_prefix('.')
+    subject.strip_prefix(KEYS)?.strip_prefix(bucket)?.strip_prefix('.')
 }
 
 fn entry(key: String, last: Delivered) -> KvEntry {

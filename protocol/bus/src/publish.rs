@@ -10,6 +10,7 @@ use async_nats::jetstream::publish::PublishAck;
 use tokio::time::Instant;
 
 use crate::connect::{Bus, backoff};
+use crate::kv::KEYS;
 
 /// How long an unanswered publish is repeated before it is given up.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -172,12 +173,18 @@ impl Bus {
     }
 
     async fn attempt(&self, subject: &str, message: PublishMessage) -> Attempt {
-        let answer = match self.jetstream.send_publish(subject.to_owned(), message).await {
+        // Keys of a bucket do not pass a leaf node by their own subject, only through the API.
+        let is_key = subject.starts_with(KEYS) && self.api != "$JS.API";
+        let to = if is_key { format!("{}.{subject}", self.api) } else { subject.to_owned() };
+        let answer = match self.jetstream.send_publish(to, message).await {
             Ok(ack) => ack.await,
             Err(error) => Err(error),
         };
         let error = match answer {
-            Ok(ack) => return Attempt::Stored(ack),
+            Ok(ack) => {
+                self.health.answered();
+                return Attempt::Stored(ack);
+            }
             Err(error) => error,
         };
         match error.kind() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::Timestamp;
@@ -123,7 +123,8 @@ impl Bus {
     /// When the stream cannot be asked.
     pub async fn state(&self, stream: Stream) -> Result<StreamState, ReadError> {
         let name = self.prefix().stream(stream);
-        stream_state(&self.jetstream, &name).await.map_err(|source| ReadError { stream: name, source })
+        let state = stream_state(&self.jetstream, &name).await;
+        state.inspect(|_| self.health.answered()).map_err(|source| ReadError { stream: name, source })
     }
 
     pub(crate) async fn last_in(&self, name: &str, subject: &str) -> Result<Option<Message>, ReadError> {
@@ -134,7 +135,11 @@ impl Bus {
         let wrong = |source: BoxError| ReadError { stream: name.to_owned(), source };
         let stream = self.jetstream.get_stream_no_info(name).await.map_err(|error| wrong(error.into()))?;
         // Asked of the leader, not of any replica: this answers "was my message stored?".
-        match stream.get_last_raw_message_by_subject(subject).await {
+        let last = stream.get_last_raw_message_by_subject(subject).await;
+        if last.as_ref().map_or_else(|error| error.kind() == LastRawMessageErrorKind::NoMessageFound, |_| true) {
+            self.health.answered();
+        }
+        match last {
             Ok(raw) => Ok(Some(Delivered {
                 is_deletion: is_deletion(&raw.headers),
                 message: Message {
@@ -240,10 +245,10 @@ impl Source {
             let mut connects = self.health.connects();
             connects.mark_unchanged();
             let ended = match self.open(&sender).await {
-                Ok(messages) => {
+                Ok(consumer) => {
                     let delivered_before = failures;
                     failures = 0;
-                    match self.forward(messages, &sender, &mut connects).await {
+                    match self.forward(consumer, &sender, &mut connects).await {
                         Forwarded::Closed => return,
                         Forwarded::Reconnected => continue,
                         Forwarded::Failed { error, delivered } => {
@@ -257,14 +262,20 @@ impl Source {
                     error
                 }
             };
-            tracing::warn!(stream = self.stream, error = ended, attempt = failures, "reader starts anew");
+            // Once: while NATS is away this comes every few seconds.
+            if failures <= 1 {
+                tracing::warn!(stream = self.stream, error = ended, "reader starts anew");
+            } else {
+                tracing::debug!(stream = self.stream, error = ended, attempt = failures, "reader starts anew");
+            }
             // A new connection is a reason to try at once.
             let _ = tokio::time::timeout(backoff(failures), connects.changed()).await;
         }
     }
 
-    async fn open(&mut self, sender: &mpsc::Sender<Found>) -> Result<pull::Stream, String> {
+    async fn open(&mut self, sender: &mpsc::Sender<Found>) -> Result<PullConsumer, String> {
         let state = stream_state(&self.jetstream, &self.stream).await.map_err(|error| chain(&*error))?;
+        self.health.answered();
         if self.resume_in(state) {
             // Whoever is gone is noticed when messages are forwarded.
             let _ = sender.send(Found::Reset(state)).await;
@@ -284,9 +295,7 @@ impl Source {
             ..pull::Config::default()
         };
         let consumer = self.jetstream.create_consumer_on_stream(config, self.stream.clone()).await;
-        let consumer = consumer.map_err(|error| chain(&error))?;
-        let pulled = consumer.stream().max_messages_per_batch(BATCH).heartbeat(HEARTBEAT).expires(PULL_EXPIRES);
-        pulled.messages().await.map_err(|error| chain(&error))
+        consumer.map_err(|error| chain(&error))
     }
 
     /// Fits the position to the stream as it is now; tells whether it was lost, or has lost its end.
@@ -314,19 +323,24 @@ impl Source {
 
     async fn forward(
         &mut self,
-        mut messages: pull::Stream,
+        consumer: PullConsumer,
         sender: &mpsc::Sender<Found>,
         connects: &mut tokio::sync::watch::Receiver<u64>,
     ) -> Forwarded {
         let mut expected = 1;
+        let pulled = consumer.stream().max_messages_per_batch(BATCH).heartbeat(HEARTBEAT).expires(PULL_EXPIRES);
+        let mut messages = match pulled.messages().await {
+            Ok(messages) => messages,
+            Err(error) => return Forwarded::Failed { error: chain(&error), delivered: false },
+        };
         loop {
+            let failed = |error: String| Forwarded::Failed { error, delivered: expected > 1 };
             let next = tokio::select! {
                 biased;
                 () = sender.closed() => return Forwarded::Closed,
                 _ = connects.changed() => return Forwarded::Reconnected,
                 next = messages.next() => next,
             };
-            let failed = |error: String| Forwarded::Failed { error, delivered: expected > 1 };
             let message = match next {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => return failed(chain(&error)),

@@ -12,8 +12,12 @@ use futures_util::future::LocalBoxFuture;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::server::{self, LocalServer, ServerOptions};
+use crate::server::{self, Link, LocalServer, ServerOptions};
 use crate::{Bus, ConnectOptions, child};
+
+mod wire;
+
+pub use wire::{Fault, Wire};
 
 /// How long [`until`] waits.
 pub const WITHIN: Duration = Duration::from_secs(60);
@@ -111,12 +115,30 @@ pub fn kill(pid: u32) {
 /// A server in `dir`, with this program as its shim.
 pub fn options(dir: PathBuf, port: u16) -> ServerOptions {
     let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-    ServerOptions { binary, shim: std::env::current_exe().expect("our own path"), dir, port }
+    ServerOptions { binary, shim: std::env::current_exe().expect("our own path"), dir, port, link: Link::Alone }
+}
+
+/// A server in `dir` that is linked to others.
+pub async fn start(dir: PathBuf, link: Link) -> LocalServer {
+    let options = ServerOptions { link, ..options(dir, 0) };
+    tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("not cancelled").expect("a server")
+}
+
+/// A port of loopback that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
 }
 
 /// A connection without credentials.
 pub fn connect_options(url: &str) -> ConnectOptions {
-    ConnectOptions { url: url.to_owned(), prefix: Default::default(), name: "test".to_owned(), credentials: None }
+    ConnectOptions {
+        url: url.to_owned(),
+        domain: None,
+        prefix: Default::default(),
+        name: "test".to_owned(),
+        credentials: None,
+    }
 }
 
 /// Looks until it finds something, for [`WITHIN`]. When it does not, the panic says what was seen last.

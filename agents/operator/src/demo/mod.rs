@@ -124,8 +124,14 @@ async fn play(
 
 pub(crate) async fn connect(url: &str) -> Result<Bus, VerbError> {
     let name = "bellwether demo".to_owned();
-    Ok(Bus::connect(&ConnectOptions { url: url.to_owned(), prefix: Prefix::default(), name, credentials: None })
-        .await?)
+    Ok(Bus::connect(&ConnectOptions {
+        url: url.to_owned(),
+        domain: None,
+        prefix: Prefix::default(),
+        name,
+        credentials: None,
+    })
+    .await?)
 }
 
 fn since(began: Instant) -> bellwether_protocol::time::Span {

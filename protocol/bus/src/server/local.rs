@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bellwether_protocol::id::Region;
+
 use crate::child::{Child, Output, Spec};
 
 /// How to start a server.
@@ -18,7 +20,32 @@ pub struct ServerOptions {
     pub dir: PathBuf,
     /// Its port; 0 lets the system choose one, which restarts keep.
     pub port: u16,
+    /// How it is linked to other servers.
+    pub link: Link,
 }
+
+/// How a server is linked to others: one hub, which holds every stream, and a leaf in each region.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Link {
+    /// Not at all.
+    #[default]
+    Alone,
+    /// It is the hub, and takes leaves on this port of loopback. Its JetStream domain is [`HUB_DOMAIN`].
+    Hub {
+        /// The port.
+        port: u16,
+    },
+    /// It is a region's leaf, with a JetStream domain of its own.
+    Leaf {
+        /// The region, which names the domain.
+        region: Region,
+        /// Where the hub takes leaves, such as `nats-leaf://hub.example.com:7422`.
+        hub: String,
+    },
+}
+
+/// The JetStream domain of the hub.
+pub const HUB_DOMAIN: &str = "hub";
 
 /// Why a server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -218,19 +245,34 @@ pub(crate) const LOCAL_NAME: &str = "bellwether-local";
 fn configuration(options: &ServerOptions) -> String {
     let port = if options.port == 0 { -1 } else { i32::from(options.port) };
     // JSON strings are valid here, and quote whatever a path may hold.
-    let quoted = |path: PathBuf| serde_json::Value::String(path.display().to_string());
-    let store = quoted(options.dir.join("store"));
-    let ports = quoted(options.dir.join("ports"));
-    format!(
+    let quoted = |text: &str| serde_json::Value::String(text.to_owned());
+    let path = |name: &str| quoted(&options.dir.join(name).display().to_string());
+    let (store, ports) = (path("store"), path("ports"));
+    let head = format!(
         "# Written by Bellwether at each start; changes are lost.\n\
          host: \"127.0.0.1\"\n\
          port: {port}\n\
-         server_name: {LOCAL_NAME}\n\
-         ports_file_dir: {ports}\n\
-         # Without `always`, an acknowledged decision can be lost with the machine's power.\n\
-         jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {STORE_MAX} }}\n"
-    )
+         ports_file_dir: {ports}\n"
+    );
+    // Without `always`, an acknowledged decision can be lost with the machine's power.
+    let jetstream = format!("store_dir: {store}, sync_interval: always, max_file_store: {STORE_MAX}");
+    let body = match &options.link {
+        Link::Alone => format!("server_name: {LOCAL_NAME}\njetstream {{ {jetstream} }}\n"),
+        Link::Hub { port } => format!(
+            "server_name: {LOCAL_NAME}\n\
+             jetstream {{ {jetstream}, domain: {HUB_DOMAIN} }}\n\
+             leafnodes {{ host: \"127.0.0.1\", port: {port} }}\n\
+             ping_interval: \"5s\"\n"
+        ),
+        Link::Leaf { region, hub } => {
+            format!("BELLWETHER_REGION: {region}\nBELLWETHER_HUB: {}\nBELLWETHER_STORE: {store}\n{LEAF}", quoted(hub))
+        }
+    };
+    head + &body
 }
+
+/// A leaf's configuration, as one writes it without us.
+const LEAF: &str = include_str!("leaf.conf");
 
 #[derive(serde::Deserialize)]
 struct Ports {

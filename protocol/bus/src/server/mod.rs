@@ -8,4 +8,4 @@ mod local;
 
 pub use install::{InstallError, VERSION, cached, find, install};
 pub(crate) use local::LOCAL_NAME;
-pub use local::{LocalServer, ServerOptions, StartServerError};
+pub use local::{HUB_DOMAIN, Link, LocalServer, ServerOptions, StartServerError};
