@@ -210,6 +210,8 @@ const BATCH: usize = 200;
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How long one pull waits for messages.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How long nothing is delivered before the consumer is asked whether something was.
+const IDLE: Duration = Duration::from_secs(5);
 /// The server forgets a consumer that has not been pulled from for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
@@ -339,7 +341,19 @@ impl Source {
                 biased;
                 () = sender.closed() => return Forwarded::Closed,
                 _ = connects.changed() => return Forwarded::Reconnected,
-                next = messages.next() => next,
+                next = tokio::time::timeout(IDLE, messages.next()) => next,
+            };
+            // A link behind our server may have lost the last message that was sent, and be up again
+            // before anyone noticed: then heartbeats come as ever, and only the consumer knows.
+            let Ok(next) = next else {
+                match consumer.get_info().await {
+                    Ok(info) if info.delivered.consumer_sequence >= expected => {
+                        return failed(format!("delivery {expected} was lost on the way"));
+                    }
+                    Ok(_) => self.health.answered(),
+                    Err(error) => return failed(chain(&error)),
+                }
+                continue;
             };
             let message = match next {
                 Some(Ok(message)) => message,

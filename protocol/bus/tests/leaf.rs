@@ -10,10 +10,11 @@ use bellwether_bus::testing::{Fault, Test, WITHIN, Wire, connect_options, free_p
 use bellwether_bus::{Bus, ConnectError, ConnectOptions, From, KvError, Reader};
 use bellwether_protocol::subject::{Bucket, Stream};
 
-const TESTS: [Test; 3] = bellwether_bus::tests![
+const TESTS: [Test; 4] = bellwether_bus::tests![
     everything_is_the_hubs,
     a_domain_must_be_named_and_answer,
     a_reader_misses_nothing_of_a_cut_link,
+    a_message_that_was_lost_with_the_link_is_noticed,
 ];
 
 fn main() -> ExitCode {
@@ -128,4 +129,20 @@ async fn a_reader_misses_nothing_of_a_cut_link() {
     pair.wire.set(Fault::None);
     late.await.expect("joined").expect("stored");
     assert_eq!(pair.at_hub.state(Stream::Samples).await.expect("there").last, 1);
+}
+
+/// The link takes a message with it and is up again before a heartbeat is missed. The client, which is
+/// connected to the leaf all the while, sees nothing of it, and no other message follows.
+async fn a_message_that_was_lost_with_the_link_is_noticed() {
+    let pair = Pair::new().await;
+    let mut reader = pair.at_leaf.read(Stream::Actions, Vec::new(), From::Start);
+    pair.publish(1).await;
+    assert_eq!(next(&mut reader).await, "1");
+    pair.wire.set(Fault::Slow { delay: Duration::from_millis(500), bytes_per_s: 1 << 30 });
+    pair.publish(2).await;
+    pair.wire.set(Fault::Cut);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    pair.wire.set(Fault::None);
+    let two = tokio::time::timeout(Duration::from_secs(30), next(&mut reader)).await;
+    assert_eq!(two.expect("noticed"), "2");
 }
