@@ -117,7 +117,7 @@ impl Source {
             "host" => Host::read(settings, &site.disk).map(Self::Host),
             "json" => Json::read(look, &site.dialer).map(Self::Json),
             "log" => Log::read(settings, site).map(Self::Log),
-            "prometheus" => Prometheus::read(settings, cohort, &site.servers).map(Self::Prometheus),
+            "prometheus" => Prometheus::read(settings, cohort, &site.region, &site.servers).map(Self::Prometheus),
             "pushed" => {
                 let subject = site.bus.prefix().pushed(service, &site.region, &look.sli);
                 Pushed::read(settings, cohort, Ear::new(&site.bus, subject)).map(Self::Pushed)

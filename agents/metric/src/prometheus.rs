@@ -6,12 +6,14 @@
 //!   events: { total: 'http_requests_total{track="{cohort}"}', bad: { http_5xx: '{code=~"5.."}' } }
 //! ```
 //!
+//! `{region}` in a query stands for the agent's region, for one server may hold several.
 //! The measures are those of `measure`; a number is any PromQL query with one value, or one per release.
 //! How old a value is, is known of plain selectors; of other queries only by servers from 2.43 on.
 //! Counters are read as they were scraped: a slot in which nothing was scraped has no sample.
 
 use std::collections::BTreeMap;
 
+use bellwether_protocol::id::Region;
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::{Span, Timestamp};
@@ -69,10 +71,25 @@ fn read(settings: &Value, cohort: Cohort) -> Result<(String, Measure), Vec<Flaw>
     Ok((server, Measure::read(&rest, cohort, false)?))
 }
 
+/// The settings with the region's name for each `{region}`.
+fn within(region: &Region, settings: &Value) -> Value {
+    match settings {
+        Value::String(text) => Value::String(text.replace("{region}", region.as_str())),
+        Value::Array(all) => all.iter().map(|one| within(region, one)).collect(),
+        Value::Object(all) => all.iter().map(|(key, one)| (key.clone(), within(region, one))).collect(),
+        other => other.clone(),
+    }
+}
+
 impl Prometheus {
-    /// Reads settings for one cohort.
-    pub(crate) fn read(settings: &Value, cohort: Cohort, servers: &BTreeMap<String, Server>) -> Result<Self, String> {
-        let (name, measure) = read(settings, cohort).map_err(|flaws| crate::told(&flaws))?;
+    /// Reads settings for one cohort, as they read in the agent's own region.
+    pub(crate) fn read(
+        settings: &Value,
+        cohort: Cohort,
+        region: &Region,
+        servers: &BTreeMap<String, Server>,
+    ) -> Result<Self, String> {
+        let (name, measure) = read(&within(region, settings), cohort).map_err(|flaws| crate::told(&flaws))?;
         let server =
             servers.get(&name).ok_or_else(|| format!("`{name}` is not in this agent's `metric.prometheus`"))?;
         Ok(Self { server: server.clone(), name, measure })
@@ -274,6 +291,13 @@ mod tests {
         assert!(of("vector", r#"[{"metric":{},"value":[1,"soon"]}]"#).is_ok_and(|values| values[0].is_nan()));
         assert!(of("string", r#"[1,"x"]"#).is_err());
         assert!(values(r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#).is_err());
+    }
+
+    #[test]
+    fn a_query_is_addressed_to_its_region() {
+        let settings = serde_json::json!({"server": "main", "numbers": {"used": "sum(n{r='{region}'})"}, "n": [1]});
+        let expected = serde_json::json!({"server": "main", "numbers": {"used": "sum(n{r='sjc'})"}, "n": [1]});
+        assert_eq!(within(&"sjc".parse().unwrap(), &settings), expected);
     }
 
     #[test]
