@@ -1,4 +1,5 @@
-//! What users of the site see: `/`, `/checkout` and `/health`, each with the release in `x-release`.
+//! What users of the site see: `/`, `/checkout` and `/health`, each with the release in `x-release`; and
+//! `/metrics`, what the site counts by itself.
 //!
 //! `x-cohort: canary` goes straight to the new release and `x-cohort: baseline` to the stable one;
 //! everyone else is split by weight.
@@ -40,6 +41,9 @@ pub(crate) fn routes(front: Front) -> Router {
 }
 
 async fn answer(State(front): State<Arc<Front>>, headers: HeaderMap, uri: Uri) -> Response {
+    if uri.path() == "/metrics" {
+        return lock(&front.world).exposition(&front.env).into_response();
+    }
     let Some(path) = PATHS.into_iter().find(|path| *path == uri.path()) else {
         return (StatusCode::NOT_FOUND, "no such page\n").into_response();
     };
@@ -54,10 +58,13 @@ async fn answer(State(front): State<Arc<Front>>, headers: HeaderMap, uri: Uri) -
     }
     let trouble = lock(&front.world).trouble(&front.env, path, &routed.release, &on);
     tokio::time::sleep(if trouble.hang { HANG_MAX } else { trouble.latency.to_std() }).await;
+    let is_bad = trouble.error || trouble.hang;
+    let status = if is_bad { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+    lock(&front.world).answered(&front.env, &routed.release, path, status.as_u16());
     let release = [("x-release", routed.release.to_string())];
-    if trouble.error || trouble.hang {
+    if is_bad {
         let body = axum::Json(json!({ "error": "something broke", "release": routed.release }));
-        return (StatusCode::INTERNAL_SERVER_ERROR, release, body).into_response();
+        return (status, release, body).into_response();
     }
     let body = match path {
         "/health" => axum::Json(health(&routed, &trouble)).into_response(),

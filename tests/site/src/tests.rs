@@ -96,6 +96,12 @@ async fn a_fault_hits_one_release_in_one_environment() {
     assert_eq!(bad("west", "/").await, 2);
     assert_eq!(bad("west", "/health").await, 0);
     assert_eq!(bad("east", "/").await, 0);
+    let counted = get(&format!("{}/metrics", site.addresses().environments["west"])).await;
+    let counted = String::from_utf8_lossy(&counted.body).into_owned();
+    for (path, code, n) in [("/", 200, 38), ("/", 500, 2), ("/health", 200, 40)] {
+        let series = format!("shop_requests_total{{release=\"v41\",path=\"{path}\",code=\"{code}\"}} {n}\n");
+        assert!(counted.contains(&series), "{series} is not in {counted}");
+    }
     let fault = format!("{}/admin/fault", site.addresses().admin);
     let body = json!({ "release": "v41", "env": "east", "errors": "50%", "path": "/" });
     assert_eq!(put(&fault, body).await, StatusCode::NO_CONTENT);

@@ -137,6 +137,14 @@ struct Environment {
 struct Run {
     since: Instant,
     requests: u64,
+    /// How many answers it gave, by path and status.
+    answers: BTreeMap<(&'static str, u16), u64>,
+}
+
+impl Run {
+    fn new(since: Instant) -> Self {
+        Self { since, requests: 0, answers: BTreeMap::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -187,7 +195,7 @@ impl Environment {
         let running = [&self.stable.shown, &self.candidate.shown];
         self.runs.retain(|release, _| running.contains(&release));
         for release in running {
-            self.runs.entry(release.clone()).or_insert(Run { since: now, requests: 0 });
+            self.runs.entry(release.clone()).or_insert_with(|| Run::new(now));
         }
         if self.history.first() != Some(&self.candidate.shown) {
             self.history.insert(0, self.candidate.shown.clone());
@@ -222,7 +230,7 @@ impl World {
         let environment = self.environments.get_mut(env)?;
         environment.settle(now);
         let release = environment.choose(path, addressed);
-        let run = environment.runs.entry(release.clone()).or_insert(Run { since: now, requests: 0 });
+        let run = environment.runs.entry(release.clone()).or_insert_with(|| Run::new(now));
         run.requests = run.requests.saturating_add(1);
         let (number, uptime) = (run.requests, now.duration_since(run.since));
         let hits = self.faults.iter().filter(|active| active.fault.hits(&release, env, path));
@@ -251,6 +259,26 @@ impl World {
             trouble.memory_mb = trouble.memory_mb.max(fault.memory_mb);
         }
         trouble
+    }
+
+    /// Counts an answer of a release that still runs.
+    pub(crate) fn answered(&mut self, env: &str, release: &Release, path: &'static str, status: u16) {
+        let run = self.environments.get_mut(env).and_then(|environment| environment.runs.get_mut(release));
+        if let Some(run) = run {
+            *run.answers.entry((path, status)).or_default() += 1;
+        }
+    }
+
+    /// The counters of one environment, as a Prometheus scrapes them.
+    pub(crate) fn exposition(&self, env: &str) -> String {
+        let mut text = "# TYPE shop_requests_total counter\n".to_owned();
+        for (release, run) in self.environments.get(env).into_iter().flat_map(|environment| &environment.runs) {
+            for ((path, status), count) in &run.answers {
+                let labels = format!("release=\"{release}\",path=\"{path}\",code=\"{status}\"");
+                text.push_str(&format!("shop_requests_total{{{labels}}} {count}\n"));
+            }
+        }
+        text
     }
 
     /// Adds a fault, or replaces the one in the same place. False when there are too many.
