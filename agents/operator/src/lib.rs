@@ -8,7 +8,7 @@
 //! | `args` | flags that every verb shares |
 //! | `error` | what went wrong, what to try, with which exit code |
 //! | `ask` | a command, from the publish to its outcome |
-//! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest` | the verbs |
+//! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest`, `health` | the verbs |
 //! | `verb` | all of these, and what the judge does for them |
 //! | `assess` | one look at a release, and the way back, without a mesh |
 //! | `follow` | one rollout until it ends: events above, the live block below |
@@ -27,6 +27,7 @@ mod command;
 mod demo;
 mod error;
 mod follow;
+mod health;
 mod keys;
 mod out;
 mod plan;
@@ -46,6 +47,7 @@ pub use backtest::{Asked as Samples, BacktestArgs};
 pub use command::CommandVerb;
 pub use demo::DemoArgs;
 pub use error::{VerbError, complain, exit};
+pub use health::HealthArgs;
 pub use out::{CompletionsArgs, completions};
 pub use plan::PlanVerb;
 pub use replay::{Asked, AuditVerb, ExplainArgs, Heads, Log, ReplayArgs};

@@ -18,6 +18,7 @@ use crate::backtest::{Asked as Samples, BacktestArgs};
 use crate::command::{CommandVerb, command};
 use crate::demo::{DemoArgs, demo};
 use crate::error::VerbError;
+use crate::health::{HealthArgs, health};
 use crate::plan::{PlanVerb, plan};
 use crate::replay::{Asked, AuditVerb, Heads, Log};
 use crate::rollout::{RolloutVerb, rollout};
@@ -47,6 +48,8 @@ pub enum Verb {
     Audit(AuditVerb),
     /// Decide on samples that were seen before: what would this plan have done, and when?
     Backtest(BacktestArgs),
+    /// Ask a process on this machine how it is: 0 well, 1 not
+    Health(HealthArgs),
 }
 
 /// What a judge makes of what it is handed, or why it cannot.
@@ -86,6 +89,7 @@ impl Verb {
             Self::Agents(verb) => agents(mesh, verb).await,
             Self::Audit(verb) => verb.show(mesh, judge).await,
             Self::Backtest(args) => args.show(mesh, validators, judge),
+            Self::Health(args) => Ok(health(mesh, &args).await),
         }
     }
 }
