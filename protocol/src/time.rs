@@ -40,6 +40,11 @@ impl Timestamp {
         self.to_chrono().format("%H:%M:%SZ").to_string()
     }
 
+    /// `Mon 09:00Z`: the day of the week and the minute, as timelines show it.
+    pub fn weekday_clock(self) -> String {
+        self.to_chrono().format("%a %H:%MZ").to_string()
+    }
+
     /// RFC 3339 to the second.
     pub fn seconds(self) -> String {
         self.to_chrono().to_rfc3339_opts(SecondsFormat::Secs, true)

@@ -1,12 +1,15 @@
-//! `bellwether plan check`: what is wrong with a plan, before anything is contacted.
+//! `bellwether plan check` and `plan explain`: what is wrong with a plan, and what it would do, before
+//! anything is contacted.
 
 use std::path::{Path, PathBuf};
 
 use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, read_plan, render};
+use bellwether_protocol::time::Timestamp;
 
+use crate::args::now;
 use crate::error::{VerbError, exit};
 use crate::out::outln;
-use crate::render::power_lines;
+use crate::render::{failure_lines, power_lines, timeline_lines};
 use crate::verb::Judge;
 
 /// Look at plan files
@@ -24,6 +27,24 @@ pub enum PlanVerb {
         #[arg(long, value_name = "PER_MINUTE", value_parser = traffic)]
         traffic: Option<f64>,
     },
+    /// Say what a plan would do, when, and what each failure would lead to; nothing is contacted
+    Explain(ExplainPlanArgs),
+}
+
+/// What to explain.
+#[derive(Debug, clap::Args)]
+pub struct ExplainPlanArgs {
+    /// The file
+    file: PathBuf,
+    /// When it would start, such as `2026-05-04T09:00:00Z`; default: now
+    #[arg(long, value_name = "INSTANT")]
+    start: Option<Timestamp>,
+    /// Override a value, such as `stages.canary.soak=60s`
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Requests a minute of one cohort in one region; default: the plan's own looks
+    #[arg(long, value_name = "PER_MINUTE", value_parser = traffic)]
+    traffic: Option<f64>,
 }
 
 fn traffic(text: &str) -> Result<f64, String> {
@@ -34,12 +55,15 @@ fn traffic(text: &str) -> Result<f64, String> {
 /// Largest plan file, in bytes.
 const PLAN_LEN_MAX: u64 = 1024 * 1024;
 
-/// Checks plans.
+/// Checks or explains plans.
 ///
 /// # Errors
-/// When a file cannot be read. Findings are a result, not an error.
+/// When a file cannot be read. Findings are a result, not an error; only a right plan is explained.
 pub(crate) fn plan(verb: &PlanVerb, json: bool, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
-    let PlanVerb::Check { files, overrides, traffic } = verb;
+    let (files, overrides, traffic) = match verb {
+        PlanVerb::Check { files, overrides, traffic } => (files, overrides, traffic),
+        PlanVerb::Explain(args) => return explain(args, json, validators, judge),
+    };
     let mut powers = Vec::new();
     let mut findings = Vec::new();
     let mut sources = Vec::new();
@@ -70,6 +94,24 @@ pub(crate) fn plan(verb: &PlanVerb, json: bool, validators: &Validators, judge: 
         outln!("{} exit {code}", render(&findings, &sources).trim_end());
     }
     Ok(code)
+}
+
+fn explain(args: &ExplainPlanArgs, json: bool, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
+    let ExplainPlanArgs { file, start, overrides, traffic } = args;
+    let plan = checked(file, &read(file)?, overrides, validators, json)?;
+    let timeline = plan.timeline(start.unwrap_or_else(now));
+    let powers = (judge.power)(&plan, *traffic);
+    if json {
+        outln!("{}", serde_json::json!({ "timeline": timeline, "power": powers, "plan": plan, "exit": exit::DONE }));
+        return Ok(exit::DONE);
+    }
+    timeline_lines(&plan, &timeline).iter().for_each(|line| outln!("{line}"));
+    outln!("\nwhat the data can show");
+    power_lines(plan.alpha, &powers).iter().for_each(|line| outln!("{line}"));
+    outln!("\nwhat each failure does");
+    failure_lines(&plan).iter().for_each(|line| outln!("{line}"));
+    outln!("\nnext: bellwether rollout start {} --release RELEASE --dry-run", file.display());
+    Ok(exit::DONE)
 }
 
 fn is_error(finding: &Finding) -> bool {

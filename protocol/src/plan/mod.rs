@@ -136,6 +136,7 @@ mod report;
 mod sentence;
 #[cfg(feature = "plan-file")]
 mod short;
+mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -151,6 +152,7 @@ use crate::time::{Span, Timestamp};
 pub use freeze::{Edge, Freeze, Zone};
 #[cfg(feature = "plan-file")]
 pub use report::{Finding, FindingSeverity, render};
+pub use timeline::{RollbackPoint, StageTime, Timeline};
 
 /// Width of a slot, when the plan does not say.
 pub const SLOT: Span = Span::from_secs(30);

@@ -10,6 +10,7 @@ mod explain;
 mod line;
 mod power;
 mod report;
+mod timeline;
 mod watch;
 
 pub(crate) mod table;
@@ -21,6 +22,7 @@ pub(crate) use explain::explain;
 pub(crate) use line::{Told, events, final_lines, hold_words, reason_event};
 pub(crate) use power::power_lines;
 pub(crate) use report::{report_html, report_markdown};
+pub(crate) use timeline::{failure_lines, timeline_lines};
 pub(crate) use watch::{Frame, draw};
 
 use bellwether_protocol::reason::{Judgement, Lack, Verdict};

@@ -57,7 +57,7 @@ pub(crate) fn rollouts(rollouts: &[Status], now: Timestamp) -> Vec<Line> {
     columns(&head.map(str::to_owned), rows.collect())
 }
 
-fn columns<const N: usize>(head: &[String; N], rows: Vec<[String; N]>) -> Vec<Line> {
+pub(crate) fn columns<const N: usize>(head: &[String; N], rows: Vec<[String; N]>) -> Vec<Line> {
     let all = || std::iter::once(head).chain(&rows);
     let widths: Vec<usize> = (0..N)
         .map(|column| all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
