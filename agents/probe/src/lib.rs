@@ -7,13 +7,11 @@
 //! |---|---|
 //! | `config` | the agent's own file |
 //! | `http` | one file per kind of probe; the table is in the README |
-//! | `condition` | what must hold of an answer, pure |
 //! | `aggregate`, `observation` | looks to samples, pure |
 //! | `reconcile`, `look` | running looks |
 //! | `once` | one look by hand, without a mesh |
 
 mod aggregate;
-mod condition;
 mod config;
 mod http;
 mod look;

@@ -6,26 +6,31 @@
 //! |---|---|
 //! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
 //! | `exchange` | one request, one answer, bounded |
+//! | `question`, `condition` | what is asked, and what must hold of the answer, pure |
 //! | `answer`, `number`, `json_path` | what is read out of an answer, pure |
 //! | `redaction` | what never becomes evidence |
 //! | `flaws` | what is wrong in settings |
 
 mod allow;
 mod answer;
+mod condition;
 mod dial;
 mod exchange;
 mod flaws;
 mod json_path;
 mod number;
+mod question;
 mod redaction;
 mod target;
 
 pub use allow::{Allow, Entry, EntryError};
 pub use answer::{Answer, texts};
+pub use condition::{Condition, ConditionError};
 pub use dial::{Dialer, Stream};
 pub use exchange::{Failure, Received, ask, secrets};
 pub use flaws::{Flaws, escaped};
 pub use json_path::{JsonPath, PathError};
 pub use number::{Number, Source, Take};
+pub use question::Question;
 pub use redaction::{CUT, fixed, is_sensitive, redact, without_query_values};
 pub use target::{Mark, Origin, Target, headers};

@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use super::super::json_path::JsonPath;
 use super::{Comparison, Condition, Quantifier, Subject, Test};
-use bellwether_runtime::web::JsonPath;
 
 /// Longest condition, in bytes.
 const CONDITION_LEN_MAX: usize = 500;
@@ -15,13 +15,13 @@ const TESTS: &str = "use ==, !=, <, <=, >, >=, contains, in, exists or absent";
 /// Why a text is not a condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {message}")]
-pub(crate) struct ConditionError {
+pub struct ConditionError {
     /// Where, in characters from 1.
-    pub(crate) column: usize,
+    pub column: usize,
     /// What is wrong.
-    pub(crate) message: String,
+    pub message: String,
     /// What would be right.
-    pub(crate) help: &'static str,
+    pub help: &'static str,
 }
 
 impl FromStr for Condition {

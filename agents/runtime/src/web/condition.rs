@@ -19,13 +19,15 @@ use std::cmp::Ordering;
 use hyper::header::{HeaderName, LOCATION};
 use serde_json::{Number, Value};
 
-use bellwether_runtime::web::{Answer, CUT, JsonPath, is_sensitive};
+use super::answer::Answer;
+use super::json_path::JsonPath;
+use super::redaction::{CUT, is_sensitive};
 
-pub(crate) use parse::ConditionError;
+pub use parse::ConditionError;
 
 /// One parsed condition.
 #[derive(Debug, Clone)]
-pub(crate) struct Condition {
+pub struct Condition {
     text: String,
     subject: Subject,
     quantifier: Quantifier,
@@ -83,22 +85,25 @@ const QUOTES_MAX: usize = 3;
 
 impl Condition {
     /// Whether it speaks of the status: then the default of 200 to 299 does not apply.
-    pub(crate) fn is_on_status(&self) -> bool {
+    pub fn is_on_status(&self) -> bool {
         matches!(self.subject, Subject::Status)
     }
 
     /// Whether it speaks of where a redirect leads.
-    pub(crate) fn is_on_location(&self) -> bool {
+    pub fn is_on_location(&self) -> bool {
         matches!(&self.subject, Subject::Header(name) if *name == LOCATION)
     }
 
     /// Whether it needs the body as JSON.
-    pub(crate) fn needs_json(&self) -> bool {
+    pub fn needs_json(&self) -> bool {
         matches!(self.subject, Subject::Json(_))
     }
 
-    /// Says what was found instead, when the condition does not hold.
-    pub(crate) fn check(&self, answer: &Answer) -> Result<(), String> {
+    /// Whether it holds of an answer.
+    ///
+    /// # Errors
+    /// What was found instead, when it does not.
+    pub fn check(&self, answer: &Answer) -> Result<(), String> {
         let Some(found) = self.find(answer) else {
             return Err(format!("{}: the body is not JSON", self.text));
         };
