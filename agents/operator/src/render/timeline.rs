@@ -86,13 +86,12 @@ const LEFT_MAX: usize = 38;
 
 /// What follows when somebody else moves a lever, by what follows.
 fn drifts(plan: &Plan) -> Vec<(String, String)> {
-    let mut drifts: BTreeMap<OnFail, Vec<&LeverName>> = BTreeMap::new();
+    let mut drifts: BTreeMap<String, Vec<&LeverName>> = BTreeMap::new();
     for (name, lever) in plan.levers.iter().filter(|(_, lever)| !lever.runs) {
-        drifts.entry(lever.on_drift).or_default().push(name);
+        drifts.entry(steps(&lever.on_drift)).or_default().push(name);
     }
-    let row = |(does, names): (OnFail, Vec<_>)| {
-        ("if others move a lever".to_owned(), format!("{} ({})", act(does), list(&names)))
-    };
+    let row =
+        |(does, names): (String, Vec<_>)| ("if others move a lever".to_owned(), format!("{does} ({})", list(&names)));
     drifts.into_iter().map(row).collect()
 }
 
