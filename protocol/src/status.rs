@@ -85,6 +85,9 @@ pub struct Status {
     pub regions: Vec<RegionStatus>,
     /// Levers that this rollout moves.
     pub levers: Vec<LeverStatus>,
+    /// Whether it is over and the new release is still deployed, such as behind a flag that went off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays: bool,
     /// Take-back, if one is on.
     pub take_back: Option<TakeBackStatus>,
     /// The first failures of the current stage.

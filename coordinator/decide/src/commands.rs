@@ -1,7 +1,7 @@
 //! What people ask: done, or refused with a reason. Either is recorded.
 
 use bellwether_protocol::command::{Amend, Ask, Command, Excluded, Outcome, Start};
-use bellwether_protocol::id::{AgentId, Entry, GateVersion, LeverValue, Release, RolloutId};
+use bellwether_protocol::id::{AgentId, Entry, GateVersion, RolloutId};
 use bellwether_protocol::plan::{Plan, SetTo};
 use bellwether_protocol::reason::{Cause, Ending, Reason};
 use bellwether_protocol::record::{AgentHere, Hash};
@@ -186,8 +186,10 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
     let earlier = superseded.and_then(|old| old.previous.clone()).filter(|release| *release != start.release);
     let previous = match earlier {
         Some(release) => Some(release),
-        None if start.shadow => previous_release(desk, start).unwrap_or_default(),
-        None => previous_release(desk, start)?,
+        None => match plan.release_lever().map(|lever| desk.previous(lever, &start.release)) {
+            Some(Err(_)) if start.shadow => None,
+            found => found.transpose()?.flatten(),
+        },
     };
     let levers = plan.levers.keys().map(|name| {
         let moved = superseded.and_then(|old| old.levers.get(name)).filter(|lever| lever.set_to.is_some());
@@ -307,16 +309,6 @@ fn missing_agents(desk: &Desk, plan: &Plan, is_shadow: bool) -> Result<(), Strin
     }
     missing.dedup();
     if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
-}
-
-/// The release to go back to: what the release lever holds, or the newest in its history that is not the new one.
-fn previous_release(desk: &Desk, start: &Start) -> Result<Option<Release>, String> {
-    let Some(reading) = start.plan.release_lever().and_then(|lever| desk.reading(lever)) else { return Ok(None) };
-    let held = reading.value.as_ref().and_then(|value: &LeverValue| value.as_str().parse::<Release>().ok());
-    let known = held.into_iter().chain(reading.history.iter().cloned()).find(|release| *release != start.release);
-    known.map(Some).ok_or_else(|| {
-        format!("{} is out already, and its lever's history names no release to go back to", start.release)
-    })
 }
 
 /// Every `{previous}` of the plan must stand for something, or taking back would leave a lever out.

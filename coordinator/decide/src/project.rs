@@ -122,6 +122,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         budget: spent(rollout),
         regions: regions(desk, rollout),
         levers: rollout.levers.keys().map(|lever| lever_status(desk, rollout, lever)).collect(),
+        stays: matches!(rollout.phase, Phase::Ended { .. }) && rollout.stays(),
         take_back: match &rollout.phase {
             Phase::TakingBack(back) => Some(take_back_status(rollout, back, now)),
             _ => None,

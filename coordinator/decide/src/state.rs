@@ -37,9 +37,16 @@ pub struct Desk {
     pub agents: Agents,
     /// How many rollouts began.
     pub rollouts: u64,
+    /// The release of the last rollout that completed.
+    pub good: Option<Release>,
+    /// The last releases that were taken back, or should have been, and did not complete since.
+    pub failed: VecDeque<Release>,
     /// The rollout that is on, or the last one.
     pub rollout: Option<Rollout>,
 }
+
+/// How many failed releases are remembered.
+const FAILED_REMEMBERED: usize = 32;
 
 /// How many command ids are remembered.
 pub(crate) const COMMANDS_REMEMBERED: usize = 128;
@@ -55,6 +62,8 @@ impl Desk {
             commands: VecDeque::new(),
             agents: Agents::new(),
             rollouts: 0,
+            good: None,
+            failed: VecDeque::new(),
             rollout: None,
         }
     }
@@ -64,6 +73,47 @@ impl Desk {
         // A desk holds only maps with text keys and finite numbers, so it can always be written;
         // were that ever wrong, every replay would give the same empty hash and still agree.
         Hash::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Remembers of a rollout that is over whether its release is one to go back to. Again changes nothing.
+    pub(crate) fn remember(&mut self, over: &Rollout) {
+        let Phase::Ended { ending, .. } = &over.phase else { return };
+        let fails = match ending {
+            Ending::Completed => false,
+            Ending::NotTakenBack | Ending::RolledBack => true,
+            Ending::Aborted | Ending::NotStarted | Ending::Superseded | Ending::WouldTakeBack => return,
+        };
+        if over.is_shadow {
+            return;
+        }
+        self.failed.retain(|release| *release != over.release);
+        self.good = Some(over.release.clone()).filter(|_| !fails).or(self.good.take());
+        if fails {
+            self.good = self.good.take().filter(|release| *release != over.release);
+            self.failed.push_back(over.release.clone());
+        }
+        while self.failed.len() > FAILED_REMEMBERED {
+            self.failed.pop_front();
+        }
+    }
+
+    /// The release that a lever goes back to: the one it holds, the last one that completed, or the
+    /// newest in its history, which neither is the new one nor failed. Nothing where the lever is not
+    /// known.
+    ///
+    /// # Errors
+    /// Why no release is known to go back to.
+    pub(crate) fn previous(&self, lever: &LeverName, new: &Release) -> Result<Option<Release>, String> {
+        let Some(reading) = self.reading(lever) else { return Ok(None) };
+        let held = reading.value.as_ref().and_then(|value| value.as_str().parse::<Release>().ok());
+        let known = held.iter().chain(&self.good).chain(&reading.history);
+        let good = known.into_iter().find(|release| *release != new && !self.failed.contains(release));
+        good.cloned().map(Some).ok_or_else(|| match held.filter(|held| held != new) {
+            Some(held) => format!(
+                "lever {lever} holds {held}, which failed, and no release is known to go back to: deploy a good one first"
+            ),
+            None => format!("{new} is out already, and the history of lever {lever} names no release to go back to"),
+        })
     }
 
     /// The rollout, while it is on.
@@ -322,6 +372,14 @@ impl Rollout {
         self.excluded.iter().any(|exclusion| exclusion.what == *what && now < exclusion.until)
     }
 
+    /// Whether a lever that holds the release was last set to the new one: it stays deployed.
+    pub(crate) fn stays(&self) -> bool {
+        let is_new = |value: &LeverValue| value.as_str() == self.release.as_str();
+        let levers =
+            self.levers.iter().filter(|(name, _)| self.plan.levers.get(*name).is_some_and(|own| own.holds_release));
+        levers.filter_map(|(_, lever)| lever.set_to.as_ref()).any(is_new)
+    }
+
     /// The value that a set stands for: what the lever held at start, the new release, or the value itself.
     pub fn value_of(&self, set: &Set) -> Option<LeverValue> {
         let origin = self.levers.get(&set.lever).and_then(|lever| lever.origin.clone());
@@ -343,5 +401,40 @@ impl Rollout {
     #[expect(clippy::expect_used, reason = "numbers and a word of ours are printable and short")]
     pub(crate) fn run_value(&self, which: &str) -> LeverValue {
         format!("{}-{}-{which}", self.id.number, self.entry).parse().expect("a lever value")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_protocol::record::AgentHere;
+
+    use super::*;
+
+    #[test]
+    fn a_release_that_failed_is_none_to_go_back_to() {
+        let release = |text: &str| text.parse::<Release>().unwrap();
+        let previous = |held: Option<&str>, history: &[&str], good: Option<&str>, failed: &[&str]| {
+            let mut desk = Desk::new("shop".parse().unwrap());
+            let reading = LeverReading {
+                lever: "release".parse().unwrap(),
+                value: held.map(|held| held.parse().unwrap()),
+                targets: Vec::new(),
+                history: history.iter().copied().map(release).collect(),
+            };
+            let here = AgentHere { levers: vec![reading], ..AgentHere::default() };
+            desk.agents.insert("hub.rollback.r1".parse().unwrap(), here);
+            desk.good = good.map(release);
+            desk.failed = failed.iter().copied().map(release).collect();
+            desk.previous(&"release".parse().unwrap(), &release("v3")).map(|found| found.map(|own| own.to_string()))
+        };
+        let v = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(previous(Some("v2"), &["v1"], None, &[]), v("v2"));
+        assert_eq!(previous(Some("v2"), &["v2", "v1"], None, &["v2"]), v("v1"));
+        assert_eq!(previous(Some("v2"), &["v2", "v1"], Some("v0"), &["v2"]), v("v0"));
+        assert_eq!(previous(Some("v3"), &["v3", "v2", "v1"], None, &["v2"]), v("v1"));
+        let refused = previous(Some("v2"), &["v2"], None, &["v2"]).unwrap_err();
+        assert!(refused.starts_with("lever release holds v2, which failed"), "{refused}");
+        let refused = previous(Some("v3"), &["v3"], None, &[]).unwrap_err();
+        assert!(refused.starts_with("v3 is out already"), "{refused}");
     }
 }

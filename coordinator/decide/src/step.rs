@@ -94,6 +94,7 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
                 break;
             }
         }
+        desk.remember(&rollout);
         desk.rollout = Some(rollout);
     }
     revise(&mut desk, before, out.ordinal);

@@ -94,11 +94,13 @@ fn would(rollout: &mut Rollout, cause: &Cause, first: Option<&Level>, out: &mut 
     end(rollout, Ending::WouldTakeBack, headline, out)
 }
 
-/// Restores every lever that the rollout moved to what it held at start.
+/// Restores every lever that the rollout moved to what it held at start; the release to the one that
+/// is known to be good.
 pub(crate) fn begin_abort(rollout: &mut Rollout, cause: Cause, out: &mut Out) -> bool {
     let runs = |name: &LeverName| rollout.plan.levers.get(name).is_some_and(|lever| lever.runs);
     let moved = rollout.levers.iter().filter(|(name, lever)| lever.set_to.is_some() && !runs(name));
-    let set: Vec<_> = moved.filter_map(|(name, lever)| Some((name.clone(), lever.origin.clone()?))).collect();
+    let before = |name: &LeverName| rollout.value_of(&Set { lever: name.clone(), to: SetTo::Previous });
+    let set: Vec<_> = moved.filter_map(|(name, _)| Some((name.clone(), before(name)?))).collect();
     if set.is_empty() {
         return end(rollout, Ending::Aborted, "aborted before anything was moved".to_owned(), out);
     }
@@ -275,15 +277,16 @@ fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, 
     if green >= rollout.plan.take_back.green {
         set_back(rollout, |back| back.recovered_at = Some(now));
         out.reasons.push(Reason::Recovered { green, after: now.since(applied_at) });
+        let stays = if rollout.stays() { format!("; {} stays deployed", rollout.release) } else { String::new() };
         let summary = format!(
-            "{} {}: applied {}, recovered {}",
+            "{} {}: applied {}, recovered {}{stays}",
             rollout.release,
             cause_text(&back.cause),
             applied_at.since(back.began_at).rounded(),
             now.since(back.began_at).rounded(),
         );
         let recovered = TakeBack { recovered_at: Some(now), ..back.clone() };
-        let headline = format!("{} taken back and recovered: {}", rollout.release, cause_text(&back.cause));
+        let headline = format!("{} taken back and recovered: {}{stays}", rollout.release, cause_text(&back.cause));
         resolve(rollout, &recovered, headline, out);
         return end(rollout, back.ending, summary, out);
     }

@@ -45,6 +45,10 @@ pub(super) fn headline(why: &Explanation) -> String {
     let day = |at: bellwether_protocol::time::Timestamp| at.seconds().chars().take(10).collect::<String>();
     let previous = status.previous.as_ref().map(|previous| format!("; users get {previous}")).unwrap_or_default();
     match status.ending {
+        Some(Ending::RolledBack) if status.stays => {
+            let at = day(status.decided_at);
+            format!("{release} was taken back{stage} on {at}. It stays deployed, switched off.")
+        }
         Some(Ending::RolledBack) => {
             format!("{release} was taken back{stage} on {}. It is gone{previous}.", day(status.decided_at))
         }
@@ -238,7 +242,8 @@ fn done(why: &Explanation) -> Vec<String> {
 fn seen(why: &Explanation) -> Vec<String> {
     let Some(decided) = &why.decided else { return Vec::new() };
     let after = |at: bellwether_protocol::time::Timestamp| span(at.since(decided.at).rounded());
-    let old = why.status.previous.as_ref().map(ToString::to_string).unwrap_or_default();
+    let seen = if why.status.stays { Some(&why.status.release) } else { why.status.previous.as_ref() };
+    let old = seen.map(ToString::to_string).unwrap_or_default();
     let applied = match why.applied {
         Some(at) => {
             format!("applied {}, {} after the decision: every lever read back, probes saw {old}", at.clock(), after(at))

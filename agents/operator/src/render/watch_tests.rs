@@ -87,6 +87,7 @@ fn good() -> Status {
         agents_known: 8,
         incidents: Vec::new(),
         excluded: Vec::new(),
+        stays: false,
         slot: Span::from_secs(30),
     }
 }
