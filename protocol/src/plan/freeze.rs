@@ -35,7 +35,7 @@ pub enum Edge {
 /// A time zone by its name in the IANA database, such as `Europe/Berlin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("examples" = ["UTC", "Europe/Berlin"])))]
+#[cfg_attr(feature = "schema", schemars(with = "String", extend("enum" = chrono_tz::TZ_VARIANTS.map(|zone| zone.name()).to_vec())))]
 pub struct Zone(chrono_tz::Tz);
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];

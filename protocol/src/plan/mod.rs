@@ -136,6 +136,8 @@ mod report;
 mod sentence;
 #[cfg(feature = "plan-file")]
 mod short;
+#[cfg(feature = "plan-file")]
+mod sketch;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,6 +154,8 @@ use crate::time::{Span, Timestamp};
 pub use freeze::{Edge, Freeze, Zone};
 #[cfg(feature = "plan-file")]
 pub use report::{Finding, FindingSeverity, render};
+#[cfg(feature = "plan-file")]
+pub use sketch::plan_schema;
 pub use timeline::{RollbackPoint, StageTime, Timeline};
 
 /// Width of a slot, when the plan does not say.

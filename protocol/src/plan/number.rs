@@ -27,6 +27,13 @@ pub(super) fn read(text: &str) -> Option<f64> {
     Some(value * factor).filter(|value| value.is_finite())
 }
 
+/// A regular expression for what [`read`] takes.
+#[cfg(feature = "plan-file")]
+pub(super) fn pattern() -> String {
+    let units = UNITS.map(|(unit, _)| unit).join("|");
+    format!(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*({units})?$")
+}
+
 /// The same number in a form that reads back to it exactly: as a size where that is short, for most
 /// numbers from a million on are sizes.
 pub fn write(value: f64) -> String {

@@ -5,14 +5,18 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
+use serde_json::json;
+
 use super::node::Node;
 use super::reader::Reader;
 use super::report::{Finding, cut};
+use super::short::{EXAMPLES, SENTENCE_MAX};
 use super::{
     ALPHA, Activity, Criterion, ENTER_WITHIN, FailStep, Fingerprint, Freeze, GRACE, LeverUse, Objective, OnFail, Plan,
     Require, SLOT, SPEND, Set, SetTo, Sli, Stage, TIMEOUT, TIMES, TIMES_LATENCY, TakeBack, TakeBackLevel, Zone,
 };
-use crate::id::{IdError, LeverName, SliName};
+use crate::id::{IdError, LeverName, LeverValue, SliName};
 use crate::sample::Cohort;
 use crate::time::Span;
 
@@ -90,7 +94,8 @@ const STAGE: &[&str] = &[
 type Headers = BTreeMap<String, String>;
 
 /// The name of a header. Narrower than HTTP's own alphabet, and wide enough for every header in use.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$"))]
 struct Header(String);
 
 impl FromStr for Header {
@@ -144,9 +149,15 @@ impl Reader<'_> {
         })
     }
 
-    fn regions<T: FromStr<Err = IdError> + Ord>(&mut self, key: &str, node: &Node) -> Option<BTreeMap<T, String>> {
+    fn regions<T: FromStr<Err = IdError> + JsonSchema + Ord>(
+        &mut self,
+        key: &str,
+        node: &Node,
+    ) -> Option<BTreeMap<T, String>> {
         self.table(key, node, STAGES_MAX, |r, key, node| {
-            let url = r.text(key, node)?;
+            let url = r.text(key, node);
+            r.note(|| json!({ "pattern": "^https?://[!-~]+$" }));
+            let url = url?;
             let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
             if rest.is_some_and(|rest| !rest.is_empty()) && url.bytes().all(|b| b.is_ascii_graphic()) {
                 return Some(url);
@@ -166,7 +177,10 @@ impl Reader<'_> {
         let s = self.section("cohort", node, &["headers"])?;
         self.or(s, "headers", BTreeMap::new(), |r, key, node| {
             let read: BTreeMap<Header, String> = r.table(key, node, HEADERS_MAX, |r, key, node| {
-                let value = r.text(key, node)?;
+                let value = r.text(key, node);
+                // A value such as `1` need not stand in quotes.
+                r.note(|| json!({ "type": ["string", "number", "boolean"], "pattern": "^[ -~]*$" }));
+                let value = value?;
                 if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
                     return Some(value);
                 }
@@ -178,21 +192,21 @@ impl Reader<'_> {
 
     fn fingerprint(&mut self, _: &str, node: &Node) -> Option<Fingerprint> {
         let s = self.section("fingerprint", node, &["header", "json"])?;
-        match self.one_of(s, &["header", "json"])? {
-            ("header", node) => self.token("header", node).map(|Header(name)| Fingerprint::Header(name)),
-            (_, node) => self.text("json", node).map(Fingerprint::Json),
-        }
+        self.one_of(s, &["header", "json"], |r, key, node| match key {
+            "header" => r.token(key, node).map(|Header(name)| Fingerprint::Header(name)),
+            _ => r.text(key, node).map(Fingerprint::Json),
+        })
     }
 
     fn levers(&mut self, key: &str, node: &Node) -> Option<BTreeMap<LeverName, LeverUse>> {
         self.table(key, node, STAGES_MAX, |r, _, node| {
             // `traffic:` alone is as good as `traffic: {}`.
-            if node.is_nothing() {
+            if r.may_be_nothing(node) {
                 return Some(LeverUse::default());
             }
             let s = r.section("lever", node, &["holds_release", "off", "on_drift", "targets", "runs"])?;
             let holds_release = r.or(s, "holds_release", false, Self::flag);
-            let off = r.or(s, "off", None, |r, k, n| r.token(k, n).map(Some));
+            let off = r.or(s, "off", None, |r, k, n| r.value(k, n).map(Some));
             let on_drift = r.or(s, "on_drift", OnFail::Hold.at_once(), Self::on_fail);
             let targets = r.or(s, "targets", None, |r, k, n| r.count(k, n).map(Some));
             let runs = r.or(s, "runs", false, Self::flag);
@@ -208,13 +222,16 @@ impl Reader<'_> {
         let kinds = if kinds.is_empty() { any() } else { kinds };
         let known: Vec<&str> = SLI.iter().copied().chain(kinds.iter().copied()).collect();
         let s = self.section("sli", node, &known)?;
+        if kinds.is_empty() {
+            self.note(|| json!({ "additionalProperties": true }));
+        }
         let name = self.need(s, "name", Self::token);
         let every = self.or(s, "every", slot, Self::span);
         let timeout = self.or(s, "timeout", timeout, Self::span);
-        let probe = self.one_of(s, &kinds);
-        if let Some((kind, settings)) = probe {
-            self.validate(kind, settings);
-        }
+        let probe = self.one_of(s, &kinds, |r, kind, settings| {
+            r.validate(kind, settings);
+            Some((kind, settings))
+        });
         let (kind, settings) = probe?;
         Some(Sli { name: name?, every: every?, timeout: timeout?, kind: kind.to_owned(), settings: settings.to_json() })
     }
@@ -240,7 +257,10 @@ impl Reader<'_> {
         let act = if hard == Some(true) { OnFail::Rollback } else { OnFail::Hold };
         let on_fail = self.or(s, "on_fail", act.at_once(), Self::on_fail);
         let kinds: Vec<&str> = ["must"].into_iter().chain(OBJECTIVES).collect();
-        let objective = self.one_of(s, &kinds).and_then(|(kind, node)| self.objective(kind, node));
+        let objective = self.one_of(s, &kinds, Self::objective);
+        // `short` has read it, where the sentence beside it makes sense.
+        self.or(s, "sli", None, |r, k, n| r.token::<SliName>(k, n).map(Some));
+        self.note_beside("sli", "must");
         if let Some((key, _)) = node.entries().iter().find(|(key, _)| key.text == "sli" && node.get("must").is_none()) {
             let help = "it stands beside `must`; in the structured form, write it inside of the objective";
             self.push(Finding::new("P03", "`sli` without `must`").on_key(key).help(help));
@@ -260,16 +280,16 @@ impl Reader<'_> {
 
     /// One word, or a list of steps.
     fn on_fail(&mut self, key: &str, node: &Node) -> Option<Vec<FailStep>> {
-        if node.text().is_some() {
-            return self.word(key, node, ON_FAIL).map(OnFail::at_once);
-        }
-        self.list(key, node, ON_FAIL.len(), |r, _, node| {
-            let s = r.section("step", node, &["for", "do", "tell"])?;
-            let after = r.or(s, "for", Span::ZERO, Self::span);
-            let act = r.need(s, "do", |r, k, n| r.word(k, n, ON_FAIL));
-            let tell = r.or(s, "tell", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::token));
-            Some(FailStep { after: after?, act: act?, tell: tell? })
-        })
+        let steps = |r: &mut Self, node: &Node| r.list(key, node, ON_FAIL.len(), Self::fail_step);
+        self.single_or(node, |r, node| r.word(key, node, ON_FAIL).map(OnFail::at_once), steps)
+    }
+
+    fn fail_step(&mut self, _: &str, node: &Node) -> Option<FailStep> {
+        let s = self.section("step", node, &["for", "do", "tell"])?;
+        let after = self.or(s, "for", Span::ZERO, Self::span);
+        let act = self.need(s, "do", |r, k, n| r.word(k, n, ON_FAIL));
+        let tell = self.or(s, "tell", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::token));
+        Some(FailStep { after: after?, act: act?, tell: tell? })
     }
 
     fn activity(&mut self, _: &str, node: &Node) -> Option<Activity> {
@@ -292,7 +312,10 @@ impl Reader<'_> {
     /// Nothing for a `must` that is still there: `short` has told what is wrong with it.
     fn objective(&mut self, kind: &str, node: &Node) -> Option<(SliName, Objective)> {
         let keys: &[&str] = match kind {
-            "must" => return None,
+            "must" => {
+                self.note(|| json!({ "type": "string", "maxLength": SENTENCE_MAX, "examples": EXAMPLES }));
+                return None;
+            }
             "ratio" => &["sli", "max", "target", "bad"],
             "zero" => &["sli", "bad"],
             "quantile" => &["sli", "q", "max", "target"],
@@ -388,11 +411,9 @@ impl Reader<'_> {
     fn sets(&mut self, key: &str, node: &Node) -> Option<Vec<Set>> {
         self.list(key, node, STAGES_MAX, |r, _, node| {
             let s = r.section("entry", node, &["set", "to", "run"])?;
-            if let ("run", lever) = r.one_of(s, &["set", "run"])? {
-                return Some(Set { lever: r.token("run", lever)?, to: SetTo::Run });
-            }
-            let lever = r.need(s, "set", Self::token);
-            let to = r.need(s, "to", Self::set_to);
+            let lever = r.one_of(s, &["set", "run"], Self::token);
+            let to = r.need_beside(s, "set", "to", Self::set_to);
+            let to = if node.get("run").is_some() { Some(SetTo::Run) } else { to };
             Some(Set { lever: lever?, to: to? })
         })
     }
@@ -411,8 +432,19 @@ impl Reader<'_> {
             Some(text) if text.contains(['{', '}']) => {
                 self.bad(key, node, "unknown placeholder", "write `{release}`, `{previous}` or a value")
             }
-            _ => self.token(key, node).map(SetTo::Value),
+            _ => {
+                let value = self.value(key, node);
+                self.note(|| json!({ "pattern": r"^(\{release\}|\{previous\}|[!-z|~]{1,128})$" }));
+                value.map(SetTo::Value)
+            }
         }
+    }
+
+    /// What a lever is set to. A number need not stand in quotes.
+    fn value(&mut self, key: &str, node: &Node) -> Option<LeverValue> {
+        let value = self.token(key, node);
+        self.note(|| json!({ "type": ["string", "number", "boolean"] }));
+        value
     }
 
     fn take_back(&mut self, node: &Node) -> Option<TakeBack> {

@@ -11,6 +11,7 @@ mod grammar;
 
 use std::ops::Range;
 
+pub(super) use grammar::{EXAMPLES, SENTENCE_MAX};
 use grammar::{Said, Slip, Word};
 
 use super::node::{Key, Mark, Node, Value};

@@ -12,7 +12,7 @@ use crate::sample::class;
 use crate::time::Span;
 
 /// Longest sentence, in bytes.
-const SENTENCE_MAX: usize = 300;
+pub(in crate::plan) const SENTENCE_MAX: usize = 300;
 /// Words that begin a sentence of their own.
 const BEGINNINGS: [&str; 4] = ["burn", "canary", "never", "no"];
 /// What classes are also called.
@@ -27,6 +27,9 @@ const QUANTILE: &str = "p99 < 10s";
 const RISING: &str = "uptime never falls";
 const STABLE: &str = "memory stable within 5% a day";
 const ZERO: &str = "no 5xx, timeout";
+/// A sentence of each form.
+pub(in crate::plan) const EXAMPLES: [&str; 9] =
+    [LIMIT, QUANTILE, ZERO, LOWER, CONSECUTIVE, COMPARE, RISING, STABLE, BURN];
 
 /// A word of a sentence, or what it stands for, and the bytes it has in the sentence.
 #[derive(Debug, Clone)]
