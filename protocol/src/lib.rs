@@ -20,13 +20,18 @@
 //! | [`explanation`] | what a rollout came to, and why |
 //! | [`report`] | all of that for people to read, and the evidence behind each number |
 //! | [`power`] | what a plan's looks can show |
+//! | [`cdevent`] | what a rollout has come to, in the words of others |
+//! | `asyncapi` | all of it as one document |
 //! | [`codec`] | bytes to values, bounded |
 
 pub mod action;
 pub mod alert;
 pub mod assessment;
 pub mod assignment;
+#[cfg(feature = "schema")]
+pub mod asyncapi;
 pub mod backtest;
+pub mod cdevent;
 pub mod codec;
 pub mod command;
 pub mod explanation;

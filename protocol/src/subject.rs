@@ -3,17 +3,7 @@
 //! Identity tokens come before the rollout, so that static permissions can pin role, region and
 //! agent; the principal is the last token of a command.
 //!
-//! | subject | stream | publisher |
-//! |---|---|---|
-//! | `bw.sample.<region>.<role>.<agent>` | samples | agents that look |
-//! | `bw.command.<service>.<verb>.<principal>` | inbox | people |
-//! | `bw.result.<region>.<role>.<agent>.<service>` | inbox | agents that act |
-//! | `bw.decision.<service>` | decisions | coordinators |
-//! | `bw.action.<service>.<lever>` | actions | coordinators |
-//! | `bw.alert.<severity>.<service>` | alerts | coordinators, alert agents |
-//! | `bw.ack.<service>.<principal>` | alerts | people |
-//! | `bw.outcome.<service>.<command>` | alerts | coordinators |
-//! | `bw.pushed.<service>.<region>.<sli>` | none | whoever measures; metric agents of the region listen |
+//! [`FAMILIES`] is the table of them: what its tokens say, where it is kept, who speaks and who listens.
 
 use std::fmt;
 use std::str::FromStr;
@@ -47,12 +37,90 @@ impl FromStr for Prefix {
     }
 }
 
+/// Subjects that differ only in what their tokens say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// The word of its messages, and its token after the prefix where it is no bucket.
+    pub word: &'static str,
+    /// What the tokens behind it say.
+    pub tokens: &'static [&'static str],
+    /// Where its messages are kept.
+    pub kept: Kept,
+    /// Who publishes: roles, `person` or `anyone`.
+    pub from: &'static [&'static str],
+    /// Who reads.
+    pub to: &'static [&'static str],
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The last one of each key.
+    Bucket(Bucket),
+    /// Nowhere: who does not listen does not hear.
+    Nowhere,
+    /// Each of them, for a time.
+    Stream(Stream),
+}
+
+const fn family(
+    word: &'static str,
+    tokens: &'static [&'static str],
+    kept: Kept,
+    from: &'static [&'static str],
+    to: &'static [&'static str],
+) -> Family {
+    Family { word, tokens, kept, from, to }
+}
+
+const ACTING: &[&str] = &["flag", "rollback"];
+const LOOKING: &[&str] = &["metric", "probe"];
+const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "metric", "probe", "rollback"];
+
+/// Every family of subjects.
+pub const FAMILIES: [Family; 16] = [
+    family("ack", &["service", "principal"], Kept::Stream(Stream::Alerts), &["alert", "person"], &["alert"]),
+    family("action", &["service", "lever"], Kept::Stream(Stream::Actions), &["coordinator"], ACTING),
+    family(
+        "alert",
+        &["severity", "service"],
+        Kept::Stream(Stream::Alerts),
+        &["alert", "coordinator"],
+        &["alert", "person"],
+    ),
+    family("cdevent", &["service"], Kept::Stream(Stream::Alerts), &["coordinator"], &["anyone"]),
+    family(
+        "command",
+        &["service", "verb", "principal"],
+        Kept::Stream(Stream::Inbox),
+        &["alert", "person"],
+        &["coordinator"],
+    ),
+    family("decision", &["service"], Kept::Stream(Stream::Decisions), &["coordinator"], &["coordinator", "person"]),
+    family("outcome", &["service", "command"], Kept::Stream(Stream::Alerts), &["coordinator"], &["person"]),
+    family("pushed", &["service", "region", "sli"], Kept::Nowhere, &["anyone"], &["metric"]),
+    family("result", &["region", "role", "agent", "service"], Kept::Stream(Stream::Inbox), ACTING, &["coordinator"]),
+    family("sample", &["region", "role", "agent"], Kept::Stream(Stream::Samples), LOOKING, &["coordinator"]),
+    family("assignments", &["region", "service"], Kept::Bucket(Bucket::Assignments), &["coordinator"], LOOKING),
+    family("claims", &["service", "lever"], Kept::Bucket(Bucket::Claims), ACTING, ACTING),
+    family("flags", &["service"], Kept::Bucket(Bucket::Flags), &["flag"], &["flag"]),
+    family(
+        "presence",
+        &["region", "role", "agent"],
+        Kept::Bucket(Bucket::Presence),
+        EVERYBODY,
+        &["alert", "coordinator", "person"],
+    ),
+    family("status", &["service"], Kept::Bucket(Bucket::Status), &["coordinator"], &["person"]),
+    family("told", &["service", "number", "cause", "seq"], Kept::Bucket(Bucket::Told), &["alert"], &["alert"]),
+];
+
 /// A stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     /// Actions, by lever; short-lived.
     Actions,
-    /// Alerts, their acknowledgements, and outcomes of commands.
+    /// Alerts, their acknowledgements, outcomes of commands, and what is told in the words of CDEvents.
     Alerts,
     /// The truth: one subject per service, one message per decision.
     Decisions,
@@ -104,14 +172,17 @@ impl Prefix {
 
     /// The subjects that a stream captures.
     pub fn captured(&self, stream: Stream) -> Vec<String> {
-        let all = |word: &str| format!("{self}.{word}.>");
-        match stream {
-            Stream::Actions => vec![all("action")],
-            Stream::Alerts => vec![all("ack"), all("alert"), all("outcome")],
-            Stream::Decisions => vec![all("decision")],
-            Stream::Inbox => vec![all("command"), all("result")],
-            Stream::Samples => vec![all("sample")],
-        }
+        let own = FAMILIES.iter().filter(|family| family.kept == Kept::Stream(stream));
+        own.map(|family| format!("{self}.{}.>", family.word)).collect()
+    }
+
+    /// The subjects of a family, with each of its tokens as `token` writes it.
+    pub fn subjects(&self, family: &Family, token: impl FnMut(&&str) -> String) -> String {
+        let head = match family.kept {
+            Kept::Bucket(bucket) => format!("$KV.{}", self.bucket(bucket)),
+            Kept::Nowhere | Kept::Stream(_) => format!("{self}.{}", family.word),
+        };
+        [head].into_iter().chain(family.tokens.iter().map(token)).collect::<Vec<_>>().join(".")
     }
 
     /// The stream that captures `subject`, if one of ours does.
@@ -182,6 +253,11 @@ impl Prefix {
     /// Where every alert goes, as a filter.
     pub fn alerts(&self) -> String {
         format!("{self}.alert.>")
+    }
+
+    /// Where it goes what a rollout has come to, in the words of CDEvents.
+    pub fn cdevent(&self, service: &Service) -> String {
+        format!("{self}.cdevent.{service}")
     }
 
     /// Where the outcome of a command goes.
@@ -272,6 +348,37 @@ mod tests {
         assert_eq!(prefix.read_ack("bw.ack.shop.ann.lee"), None);
         for wrong in ["bw.command.shop.launch.me", "bw.command.shop.pause", "bwx.command.shop.pause.me", ""] {
             assert_eq!(prefix.read_inbox(wrong), None, "`{wrong}` was read");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_subject_is_of_a_family() -> Result<(), IdError> {
+        let prefix = Prefix::default();
+        let (service, principal, lever): (Service, Principal, LeverName) =
+            ("shop".parse()?, "ann".parse()?, "on".parse()?);
+        let agent: AgentId = "sjc.probe.one".parse()?;
+        let subjects = [
+            ("ack", prefix.ack(&service, &principal)),
+            ("action", prefix.action(&service, &lever)),
+            ("alert", prefix.alert(Severity::Page, &service)),
+            ("cdevent", prefix.cdevent(&service)),
+            ("command", prefix.command(&service, Verb::Pause, &principal)),
+            ("decision", prefix.decision(&service)),
+            ("outcome", prefix.outcome(&service, &"c-1".parse()?)),
+            ("pushed", prefix.pushed(&service, &"sjc".parse()?, &"sales".parse()?)),
+            ("result", prefix.result(&agent, &service)),
+            ("sample", prefix.sample(&agent)),
+        ];
+        let on_the_bus = FAMILIES.iter().filter(|family| !matches!(family.kept, Kept::Bucket(_)));
+        assert!(on_the_bus.map(|family| family.word).eq(subjects.iter().map(|(word, _)| *word)));
+        for (word, subject) in &subjects {
+            let family = FAMILIES.iter().find(|family| family.word == *word).expect("a family");
+            let pattern = prefix.subjects(family, |_| "*".to_owned());
+            let fits = pattern.split('.').zip(subject.split('.')).all(|(own, token)| own == "*" || own == token);
+            assert!(fits && pattern.split('.').count() == subject.split('.').count(), "{subject} is not {pattern}");
+            let kept = prefix.stream_of(subject).map_or(Kept::Nowhere, Kept::Stream);
+            assert_eq!(kept, family.kept, "{subject}");
         }
         Ok(())
     }
