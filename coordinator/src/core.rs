@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bellwether_decide::project;
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Proof, Severity};
 use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::cdevent::CloudEvent;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IncidentId, Ordinal, Role, RolloutId, Service};
 use bellwether_protocol::presence::{PRESENCE_EVERY, PRESENCE_TTL, Presence};
 use bellwether_protocol::record::{Hash, Input, Record, Source};
@@ -15,6 +16,7 @@ use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
 use bellwether_protocol::time::{Span, Timestamp};
 
+use crate::cdevents;
 use crate::room::{Context, Room, Verdict};
 
 /// How long each rank waits for the one before it.
@@ -127,11 +129,20 @@ pub enum Effect {
     /// Publish an alert that no record stands behind: this service's log cannot be trusted.
     Page(Box<Alert>),
     /// Publish a record's actions, alerts and outcomes, under their derived ids.
-    Relay(Box<Record>),
+    Relay(Box<Relayed>),
     /// Remember how far a log went.
     Remember(Service, Ordinal, Hash),
     /// Write the status.
     Show(Box<Status>),
+}
+
+/// What goes out with one record.
+#[derive(Debug)]
+pub struct Relayed {
+    /// The record.
+    pub record: Record,
+    /// The same in the words of CDEvents.
+    pub events: Vec<CloudEvent>,
 }
 
 /// One coordinator.
@@ -142,7 +153,7 @@ pub struct Core {
     live: BTreeMap<AgentId, Presence>,
     live_at: BTreeMap<AgentId, Timestamp>,
     remembered: BTreeMap<Service, (Ordinal, Hash)>,
-    relays: VecDeque<(Timestamp, Box<Record>)>,
+    relays: VecDeque<(Timestamp, Box<Relayed>)>,
     /// The last messages with samples of services that are not known yet.
     unplaced: VecDeque<(u64, Box<Tick>)>,
     /// When the streams were created that are read.
@@ -312,8 +323,8 @@ impl Core {
         if room.stopped.is_some() {
             return;
         }
-        let record = match room.fold(seq, body) {
-            Ok(record) => record,
+        let (record, before) = match room.fold(seq, body) {
+            Ok(folded) => folded,
             Err(error) => return stop(room, error.to_string(), now, effects),
         };
         if remembered.is_some_and(|(ordinal, hash)| ordinal == record.ordinal && hash != room.hash) {
@@ -324,9 +335,10 @@ impl Core {
         if record.now + RELAY_AGAIN < now {
             return;
         }
+        let events = cdevents::events(&record, before.rollout.as_ref(), room.desk.rollout.as_ref());
         // The writer relays at once; the others only in case that it died in between.
         let due = if record.coordinator == id || !caught_up { now } else { now + delay.max(RANK_STEP) };
-        self.relays.push_back((due, Box::new(record)));
+        self.relays.push_back((due, Box::new(Relayed { record, events })));
     }
 
     fn catch_up(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -349,14 +361,14 @@ impl Core {
             return;
         }
         let mut waiting = VecDeque::new();
-        while let Some((due, record)) = self.relays.pop_front() {
+        while let Some((due, relayed)) = self.relays.pop_front() {
             if now < due {
                 self.wake(due);
-                waiting.push_back((due, record));
+                waiting.push_back((due, relayed));
                 continue;
             }
-            if let Some(room) = self.rooms.get(&record.service) {
-                effects.push(Effect::Relay(record));
+            if let Some(room) = self.rooms.get(&relayed.record.service) {
+                effects.push(Effect::Relay(relayed));
                 project(room, now, effects);
             }
         }

@@ -10,6 +10,7 @@
 //! | `relay` | what a record says, on its way out |
 //! | `high_water` | a file that remembers how far the log went, should the log forget |
 //! | [`assess`] | whether the release that runs now should be taken back, by a few looks |
+//! | [`cdevents`] | what a record says in the words of CDEvents |
 //! | [`backtest`] | what a plan would have decided on samples that were seen before |
 //! | [`explain`] | why a rollout went as it did, from its records alone |
 //! | [`report`] | what a rollout has shown so far, from its records alone |
@@ -22,6 +23,7 @@ mod shell;
 
 pub mod assess;
 pub mod backtest;
+pub mod cdevents;
 pub mod core;
 pub mod explain;
 pub mod log;

@@ -10,8 +10,9 @@ use bellwether_bus::{Bus, PublishError};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::codec;
 use bellwether_protocol::reason::Reason;
-use bellwether_protocol::record::Record;
 use tokio::sync::mpsc;
+
+use crate::core::Relayed;
 
 /// Messages that wait in one lane. A lane that is full holds the next record back, not its own order.
 const LANE_MAX: usize = 256;
@@ -36,10 +37,10 @@ struct Lanes {
 }
 
 /// Relays records as they come, for ever.
-pub(crate) async fn relay_on(bus: Bus, mut records: mpsc::Receiver<Box<Record>>) {
+pub(crate) async fn relay_on(bus: Bus, mut records: mpsc::Receiver<Box<Relayed>>) {
     let mut lanes = Lanes { bus, open: BTreeMap::new() };
-    while let Some(record) = records.recv().await {
-        lanes.relay(&record).await;
+    while let Some(relayed) = records.recv().await {
+        lanes.relay(*relayed).await;
     }
 }
 
@@ -53,7 +54,7 @@ pub(crate) async fn page(bus: Bus, alert: Box<Alert>) {
 }
 
 impl Lanes {
-    async fn relay(&mut self, record: &Record) {
+    async fn relay(&mut self, Relayed { record, events }: Relayed) {
         if record.reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. })) {
             bellwether_bus::fault::point("between append and relay").await;
         }
@@ -75,6 +76,10 @@ impl Lanes {
             let (subject, id) =
                 (prefix.outcome(service, &outcome.command), format!("outcome-{service}-{}", outcome.command));
             self.put(format!("outcomes of {service}"), subject, id, "outcome", outcome).await;
+        }
+        for event in events {
+            let (subject, id) = (prefix.cdevent(service), format!("cdevent-{}", event.id));
+            self.put(format!("cdevents of {service}"), subject, id, "CDEvent", &event.from_mesh(&prefix)).await;
         }
     }
 

@@ -80,10 +80,10 @@ impl Room {
         }
     }
 
-    /// Folds a record that was read from the log, whoever wrote it.
-    pub(crate) fn fold(&mut self, seq: u64, body: &[u8]) -> Result<Record, RecordError> {
+    /// Folds a record that was read from the log, whoever wrote it, and hands back the desk as it was.
+    pub(crate) fn fold(&mut self, seq: u64, body: &[u8]) -> Result<(Record, Desk), RecordError> {
         let (record, desk) = log::verify(&self.desk, self.hash, body)?;
-        self.desk = desk;
+        let before = std::mem::replace(&mut self.desk, desk);
         self.hash = self.hash.chain(body);
         self.log_seq = seq;
         self.decided_at = record.now;
@@ -103,7 +103,7 @@ impl Room {
         self.retry_at = None;
         self.batch_since = None;
         self.due_since = None;
-        Ok(record)
+        Ok((record, before))
     }
 
     /// An append did not make it: someone else was faster, or nothing is known.

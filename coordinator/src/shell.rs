@@ -11,13 +11,13 @@ use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IdError, Role};
 use bellwether_protocol::presence::{PRESENCE_EVERY, Presence};
-use bellwether_protocol::record::{Record, Source};
+use bellwether_protocol::record::Source;
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
 use bellwether_protocol::subject::{Bucket, Stream, assignment_key};
 use tokio::sync::mpsc;
 
-use crate::core::{Core, Effect, Event};
+use crate::core::{Core, Effect, Event, Relayed};
 use crate::high_water::HighWater;
 use crate::inbox;
 use crate::relay::{page, relay_on};
@@ -107,7 +107,7 @@ struct Shell {
     clock: Clock,
     agent: AgentId,
     high_water: HighWater,
-    relays: mpsc::Sender<Box<Record>>,
+    relays: mpsc::Sender<Box<Relayed>>,
     projections: mpsc::Sender<Projection>,
 }
 

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod cdevents;
 mod script;
 mod transcript;
 #[allow(dead_code, reason = "scenarios need no random faults and no planted defects")]
@@ -21,6 +22,7 @@ fn check(name: &str) {
     let (script, expected) = text.split_once("---\n").unwrap_or((text.as_str(), ""));
     let world = script::play(script);
     assert!(world.watch.complaints.is_empty(), "{name}: {:#?}", world.watch.complaints);
+    cdevents::check(name, &world);
     let found = transcript(&world);
     if std::env::var("SCENARIOS").is_ok_and(|mode| mode == "overwrite") {
         fs::write(&path, format!("{script}---\n{found}")).unwrap();

@@ -245,13 +245,13 @@ impl World {
                 self.watch.complain("chain", alert.headline.clone());
                 self.broker.alerts.push(*alert);
             }
-            Effect::Relay(record) => {
+            Effect::Relay(relayed) => {
                 let lost = self.faults.relay_lost;
                 if self.strikes(lost) {
                     // The process dies with the record in its queue; whoever starts next relays it.
                     return self.node_crashes(i);
                 }
-                self.after(lag, move |world| world.relay(&record));
+                self.after(lag, move |world| world.relay(&relayed.record));
             }
             Effect::Remember(service, ordinal, hash) => {
                 self.nodes[i].remembered.insert(service, (ordinal, hash));

@@ -1,0 +1,61 @@
+//! What every story comes to in the words of CDEvents, held against their own schemas.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bellwether_coordinator::cdevents::events;
+use bellwether_decide::{Desk, step};
+use bellwether_protocol::cdevent::CloudEvent;
+use bellwether_protocol::subject::Prefix;
+use serde_json::Value;
+
+use crate::world::World;
+
+/// The events of some stories: the kind, and behind it what it is about where that says more.
+const TOLD: [(&str, &[&str]); 3] = [("healthy", &[]), ("machine-lost", &[]), ("superseded", &[])];
+
+/// Tells the story, and complains of every event that is not as CDEvents wants it.
+pub(crate) fn check(name: &str, world: &World) {
+    let told = told(world);
+    let schemas: BTreeMap<String, Value> = serde_json::from_str(include_str!("cdevents-0.5.1.json")).unwrap();
+    let ids: BTreeSet<&str> = told.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!(ids.len(), told.len(), "{name}: an id is used twice");
+    for event in &told {
+        let schema = schemas.get(&event.kind).unwrap_or_else(|| panic!("{name}: {} is none of ours", event.kind));
+        let data = serde_json::to_value(&event.data).unwrap();
+        let validator = jsonschema::validator_for(schema).unwrap();
+        let wrong: Vec<String> =
+            validator.iter_errors(&data).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(wrong.is_empty(), "{name}: {data}: {wrong:?}");
+        assert_eq!((&event.id, &event.kind), (&event.data.context.id, &event.data.context.kind));
+    }
+    // Whatever began is over, and nothing is over that did not begin.
+    for run in ["pipelinerun", "taskrun"] {
+        let of = |end: &str| -> Vec<&str> {
+            let kind = format!("dev.cdevents.{run}.{end}.0.3.0");
+            told.iter().filter(|event| event.kind == kind).map(|event| event.subject.as_str()).collect()
+        };
+        let (started, finished) = (of("started"), of("finished"));
+        let unfinished = started.iter().filter(|subject| !finished.contains(subject)).count();
+        assert!(
+            finished.iter().all(|subject| started.contains(subject)) && unfinished <= 1,
+            "{name}: {started:?}, {finished:?}"
+        );
+    }
+    if let Some((_, expected)) = TOLD.iter().find(|(own, _)| *own == name) {
+        let kinds = told.iter().map(|event| event.kind.trim_start_matches("dev.cdevents.").trim_end_matches(".0.3.0"));
+        assert_eq!(kinds.collect::<Vec<_>>(), *expected, "{name}");
+    }
+}
+
+/// Every event, as it leaves the mesh.
+fn told(world: &World) -> Vec<CloudEvent> {
+    let mut desks = BTreeMap::new();
+    let mut told = Vec::new();
+    for record in world.broker.records() {
+        let desk = desks.entry(record.service.clone()).or_insert_with(|| Desk::new(record.service.clone()));
+        let after = step(desk, &record.inputs, record.now).desk;
+        told.extend(events(&record, desk.rollout.as_ref(), after.rollout.as_ref()));
+        *desk = after;
+    }
+    told.into_iter().map(|event| event.from_mesh(&Prefix::default())).collect()
+}
