@@ -2,6 +2,7 @@
 //!
 //! | file | task |
 //! |---|---|
+//! | `compose` | start from what compose.yaml stands on |
 //! | `fault_lens` | live through story 3 on Render |
 //! | `by_hand` | ask and read with any NATS client |
 //! | `kills` | lose any process at any named point |
@@ -14,6 +15,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod by_hand;
+mod compose;
 mod fault_lens;
 mod kills;
 mod lost_streams;
