@@ -74,6 +74,7 @@ async fn start_server(dir: &Path) -> LocalServer {
         shim: PROGRAM.into(),
         dir: dir.join("nats"),
         port: 0,
+        monitor: None,
         link: Default::default(),
     };
     tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("joined").expect("started")

@@ -47,8 +47,15 @@ pub(crate) async fn start_server(dir: &Path) -> LocalServer {
     let dir = dir.to_owned();
     let start = move || {
         let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-        LocalServer::start(&ServerOptions { binary, shim: PROGRAM.into(), dir, port: 0, link: Link::Alone })
-            .expect("a server")
+        LocalServer::start(&ServerOptions {
+            binary,
+            shim: PROGRAM.into(),
+            dir,
+            port: 0,
+            monitor: None,
+            link: Link::Alone,
+        })
+        .expect("a server")
     };
     tokio::task::spawn_blocking(start).await.expect("not cancelled")
 }

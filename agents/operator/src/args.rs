@@ -121,7 +121,8 @@ impl Asker {
     }
 }
 
-fn as_token(user: &str) -> String {
+/// A text from outside as a token; `operator` when nothing is left of it.
+pub(crate) fn as_token(user: &str) -> String {
     let fits = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' };
     let token: String = user.chars().take(64).map(fits).collect();
     if token.is_empty() { "operator".to_owned() } else { token }

@@ -21,10 +21,14 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 
+/// The variable that filters logs.
+const LOG: &str = "BELLWETHER_LOG";
+
 /// Children that are not supervised yet.
 #[derive(Debug)]
 pub(crate) struct Children {
     program: PathBuf,
+    env: BTreeMap<String, String>,
     all: Vec<Supervised>,
 }
 
@@ -63,7 +67,15 @@ impl Watch {
 impl Children {
     /// None so far. Each child is this same program with other arguments.
     pub(crate) fn new() -> Result<Self, VerbError> {
-        Ok(Self { program: std::env::current_exe().map_err(VerbError::System)?, all: Vec::new() })
+        Ok(Self { program: std::env::current_exe().map_err(VerbError::System)?, env: BTreeMap::new(), all: Vec::new() })
+    }
+
+    /// They log what is wrong alone, unless the environment says otherwise: people read along.
+    pub(crate) fn quiet(mut self) -> Self {
+        if std::env::var_os(LOG).is_none() {
+            self.env.insert(LOG.to_owned(), "warn".to_owned());
+        }
+        self
     }
 
     /// Starts one.
@@ -77,7 +89,7 @@ impl Children {
             shim: self.program.clone(),
             program: self.program.clone(),
             args: args.into_iter().map(Into::into).collect(),
-            env: BTreeMap::new(),
+            env: self.env.clone(),
             output,
         };
         let child = spawn(spec.clone()).await.map_err(|source| VerbError::Spawn { name: name.to_owned(), source })?;

@@ -107,6 +107,9 @@ pub enum VerbError {
     /// The local server does not start.
     #[error(transparent)]
     Server(#[from] StartServerError),
+    /// What was asked does not fit what is there.
+    #[error("{0}")]
+    Setup(String),
     /// A child process does not start.
     #[error("cannot start {name}")]
     Spawn {
@@ -134,8 +137,13 @@ impl VerbError {
             Self::NoRollouts => Some("bellwether rollout start PLAN --release RELEASE".to_owned()),
             Self::Past { asked, .. } => Some(format!("bellwether rollout watch {asked} --plain")),
             Self::PlanRefused => Some("bellwether plan check PLAN".to_owned()),
-            Self::Install(_) => Some("--nats-server PATH".to_owned()),
+            Self::Install(_) => {
+                Some("bellwether demo, which installs one into your cache; or --nats-server PATH".to_owned())
+            }
             Self::Kv(_) | Self::Read(_) => Some("is a coordinator running? it makes the streams".to_owned()),
+            Self::Server(StartServerError::PortInUse(_)) => {
+                Some("--port of `up`, then `nats.url` in the agents' files and BELLWETHER_NATS".to_owned())
+            }
             Self::Publish(_) => {
                 Some("the command may be stored: bellwether rollout list shows what came of it".to_owned())
             }
@@ -150,6 +158,7 @@ impl VerbError {
             | Self::Provision(_)
             | Self::Samples(_)
             | Self::Server(_)
+            | Self::Setup(_)
             | Self::Spawn { .. }
             | Self::System(_)
             | Self::Until(_) => None,
@@ -182,6 +191,7 @@ impl VerbError {
             | Self::Provision(_)
             | Self::Samples(_)
             | Self::Server(_)
+            | Self::Setup(_)
             | Self::Spawn { .. }
             | Self::Until(_) => exit::USAGE,
         }

@@ -10,6 +10,7 @@
 //! | `ask` | a command, from the publish to its outcome |
 //! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest`, `health` | the verbs |
 //! | `verb` | all of these, and what the judge does for them |
+//! | `init` | the files of a first rollout |
 //! | `assess` | one look at a release, and the way back, without a mesh |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
@@ -28,6 +29,7 @@ mod demo;
 mod error;
 mod follow;
 mod health;
+mod init;
 mod keys;
 mod out;
 mod plan;
@@ -48,6 +50,7 @@ pub use command::CommandVerb;
 pub use demo::DemoArgs;
 pub use error::{VerbError, complain, exit};
 pub use health::HealthArgs;
+pub use init::InitArgs;
 pub use out::{CompletionsArgs, completions};
 pub use plan::PlanVerb;
 pub use replay::{Asked, AuditVerb, ExplainArgs, Heads, Log, ReplayArgs};

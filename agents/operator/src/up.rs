@@ -15,6 +15,8 @@ use crate::error::{VerbError, exit};
 /// Run a mesh on this machine: a local NATS server, a coordinator and agents
 #[derive(Debug, clap::Args)]
 pub struct UpArgs {
+    /// A folder, such as `init` writes: each ROLE.yaml and ROLE-….yaml in it is an agent
+    folder: Option<PathBuf>,
     /// Where everything is kept
     #[arg(long, default_value = "./bellwether-data")]
     dir: PathBuf,
@@ -24,6 +26,9 @@ pub struct UpArgs {
     /// Port of the NATS server, on loopback
     #[arg(long, default_value_t = 4222)]
     port: u16,
+    /// Port of its monitoring, on loopback; probes of this machine take it for their control target
+    #[arg(long, default_value_t = 8222)]
+    monitor: u16,
     /// The nats-server to run; default: the one on PATH or in the cache
     #[arg(long, value_name = "PATH")]
     nats_server: Option<PathBuf>,
@@ -58,15 +63,17 @@ const LINES_MAX: usize = 64;
 /// # Errors
 /// When the server or a child cannot be started at all. One that dies later is started again.
 pub(crate) async fn up(args: &UpArgs, prefix: &str) -> Result<u8, VerbError> {
+    let agents = args.agents.iter().cloned().chain(in_folder(args.folder.as_deref())?).collect::<Vec<_>>();
     let binary = server::find(args.nats_server.as_deref())?;
-    let server = start_server(binary, args.dir.join("nats"), args.port).await?;
+    let server = start_server(binary, args.dir.join("nats"), args.port, monitor(args.monitor)).await?;
     println!("nats         {}   (loopback, without credentials: names are claims)", server.url());
-    let mut children = Children::new()?;
-    let outcome = start(args, prefix, &server, &mut children).await;
+    let mut children = Children::new()?.quiet();
+    let outcome = start(args, &agents, prefix, &server, &mut children).await;
     let (tell, mut lines) = mpsc::channel(LINES_MAX);
     let watch = children.supervise(tell);
     if outcome.is_ok() {
-        println!("Ctrl-C stops all of it. next: bellwether agents list --nats {}", server.url());
+        println!("alerts and warnings follow; with BELLWETHER_LOG=info decisions too. Ctrl-C stops all of it");
+        println!("next: bellwether agents list --nats {}", server.url());
         loop {
             tokio::select! {
                 () = bellwether_runtime::shutdown() => break,
@@ -80,12 +87,53 @@ pub(crate) async fn up(args: &UpArgs, prefix: &str) -> Result<u8, VerbError> {
     outcome.map(|()| exit::DONE)
 }
 
-async fn start(args: &UpArgs, prefix: &str, server: &LocalServer, children: &mut Children) -> Result<(), VerbError> {
+/// The monitoring port, when it is free: the mesh works without it.
+fn monitor(port: u16) -> Option<u16> {
+    let is_free = std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    if !is_free {
+        eprintln!("port {port} is in use, so NATS is not monitored; --monitor names another one");
+    }
+    is_free.then_some(port)
+}
+
+/// Files of a folder that `init` may have written, at most.
+const FILES_MAX: usize = 256;
+
+/// The agents whose files are in a folder, in the order of their names.
+fn in_folder(folder: Option<&Path>) -> Result<Vec<AgentFile>, VerbError> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    let wrong = |source| VerbError::File { doing: "read", path: folder.to_owned(), source };
+    let mut agents: Vec<AgentFile> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(wrong)?.take(FILES_MAX) {
+        let file = entry.map_err(wrong)?.path();
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = name.strip_suffix(".yaml").unwrap_or_default();
+        let role: Option<Role> = stem.split('-').next().and_then(|role| role.parse().ok());
+        agents.extend(role.filter(|role| *role != Role::Coordinator).map(|role| AgentFile { role, file }));
+    }
+    agents.sort_by(|a, b| a.file.cmp(&b.file));
+    if agents.is_empty() {
+        let why = format!(
+            "{} holds no probe.yaml, alert-east.yaml or the like; `bellwether init` writes some",
+            folder.display()
+        );
+        return Err(VerbError::Setup(why));
+    }
+    Ok(agents)
+}
+
+async fn start(
+    args: &UpArgs,
+    agents: &[AgentFile],
+    prefix: &str,
+    server: &LocalServer,
+    children: &mut Children,
+) -> Result<(), VerbError> {
     let dir = args.dir.join("coordinator").display().to_string();
     let coordinator = ["coordinator", "--nats", server.url(), "--prefix", prefix, "--dir", &dir];
     children.start("coordinator", coordinator, Output::Inherit).await?;
     println!("coordinator  {dir}");
-    for AgentFile { role, file } in &args.agents {
+    for AgentFile { role, file } in agents {
         let path = file.display().to_string();
         children.start(&format!("{role} {path}"), ["agent", role.as_str(), "--config", &path], Output::Inherit).await?;
         println!("{role:12} {path}");
@@ -93,10 +141,15 @@ async fn start(args: &UpArgs, prefix: &str, server: &LocalServer, children: &mut
     Ok(())
 }
 
-pub(crate) async fn start_server(binary: PathBuf, dir: PathBuf, port: u16) -> Result<LocalServer, VerbError> {
+pub(crate) async fn start_server(
+    binary: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    monitor: Option<u16>,
+) -> Result<LocalServer, VerbError> {
     make_dir(&dir)?;
     let shim = std::env::current_exe().map_err(VerbError::System)?;
-    let options = ServerOptions { binary, shim, dir, port, link: Link::Alone };
+    let options = ServerOptions { binary, shim, dir, port, monitor, link: Link::Alone };
     let started = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await;
     Ok(started.map_err(|error| VerbError::System(std::io::Error::other(error)))??)
 }
@@ -113,6 +166,20 @@ pub(crate) fn make_dir(dir: &Path) -> Result<(), VerbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_names_its_agents_by_their_files() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(in_folder(Some(dir.path())).is_err());
+        for name in
+            ["probe-west.yaml", "alert.yaml", "plan.yaml", "ci.yaml", "lever.sh", "coordinator.yaml", "probe.txt"]
+        {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let found: Vec<_> = in_folder(Some(dir.path())).unwrap().into_iter().map(|agent| agent.role).collect();
+        assert_eq!(found, [Role::Alert, Role::Probe]);
+        assert!(in_folder(None).unwrap().is_empty());
+    }
 
     #[test]
     fn agents_are_named_by_role_and_file() {

@@ -19,6 +19,7 @@ use crate::command::{CommandVerb, command};
 use crate::demo::{DemoArgs, demo};
 use crate::error::VerbError;
 use crate::health::{HealthArgs, health};
+use crate::init::{InitArgs, init};
 use crate::plan::{PlanVerb, plan};
 use crate::replay::{Asked, AuditVerb, Heads, Log};
 use crate::rollout::{RolloutVerb, rollout};
@@ -29,6 +30,8 @@ use crate::up::{UpArgs, up};
 pub enum Verb {
     /// Run the whole product on this machine: a good release, then a bad one
     Demo(DemoArgs),
+    /// Write the files of a first rollout: asks, or reads flags; replaces nothing
+    Init(InitArgs),
     /// Run a mesh on this machine: a local NATS server, a coordinator and agents
     Up(UpArgs),
     /// Look at plan files
@@ -82,6 +85,7 @@ impl Verb {
     pub async fn run(self, mesh: &Mesh, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
         match self {
             Self::Demo(args) => demo(mesh, &args, judge.explain).await,
+            Self::Init(args) => init(&args, mesh),
             Self::Up(args) => up(&args, &mesh.prefix.to_string()).await,
             Self::Plan(verb) => plan(&verb, mesh.json, validators, judge),
             Self::Rollout(verb) => rollout(mesh, verb, validators, judge).await,

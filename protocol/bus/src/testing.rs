@@ -115,7 +115,14 @@ pub fn kill(pid: u32) {
 /// A server in `dir`, with this program as its shim.
 pub fn options(dir: PathBuf, port: u16) -> ServerOptions {
     let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-    ServerOptions { binary, shim: std::env::current_exe().expect("our own path"), dir, port, link: Link::Alone }
+    ServerOptions {
+        binary,
+        shim: std::env::current_exe().expect("our own path"),
+        dir,
+        port,
+        monitor: None,
+        link: Link::Alone,
+    }
 }
 
 /// A server in `dir` that is linked to others.

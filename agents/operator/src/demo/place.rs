@@ -59,7 +59,7 @@ impl Place {
         notes: mpsc::Sender<String>,
     ) -> Result<Self, VerbError> {
         let binary = binary(nats_server.map(Path::to_owned)).await?;
-        let server = start_server(binary, dir.join("nats"), 0).await?;
+        let server = start_server(binary, dir.join("nats"), 0, None).await?;
         eprintln!("nats-server  {}", server.url());
         let (sink, secret) = Sink::start(notes.clone()).await?;
         eprintln!("webhooks to  {}", sink.url());

@@ -73,10 +73,14 @@ pub(crate) fn failure_lines(plan: &Plan) -> Vec<String> {
         (format!("if {} is not done", run.run), how)
     });
     let mut rows: Vec<(String, String)> = criteria.chain(runs).collect();
-    rows.push(("if a lever is not set in time".to_owned(), act(OnFail::Rollback).to_owned()));
-    rows.extend(drifts(plan));
-    rows.extend(levels(plan));
-    rows.extend(irreversible(plan));
+    if plan.levers.is_empty() {
+        rows.push(("taking back".to_owned(), "nothing: the plan has no levers".to_owned()));
+    } else {
+        rows.push(("if a lever is not set in time".to_owned(), act(OnFail::Rollback).to_owned()));
+        rows.extend(drifts(plan));
+        rows.extend(levels(plan));
+        rows.extend(irreversible(plan));
+    }
     let width = rows.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0).min(LEFT_MAX);
     rows.iter().map(|(left, right)| Line::of(format!("{left:width$}  {right}")).plain()).collect()
 }

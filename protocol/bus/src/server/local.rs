@@ -20,6 +20,8 @@ pub struct ServerOptions {
     pub dir: PathBuf,
     /// Its port; 0 lets the system choose one, which restarts keep.
     pub port: u16,
+    /// The port of its monitoring, on loopback too; none without.
+    pub monitor: Option<u16>,
     /// How it is linked to other servers.
     pub link: Link,
 }
@@ -227,7 +229,8 @@ fn launch(options: &ServerOptions) -> Result<(Child, u16), StartServerError> {
         if child.try_wait().map_err(io)?.is_some() {
             let said = last_line(&log, log_start);
             if said.contains("address already in use") {
-                return Err(StartServerError::PortInUse(options.port));
+                let is_its = |port: &u16| said.contains(&format!(":{port}:"));
+                return Err(StartServerError::PortInUse(options.monitor.filter(is_its).unwrap_or(options.port)));
             }
             return Err(StartServerError::Ended { said, log: log_text });
         }
@@ -248,11 +251,12 @@ fn configuration(options: &ServerOptions) -> String {
     let quoted = |text: &str| serde_json::Value::String(text.to_owned());
     let path = |name: &str| quoted(&options.dir.join(name).display().to_string());
     let (store, ports) = (path("store"), path("ports"));
+    let monitor = options.monitor.map(|port| format!("http: \"127.0.0.1:{port}\"\n")).unwrap_or_default();
     let head = format!(
         "# Written by Bellwether at each start; changes are lost.\n\
          host: \"127.0.0.1\"\n\
          port: {port}\n\
-         ports_file_dir: {ports}\n"
+         {monitor}ports_file_dir: {ports}\n"
     );
     // Without `always`, an acknowledged decision can be lost with the machine's power.
     let jetstream = format!("store_dir: {store}, sync_interval: always, max_file_store: {STORE_MAX}");
