@@ -311,6 +311,7 @@ async fn beat(bus: &Bus, clock: &Clock, agent: &AgentId) {
         kinds: Default::default(),
         watching: BTreeMap::new(),
         levers: BTreeMap::new(),
+        hands: Default::default(),
         serving: BTreeMap::new(),
     };
     let kv = bus.kv(Bucket::Presence);

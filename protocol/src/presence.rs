@@ -33,6 +33,9 @@ pub struct Presence {
     pub watching: BTreeMap<Service, Watching>,
     /// Levers it holds, by service.
     pub levers: BTreeMap<Service, Vec<LeverReading>>,
+    /// What moves these levers, by service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hands: BTreeMap<Service, BTreeMap<LeverName, Hand>>,
     /// The revision of the flag store that its OFREP endpoint serves, by flag store key.
     pub serving: BTreeMap<String, u64>,
 }
@@ -45,6 +48,17 @@ pub struct Watching {
     pub revision: Revision,
     /// Why the agent will not do it, if so.
     pub refused: Option<String>,
+}
+
+/// What moves a lever, and whether it could be read.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Hand {
+    /// What setting it does, without secrets, such as its command.
+    pub does: String,
+    /// Why it could not be read back the last time, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A lever as its agent last read it back.

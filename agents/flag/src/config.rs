@@ -146,6 +146,10 @@ impl Driver for Allowed {
         Box::pin(async { Err(DriverError::Refused(said)) })
     }
 
+    fn describe(&self) -> String {
+        self.driver.describe()
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         self.driver.read_back()
     }

@@ -139,6 +139,10 @@ impl Driver for Flagd {
         Box::pin(blocking(move || own.write(&to)))
     }
 
+    fn describe(&self) -> String {
+        format!("writes flag {} in {}", self.0.flag, self.0.file.display())
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         let own = self.clone();
         Box::pin(blocking(move || own.look()))

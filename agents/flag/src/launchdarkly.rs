@@ -214,6 +214,10 @@ impl Driver for LaunchDarkly {
         })
     }
 
+    fn describe(&self) -> String {
+        "sets a flag of LaunchDarkly".to_owned()
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         Box::pin(async move {
             let (seen, [(on, _), (off, _)]) = self.look().await?;

@@ -186,6 +186,10 @@ impl Driver for RenderFlag {
         })
     }
 
+    fn describe(&self) -> String {
+        "sets environment variables of Render, and deploys".to_owned()
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         Box::pin(async move {
             let seen = self.look().await?;

@@ -103,6 +103,10 @@ impl Driver for Store {
         })
     }
 
+    fn describe(&self) -> String {
+        format!("sets flag {} of our own store, read at each endpoint", self.flag.name)
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         Box::pin(in_time(self.read()))
     }

@@ -184,6 +184,10 @@ impl Driver for Unleash {
         })
     }
 
+    fn describe(&self) -> String {
+        "sets a flag of Unleash".to_owned()
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         Box::pin(async move {
             let value = self.look().await?.exposure().and_then(Exposure::value);

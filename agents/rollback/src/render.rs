@@ -142,6 +142,11 @@ impl Driver for Render {
         })
     }
 
+    fn describe(&self) -> String {
+        let services: Vec<String> = self.services.iter().map(ToString::to_string).collect();
+        format!("deploys to {} of Render, or rolls them back", services.join(", "))
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         Box::pin(async move {
             let each = self
@@ -181,6 +186,10 @@ impl AutoDeploy {
 impl Driver for AutoDeploy {
     fn set<'a>(&'a self, _: &'a LeverValue, _: &'a ActionId) -> BoxFuture<'a, Result<String, DriverError>> {
         Box::pin(async { Err(DriverError::Refused("this lever is only read".to_owned())) })
+    }
+
+    fn describe(&self) -> String {
+        "nothing: it is only read".to_owned()
     }
 
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {

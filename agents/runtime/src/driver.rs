@@ -32,6 +32,9 @@ pub trait Driver: Send + Sync {
     /// Reads the lever and every target behind it, from where the platform applies it.
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>>;
 
+    /// What `set` does, in one line and without secrets, such as its command.
+    fn describe(&self) -> String;
+
     /// Releases it has held, newest first; empty where it holds none, or the platform does not tell.
     fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
         Box::pin(async { Ok(Vec::new()) })

@@ -17,6 +17,7 @@ use crate::allowed::Allowed;
 use crate::command::{self, Said};
 use crate::driver::{Driver, DriverError, Reading};
 use crate::secret::SecretRef;
+use crate::web::redact;
 
 /// Targets behind one lever.
 const TARGETS_MAX: usize = 256;
@@ -24,6 +25,8 @@ const TARGETS_MAX: usize = 256;
 const HISTORY_LEN_MAX: usize = 100;
 /// Longest name of a target, in bytes.
 const TARGET_ID_LEN_MAX: usize = 128;
+/// Most of a command line that people are shown, in characters.
+pub(crate) const DESCRIPTION_LEN_MAX: usize = 200;
 /// What the value stands for in the configured line.
 const PLACEHOLDER: &str = "{value}";
 
@@ -124,6 +127,10 @@ impl Driver for Exec {
             let line: Vec<String> = self.set.iter().map(|part| part.replace(PLACEHOLDER, to.as_str())).collect();
             Ok(self.run(&line, Some(action)).await?.detail())
         })
+    }
+
+    fn describe(&self) -> String {
+        redact(&self.set.join(" "), &[], DESCRIPTION_LEN_MAX)
     }
 
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {

@@ -10,7 +10,7 @@ use bellwether_bus::{Bus, Clock, From, Message, PublishError, fault};
 use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::codec::{from_json, to_json};
 use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Release, Service};
-use bellwether_protocol::presence::LeverReading;
+use bellwether_protocol::presence::{self, LeverReading};
 use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,7 @@ use crate::ledger::{Effect, Event, Ledger};
 use crate::presence::Heartbeat;
 use crate::start::Runtime;
 use crate::store;
+use crate::web::redact;
 
 /// Why levers cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,8 @@ const HISTORY_EVERY: Duration = Duration::from_secs(60);
 pub(crate) const SET_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a driver may take to read.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most of a reading's error that a heartbeat tells, in characters.
+const ERROR_LEN_MAX: usize = 200;
 /// Actions that wait for one lever; a coordinator sends a few per rollout.
 const WAITING_MAX: usize = 256;
 /// How long to wait before a failed write to the ledger, or an unanswered publish, is repeated.
@@ -210,6 +213,9 @@ impl Hand {
         if !is_active {
             let (service, name) = (&self.lever.service, &self.lever.name);
             self.heartbeat.change(|presence| {
+                presence.hands.get_mut(service).into_iter().for_each(|hands| {
+                    hands.remove(name);
+                });
                 let held = presence.levers.get_mut(service);
                 held.into_iter().for_each(|held| held.retain(|reading| reading.lever != *name));
             });
@@ -317,15 +323,18 @@ impl Hand {
         let read = tokio::time::timeout(READ_TIMEOUT, self.lever.driver.read_back()).await;
         let too_slow = || Err(DriverError::Retry(format!("no answer in {} s", READ_TIMEOUT.as_secs())));
         let result = read.unwrap_or_else(|_| too_slow());
-        let (value, targets) = match &result {
-            Ok(reading) => (reading.value.clone(), reading.targets.clone()),
+        let (value, targets, error) = match &result {
+            Ok(reading) => (reading.value.clone(), reading.targets.clone(), None),
             Err(error) => {
                 tracing::warn!(lever = %self.lever.name, %error, "cannot read the lever back");
-                (None, Vec::new())
+                (None, Vec::new(), Some(redact(&error.to_string(), &[], ERROR_LEN_MAX)))
             }
         };
+        let hand = presence::Hand { does: self.lever.driver.describe(), error };
         let reading = LeverReading { lever: self.lever.name.clone(), value, targets, history: self.history.clone() };
         self.heartbeat.change(|presence| {
+            let hands = presence.hands.entry(self.lever.service.clone()).or_default();
+            hands.insert(reading.lever.clone(), hand);
             let held = presence.levers.entry(self.lever.service.clone()).or_default();
             match held.iter_mut().find(|own| own.lever == reading.lever) {
                 Some(own) => *own = reading,

@@ -30,6 +30,7 @@ impl Heartbeat {
             kinds: std::collections::BTreeSet::new(),
             watching: std::collections::BTreeMap::new(),
             levers: std::collections::BTreeMap::new(),
+            hands: std::collections::BTreeMap::new(),
             serving: std::collections::BTreeMap::new(),
         };
         Self { presence: Mutex::new(presence), changed: Notify::new(), bus, clock }

@@ -16,9 +16,10 @@ use serde::Deserialize;
 
 use crate::command;
 use crate::driver::{Driver, DriverError, Reading};
-use crate::exec::{ExecError, secrets};
+use crate::exec::{DESCRIPTION_LEN_MAX, ExecError, secrets};
 use crate::secret::SecretRef;
 use crate::store;
+use crate::web::redact;
 
 /// Where a lever stands that never ran.
 const NEVER: &str = "never";
@@ -76,6 +77,10 @@ impl Driver for Task {
                 .map_err(|error| DriverError::Unknown(format!("cannot note the run: {error}")))?;
             Ok(said.detail())
         })
+    }
+
+    fn describe(&self) -> String {
+        format!("runs {}", redact(&self.command.join(" "), &[], DESCRIPTION_LEN_MAX))
     }
 
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {

@@ -195,6 +195,10 @@ impl Driver for Platform {
         .boxed()
     }
 
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+
     fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
         async {
             let value = self.value.lock().expect("not poisoned").parse::<LeverValue>().ok();

@@ -210,6 +210,7 @@ pub(crate) fn presence(agent: &AgentId, now: Timestamp) -> Presence {
         kinds: ["http".to_owned()].into_iter().filter(|_| agent.role == bellwether_protocol::id::Role::Probe).collect(),
         watching: BTreeMap::new(),
         levers: BTreeMap::new(),
+        hands: Default::default(),
         serving: BTreeMap::new(),
     }
 }

@@ -125,6 +125,7 @@ impl World {
             kinds: Default::default(),
             watching: Default::default(),
             levers: Default::default(),
+            hands: Default::default(),
             serving: Default::default(),
         };
         let bytes = to_msgpack("presence", &presence).expect("encoded");

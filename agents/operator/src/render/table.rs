@@ -96,6 +96,7 @@ mod tests {
                 "estimator".parse().unwrap(),
                 vec![reading("traffic", Some("0%")), reading("release", None)],
             )]),
+            hands: Default::default(),
             serving: BTreeMap::new(),
         };
         let lines = agents(&[here], "2026-05-05T13:51:12Z".parse().unwrap());
