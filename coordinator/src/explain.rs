@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use bellwether_decide::evidence::Counted;
 use bellwether_decide::{Desk, Rollout, project};
 use bellwether_protocol::command::{Ask, Command};
-use bellwether_protocol::explanation::{Coverage, Decided, Explanation, Move, SlotCounts, Standing};
+use bellwether_protocol::explanation::{
+    Coverage, Decided, Explanation, MISSED_MAX, Missed, Move, SlotCounts, Standing,
+};
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Region};
+use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Judgement, Reason};
-use bellwether_protocol::record::{ClosedSlot, Input, Record};
+use bellwether_protocol::record::{AgentSeen, ClosedSlot, Input, Record};
 use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence};
 use bellwether_protocol::time::Timestamp;
 
@@ -35,6 +38,7 @@ pub(crate) struct Why {
     /// Slots with bad answers: the criterion that counts them, and which cohort's.
     slots: Vec<(CriterionName, Cohort, SlotCounts)>,
     last_set: BTreeMap<LeverName, LeverValue>,
+    missed: Vec<Missed>,
     moves: Vec<Move>,
     applied: Option<Timestamp>,
     recovered: Option<(Timestamp, u32)>,
@@ -44,8 +48,10 @@ pub(crate) struct Why {
 impl Gather for Why {
     fn take(&mut self, record: &Record, before: Option<&Rollout>, slots: &[(&ClosedSlot, Counted<'_>)]) {
         for input in &record.inputs {
-            if let Input::Command(Command { ask: Ask::Start(start), .. }) = input {
-                start.text.clone_into(&mut self.plan_text);
+            match input {
+                Input::Command(Command { ask: Ask::Start(start), .. }) => start.text.clone_into(&mut self.plan_text),
+                Input::Presence(seen) => self.note_gaps(seen, record.now),
+                _ => {}
             }
         }
         if self.decided.is_none() {
@@ -97,6 +103,22 @@ impl Why {
         }
     }
 
+    /// Remembers what an agent says that it cannot measure, and when it no longer says so.
+    fn note_gaps(&mut self, seen: &AgentSeen, now: Timestamp) {
+        let gaps = seen.here.iter().flat_map(|here| &here.watching).flat_map(|watching| &watching.gaps);
+        let mut gaps: Vec<_> = gaps.cloned().collect();
+        for open in self.missed.iter_mut().filter(|own| own.agent == seen.agent && own.until.is_none()) {
+            let key = |gap: &Gap| (gap.sli.clone(), gap.cohort, gap.since);
+            match gaps.iter().position(|gap| key(gap) == key(&open.gap)) {
+                Some(at) => open.gap = gaps.remove(at),
+                None => open.until = Some(now),
+            }
+        }
+        let agent = &seen.agent;
+        self.missed.extend(gaps.into_iter().map(|gap| Missed { agent: agent.clone(), gap, until: None }));
+        self.missed.drain(..self.missed.len().saturating_sub(MISSED_MAX));
+    }
+
     /// Remembers the slots in which a criterion counted bad answers, as the judge counted them.
     fn note_slots(&mut self, slots: &[(&ClosedSlot, Counted<'_>)]) {
         for (slot, counted) in slots {
@@ -144,6 +166,7 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
         plan_line,
         slots,
         covered,
+        missed: all.missed,
         moves: all.moves,
         applied: all.applied,
         recovered: all.recovered,

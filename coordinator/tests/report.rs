@@ -18,11 +18,11 @@ use bellwether_protocol::codec::to_json;
 use bellwether_protocol::command::{Ask, COMMAND_VALID, Command, Excluded, Start};
 use bellwether_protocol::id::{CoordinatorId, Service};
 use bellwether_protocol::plan::read_plan;
-use bellwether_protocol::presence::{LeverReading, Target, Watching};
+use bellwether_protocol::presence::{Gap, LeverReading, Target, Watching};
 use bellwether_protocol::reason::{Lack, Reason, Verdict};
 use bellwether_protocol::record::{AgentHere, AgentSeen, ClosedSlot, Hash, Input, Positions, Series};
 use bellwether_protocol::report::{Answered, Issue, Met, Percentile, Priority, Report, Wanted};
-use bellwether_protocol::sample::{Evidence, Histogram, LATENCY_EDGES_MS, Level, Portion};
+use bellwether_protocol::sample::{Cohort, Evidence, Histogram, LATENCY_EDGES_MS, Level, Portion};
 use bellwether_protocol::time::{Span, Timestamp};
 
 /// A coordinator that writes down whatever it is told.
@@ -81,7 +81,7 @@ impl Recorder {
         let revisions = self.desk.rollout.as_ref().map(|rollout| &rollout.revisions);
         let probes = self.regions.iter().map(|region| {
             let revision = revisions.and_then(|revisions| revisions.get(&region.parse().unwrap()));
-            let watching = revision.map(|revision| Watching { revision: *revision, refused: None });
+            let watching = revision.map(|revision| Watching { revision: *revision, refused: None, gaps: Vec::new() });
             let agent = format!("{region}.probe.probe-1").parse().unwrap();
             AgentSeen {
                 agent,
@@ -366,6 +366,42 @@ fn an_explanation_counts_what_the_decision_was_made_on() {
     assert!(numbers.contains(&earlier), "{numbers:?}");
     let slots: Vec<_> = why.slots.iter().map(|own| (own.bad, own.n)).collect();
     assert_eq!(slots, [(6, 60), (9, 60)]);
+}
+
+#[test]
+fn what_could_not_be_measured_is_told_with_its_reason() {
+    let mut recorder = canary();
+    let gap = |since: &str, why: &str| Gap {
+        sli: "checkout".parse().unwrap(),
+        cohort: Cohort::Canary,
+        since: since.parse().unwrap(),
+        why: why.to_owned(),
+    };
+    let mut says = |gaps: Vec<Gap>| {
+        recorder.later("1m");
+        let mut inputs = recorder.presence();
+        for input in &mut inputs {
+            if let Input::Presence(AgentSeen { here: Some(here), .. }) = input
+                && let Some(watching) = &mut here.watching
+            {
+                watching.gaps.clone_from(&gaps);
+            }
+        }
+        recorder.record(inputs);
+        let why = explain(recorder.lines.clone(), (&recorder.desk.service, None)).unwrap().unwrap();
+        let now: Vec<_> = why.status.regions.iter().flat_map(|own| &own.gaps).map(|(_, gap)| gap.clone()).collect();
+        let missed: Vec<_> = why.missed.iter().filter(|own| own.agent.region.as_str() == "iad").cloned().collect();
+        (now, missed.into_iter().map(|own| (own.gap, own.until)).collect::<Vec<_>>(), recorder.now)
+    };
+    let first = gap("2026-05-05T13:52:00Z", "status 500");
+    let (now, missed, _) = says(vec![first.clone()]);
+    assert_eq!((now, missed), (vec![first.clone(), first.clone()], vec![(first.clone(), None)]));
+    let (reworded, second) = (Gap { why: "no answer".to_owned(), ..first }, gap("2026-05-05T13:53:30Z", "NaN"));
+    let (_, missed, _) = says(vec![reworded.clone()]);
+    assert_eq!(missed, [(reworded.clone(), None)], "one gap, whatever its last reason");
+    let (now, missed, over) = says(vec![second.clone()]);
+    assert_eq!((now.len(), missed), (2, vec![(reworded, Some(over)), (second, None)]));
+    assert_eq!(says(Vec::new()).0, []);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::action::ActionOutcome;
-use crate::id::{LeverName, LeverValue, Ordinal, Region};
+use crate::id::{AgentId, LeverName, LeverValue, Ordinal, Region};
+use crate::presence::Gap;
 use crate::reason::{Cause, Judgement};
 use crate::sample::Evidence;
 use crate::status::Status;
@@ -24,6 +25,9 @@ pub struct Explanation {
     pub slots: Vec<SlotCounts>,
     /// Coverage of each region at the decision.
     pub covered: Vec<Coverage>,
+    /// What agents could not measure, and why, in the order that it was told; the last [`MISSED_MAX`].
+    #[serde(default)]
+    pub missed: Vec<Missed>,
     /// What was done to levers, in the order it was asked.
     pub moves: Vec<Move>,
     /// When the old release was seen to be back.
@@ -34,6 +38,21 @@ pub struct Explanation {
     pub evidence: Vec<Evidence>,
     /// How many records were decided again to say this, each the same to the byte.
     pub records: usize,
+}
+
+/// Most gaps that are told one by one.
+pub const MISSED_MAX: usize = 20;
+
+/// What an agent could not measure for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// Who.
+    pub agent: AgentId,
+    /// What, since when, and why as it was last told.
+    #[serde(flatten)]
+    pub gap: Gap,
+    /// When that was over; absent while it is not.
+    pub until: Option<Timestamp>,
 }
 
 /// The decision to take back.

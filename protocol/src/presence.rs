@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentId, LeverName, LeverValue, Release, Revision, Service};
+use crate::id::{AgentId, LeverName, LeverValue, Release, Revision, Service, SliName};
+use crate::sample::Cohort;
 use crate::time::{Span, Timestamp};
 
 /// How often a process writes its presence.
@@ -48,6 +49,9 @@ pub struct Watching {
     pub revision: Revision,
     /// Why the agent will not do it, if so.
     pub refused: Option<String>,
+    /// What it cannot measure now, at most [`GAPS_MAX`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
 }
 
 /// What moves a lever, and whether it could be read.
@@ -60,6 +64,26 @@ pub struct Hand {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
+
+/// Something that is not measured, and why. Words for people: as evidence, the slots without a sample
+/// are the gap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Gap {
+    /// Which SLI.
+    pub sli: SliName,
+    /// Of which cohort.
+    pub cohort: Cohort,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, redacted, in at most [`GAP_LEN_MAX`] characters.
+    pub why: String,
+}
+
+/// Most gaps that an agent tells of one service: the first few say what is wrong with the rest.
+pub const GAPS_MAX: usize = 16;
+/// Longest reason of a gap, in characters.
+pub const GAP_LEN_MAX: usize = 200;
 
 /// A lever as its agent last read it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Excluded;
 use crate::id::{
-    CriterionName, Entry, GateVersion, IncidentId, LeverName, LeverValue, Ordinal, Region, Release, RolloutId,
+    AgentId, CriterionName, Entry, GateVersion, IncidentId, LeverName, LeverValue, Ordinal, Region, Release, RolloutId,
     StageName,
 };
+use crate::presence::Gap;
 use crate::ratio::Ratio;
 use crate::reason::{Ending, Hold, Judgement};
 use crate::sample::Evidence;
@@ -177,6 +178,9 @@ pub struct RegionStatus {
     pub agents_live: u32,
     /// Since when nothing was heard, if so.
     pub silent_since: Option<Timestamp>,
+    /// What its agents cannot measure now, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<(AgentId, Gap)>,
 }
 
 /// One lever.

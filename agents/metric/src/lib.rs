@@ -9,12 +9,13 @@
 //! | `host`, `json`, `log`, `prometheus`, `pushed`, `text` | one file per kind of source; the table is in the README |
 //! | `measure`, `series`, `selector` | numbers, events and latencies out of series, pure |
 //! | `endpoint`, `hear` | an endpoint of the service, a NATS subject |
-//! | `found` | what one reading came to |
+//! | `found`, `gaps` | what one reading came to; what is not measured, and why |
 //! | `watch` | readings to samples |
 
 mod config;
 mod endpoint;
 mod found;
+mod gaps;
 mod hear;
 mod host;
 mod json;
@@ -47,6 +48,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, MetricConfig};
 use crate::found::Reading;
+use crate::gaps::Gaps;
 use crate::hear::Ear;
 use crate::host::Host;
 use crate::json::Json;
@@ -198,6 +200,7 @@ fn servers(config: &MetricConfig) -> Result<BTreeMap<String, Server>, MetricErro
 struct Reader {
     site: Site,
     now: Now,
+    gaps: Gaps,
     samples: mpsc::Sender<Sample>,
     tasks: JoinSet<()>,
 }
@@ -222,6 +225,7 @@ impl Looker for Reader {
             revision: Arc::clone(&revision),
             pace: source.pace(look, watch.slot, phase),
             counted_by: source.counted_by(look),
+            place: self.gaps.place(&watch),
             watch,
             source,
             now: Arc::clone(&self.now),
@@ -260,7 +264,10 @@ pub async fn run(config: &Path) -> Result<(), MetricError> {
     };
     let clock = runtime.clock.clone();
     let (samples, mut taken) = mpsc::channel(SAMPLES_MAX);
-    let reader = Reader { site, now: Arc::new(move || clock.now()), samples, tasks: JoinSet::new() };
+    let gaps = Gaps::default();
+    let mut bell = gaps.bell();
+    let (now, tasks) = (Arc::new(move || clock.now()), JoinSet::new());
+    let reader = Reader { site, now, gaps: gaps.clone(), samples, tasks };
     let mut looks = Looks::new(runtime.agent.to_string(), reader);
     let mut assignments = runtime.assignments();
     assignments.mark_changed();
@@ -273,8 +280,13 @@ pub async fn run(config: &Path) -> Result<(), MetricError> {
             () = &mut shutdown => break,
             Ok(()) = assignments.changed() => {
                 let current = assignments.borrow_and_update().clone();
-                let watching = looks.reconcile(&current);
+                let mut watching = looks.reconcile(&current);
+                gaps.tell(&mut watching);
                 runtime.presence(|presence| presence.watching = watching);
+            }
+            Ok(()) = bell.changed() => {
+                // A source that comes and goes must not make a message each time.
+                runtime.note(|presence| gaps.tell(&mut presence.watching));
             }
             _ = taken.recv_many(&mut batch, SAMPLES_MAX) => sender.send(std::mem::take(&mut batch)),
         }

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::Source;
 use crate::found::{Found, Reading};
+use crate::gaps::Place;
 
 /// Tells the time that slots are made of.
 pub(crate) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -55,6 +56,8 @@ pub(crate) struct Look {
     /// Who counted, when every agent that reads there sees the same.
     pub(crate) counted_by: Option<String>,
     pub(crate) now: Now,
+    /// Where it says what it misses.
+    pub(crate) place: Place,
     pub(crate) samples: mpsc::Sender<Sample>,
 }
 
@@ -63,7 +66,6 @@ impl Look {
     pub(crate) async fn repeat(mut self) {
         let mut slots = Slots::new(self.watch.slot, self.pace, (self.now)());
         let mut read_at = (self.now)();
-        let mut was_missing = false;
         loop {
             let due = self.pace.after(read_at, self.watch.slot);
             self.sleep_until(slots.next_close((self.now)()).map_or(due, |close| close.min(due))).await;
@@ -71,7 +73,7 @@ impl Look {
             if now >= due {
                 read_at = now;
                 let reading = self.read(now).await;
-                was_missing = self.tell(&reading, was_missing);
+                self.tell(&reading, now);
                 slots.take(reading.unwrap_or_default(), (self.now)());
             }
             self.watch.revision = Revision(self.revision.load(Ordering::Relaxed));
@@ -100,15 +102,18 @@ impl Look {
         }
     }
 
-    /// One line when it begins and one when it ends, not one every slot.
-    fn tell(&self, reading: &Reading, was_missing: bool) -> bool {
+    /// One line when a gap begins and one when it ends, not one every slot.
+    fn tell(&self, reading: &Reading, now: Timestamp) {
         let (rollout, sli, cohort) = (&self.watch.rollout, &self.watch.sli, self.watch.cohort);
         match reading {
-            Err(why) if !was_missing => tracing::warn!(%rollout, %sli, %cohort, %why, "nothing measured, no sample"),
-            Ok(found) if was_missing && !found.is_empty() => tracing::info!(%rollout, %sli, %cohort, "measured again"),
+            Err(why) if self.place.open(why, now) => {
+                tracing::warn!(%rollout, %sli, %cohort, %why, "nothing measured, no sample");
+            }
+            Ok(found) if !found.is_empty() && self.place.fill() => {
+                tracing::info!(%rollout, %sli, %cohort, "measured again");
+            }
             Err(_) | Ok(_) => {}
         }
-        reading.is_err() || (was_missing && reading.as_ref().is_ok_and(Vec::is_empty))
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use bellwether_bus::child::{Child, Output, Spec};
-use bellwether_bus::testing::{Test, harness};
+use bellwether_bus::testing::{self, Test, harness};
 use bellwether_protocol::sample::{Histogram, Sample};
 use bellwether_protocol::time::Span;
 use serde_json::json;
@@ -21,6 +21,20 @@ const TESTS: [Test; 1] = bellwether_bus::tests![what_prometheus_says_becomes_the
 fn main() -> ExitCode {
     harness(&TESTS, Duration::from_secs(120))
 }
+
+/// What is missing to the end, and a word of why.
+const MISSING: [(&str, &str); 10] = [
+    ("aged", "no value"),
+    ("broken", "parse error"),
+    ("empty", "no value"),
+    ("empty_ratio", "no value"),
+    ("inf", "is inf"),
+    ("inf_ratio", "is inf"),
+    ("nan", "is NaN"),
+    ("no_counter", "no value that is new and finite"),
+    ("no_label", "no series of `total` has the label `status`"),
+    ("several", "several values"),
+];
 
 /// Long enough for every value on the page to be scraped.
 const STEP: Duration = Duration::from_millis(1_600);
@@ -93,7 +107,14 @@ async fn what_prometheus_says_becomes_the_right_samples() {
         slots.windows(2).any(is_gap) || slots.first().is_some_and(|first| *first > 2_000),
         "a target that is away is a gap: {slots:?}"
     );
-    for sli in ["empty", "empty_ratio", "nan", "inf", "inf_ratio", "several", "broken", "no_counter", "no_label"] {
+    let said = testing::until("the reasons of every gap", async || {
+        let gaps = world.gaps().await;
+        if gaps.len() == MISSING.len() { Ok(gaps) } else { Err(gaps) }
+    });
+    for ((sli, why), (wanted, word)) in said.await.iter().zip(MISSING) {
+        assert!(sli == wanted && why.contains(word), "{sli}: {why}");
+    }
+    for (sli, _) in MISSING.iter().filter(|(sli, _)| *sli != "aged") {
         assert_eq!(world.of(sli).count(), 0, "`{sli}` is missing, never zero");
     }
 }

@@ -7,7 +7,7 @@ mod world;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bellwether_bus::testing::{Test, harness};
+use bellwether_bus::testing::{self, Test, harness};
 use bellwether_protocol::sample::{Portion, Sample};
 use bellwether_protocol::time::Span;
 use serde_json::json;
@@ -24,6 +24,7 @@ async fn every_source_reaches_the_stream() {
     let mut world = World::new(Span::from_secs(1)).await;
     let (metrics, health) = (Page::default(), Page::default());
     let (metrics_url, health_url) = (metrics.serve().await, health.serve().await);
+    let failing_url = health.serve_as("500 Internal Server Error").await;
     metrics.put(Some("n{code=\"200\"} 100\n"));
     health.put(Some(r#"{"memory": "226MB of 239MB"}"#));
     let log = world.dir.path().join("app.log");
@@ -48,6 +49,9 @@ async fn every_source_reaches_the_stream() {
         ("command", "log", "http://127.0.0.1", json!({"command": "beat", "patterns": {"db_error": "beat"}})),
         ("subject", "log", "http://127.0.0.1", json!({"subject": "lines", "patterns": patterns})),
         ("pushed", "pushed", "http://127.0.0.1", json!({})),
+        ("absent", "text", &metrics_url, json!({"path": "/", "numbers": {"x": "no_such_metric"}})),
+        ("elsewhere", "json", &health_url, json!({"path": "/", "numbers": {"x": {"json": "$.no.such"}}})),
+        ("gone", "json", &failing_url, json!({"path": "/", "numbers": {"x": {"json": "$.x"}}})),
     ];
     world.agent(&metric, &looks).await;
     for sli in ["json", "host", "file", "command"] {
@@ -76,6 +80,17 @@ async fn every_source_reaches_the_stream() {
     world.until("more slots", |world| world.of("host").count() > seen + 2).await;
 
     check(&world);
+    let wanted = [
+        "absent: number `x` has no value",
+        &format!("elsewhere: {}/: ", health_url.trim_start_matches("http://")),
+        &format!("gone: {}/: status 500", failing_url.trim_start_matches("http://")),
+    ];
+    let told = testing::until("the reasons of every gap", async || {
+        let gaps: Vec<String> = world.gaps().await.into_iter().map(|(sli, why)| format!("{sli}: {why}")).collect();
+        if gaps.len() == wanted.len() { Ok(gaps) } else { Err(gaps) }
+    });
+    let told = told.await;
+    assert!(told.iter().zip(wanted).all(|(gap, wanted)| gap.starts_with(wanted)), "{told:?}");
 }
 
 fn check(world: &World) {

@@ -92,7 +92,7 @@ impl<L: Looker> Looks<L> {
             };
             room = room.saturating_sub(wanted.len());
             self.take_up(service, assignment, wanted);
-            watching.insert(service.clone(), Watching { revision: assignment.revision, refused });
+            watching.insert(service.clone(), Watching { revision: assignment.revision, refused, gaps: Vec::new() });
         }
         watching
     }

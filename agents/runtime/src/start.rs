@@ -99,6 +99,11 @@ impl Runtime {
         self.heartbeat.change(change);
     }
 
+    /// Changes what the next heartbeat says, and leaves it its time.
+    pub fn note(&self, change: impl FnOnce(&mut Presence)) {
+        self.heartbeat.note(change);
+    }
+
     /// What this region is to watch, by service; never goes back to an older revision of a rollout.
     pub fn assignments(&self) -> watch::Receiver<BTreeMap<Service, Assignment>> {
         self.assignments.clone()

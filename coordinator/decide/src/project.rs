@@ -325,7 +325,11 @@ fn regions(desk: &Desk, rollout: &Rollout) -> Vec<RegionStatus> {
         let mut answering: Vec<_> = all.iter().flat_map(|state| state.answering.iter().cloned()).collect();
         answering.sort();
         answering.dedup();
-        let live = desk.agents.iter().filter(|(agent, here)| agent.region == *region && !here.kinds.is_empty()).count();
+        let here = || desk.agents.iter().filter(|(agent, _)| agent.region == *region);
+        let live = here().filter(|(_, here)| !here.kinds.is_empty()).count();
+        let gaps = here().flat_map(|(agent, here)| {
+            here.watching.iter().flat_map(|watching| &watching.gaps).map(|gap| (agent.clone(), gap.clone()))
+        });
         RegionStatus {
             region: region.clone(),
             strip: strip(&all),
@@ -334,6 +338,7 @@ fn regions(desk: &Desk, rollout: &Rollout) -> Vec<RegionStatus> {
             answering,
             agents_live: u32::try_from(live).unwrap_or(u32::MAX),
             silent_since: silent.get(region).copied(),
+            gaps: gaps.collect(),
         }
     };
     stage.regions.iter().map(status).collect()

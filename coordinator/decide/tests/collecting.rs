@@ -129,7 +129,7 @@ fn desk(probes: &[&str]) -> Desk {
     }));
     let started = step(&Desk::new("shop".parse().unwrap()), &inputs, at(1)).desk;
     assert!(started.running().is_some(), "the rollout did not start: {started:?}");
-    let watching = Some(Watching { revision: Revision(1), refused: None });
+    let watching = Some(Watching { revision: Revision(1), refused: None, gaps: Vec::new() });
     let taken_up: Vec<Input> = probes.iter().map(|name| seen(probe(name), looker(watching.clone()))).collect();
     step(&started, &taken_up, at(2)).desk
 }

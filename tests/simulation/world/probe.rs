@@ -97,7 +97,7 @@ impl World {
         }
         let mut presence = presence(&probe.id, self.now);
         if let Some(assignment) = &probe.assignment {
-            let watching = Watching { revision: assignment.revision, refused: None };
+            let watching = Watching { revision: assignment.revision, refused: None, gaps: Vec::new() };
             presence.watching.insert(self.service.clone(), watching);
         }
         self.present(presence);

@@ -12,6 +12,7 @@ use bellwether_bus::{Bus, From, Reader, testing};
 use bellwether_protocol::assignment::{Assignment, Look};
 use bellwether_protocol::codec::{from_msgpack, to_msgpack};
 use bellwether_protocol::id::Revision;
+use bellwether_protocol::presence::Presence;
 use bellwether_protocol::sample::{Cohort, Sample, Tick};
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::{Span, Timestamp};
@@ -101,6 +102,15 @@ impl World {
         sums
     }
 
+    /// What the agent says that it cannot measure, each with its reason, in the order of names.
+    pub(crate) async fn gaps(&self) -> Vec<(String, String)> {
+        let entry = self.bus.kv(Bucket::Presence).get("sjc.metric.metric-1").await.expect("read");
+        let body = entry.and_then(|entry| entry.value).expect("a presence");
+        let presence: Presence = from_msgpack("presence", &body).expect("a presence");
+        let gaps = presence.watching.into_values().flat_map(|watching| watching.gaps);
+        gaps.map(|gap| (gap.sli.to_string(), gap.why)).collect()
+    }
+
     /// The last slot of one SLI.
     #[allow(dead_code, reason = "not every test program asks")]
     pub(crate) fn last(&self, sli: &str) -> Option<Timestamp> {
@@ -115,6 +125,11 @@ pub(crate) struct Page(Arc<Mutex<Option<String>>>);
 impl Page {
     /// Serves; gives the address.
     pub(crate) async fn serve(&self) -> String {
+        self.serve_as("200 OK").await
+    }
+
+    /// Serves with this status; gives the address.
+    pub(crate) async fn serve_as(&self, status: &'static str) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let page = self.clone();
@@ -123,7 +138,8 @@ impl Page {
                 let body = page.0.lock().expect("not poisoned").clone();
                 let mut request = [0; 4096];
                 let (Ok(_), Some(body)) = (stream.read(&mut request).await, body) else { continue };
-                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n";
+                let head =
+                    format!("HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n");
                 let _ =
                     stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
             }

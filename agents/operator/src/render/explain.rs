@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_protocol::explanation::{Explanation, Move, Standing};
+use bellwether_protocol::explanation::{Explanation, Missed, Move, Standing};
 use bellwether_protocol::id::Region;
+use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Cause, Ending, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 
@@ -212,6 +213,11 @@ fn missing(why: &Explanation) -> Vec<String> {
     if gaps.is_empty() {
         gaps.push("slots: none".to_owned());
     }
+    gaps.extend(why.missed.iter().map(|missed| {
+        let Missed { agent, gap: Gap { sli, cohort, since, why }, until } = missed;
+        let until = until.map_or_else(|| "until now".to_owned(), |until| format!("to {}", until.clock()));
+        format!("{sli} of {cohort} was not measured by {agent} from {} {until}: {why}", since.clock())
+    }));
     let silent = |j: &&Judgement| j.verdict == Verdict::Inconclusive(Lack::NoData) && j.cohort == Cohort::Canary;
     let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for judged in verdicts(why).filter(silent) {

@@ -1,6 +1,7 @@
 //! Lists: agents, rollouts. The last line says what there is in all.
 
-use bellwether_protocol::presence::Presence;
+use bellwether_protocol::id::AgentId;
+use bellwether_protocol::presence::{Gap, Presence};
 use bellwether_protocol::status::{StageMark, Status};
 use bellwether_protocol::time::Timestamp;
 
@@ -22,12 +23,23 @@ pub(crate) fn agents(here: &[Presence], now: Timestamp) -> Vec<Line> {
         ]
     });
     let mut lines = columns(&head.map(str::to_owned), rows.collect());
+    for one in here {
+        let gaps = one.watching.values().flat_map(|watching| &watching.gaps);
+        lines.extend(gaps.map(|gap| Line::of(gap_words(&one.agent, gap, now))));
+    }
     lines.push(match here.len() {
         0 => Line::of("no agents. do: bellwether agent ROLE --config FILE"),
         1 => Line::of("1 agent"),
         n => Line::of(format!("{n} agents")),
     });
     lines
+}
+
+/// What an agent cannot measure, and why.
+pub(super) fn gap_words(agent: &AgentId, gap: &Gap, now: Timestamp) -> String {
+    let Gap { sli, cohort, since, why } = gap;
+    let lasts = span(now.since(*since));
+    format!("{sli} of {cohort} not measured: {why} ({lasts}, {}/{})", agent.region, agent.name)
 }
 
 fn levers(presence: &Presence) -> String {
@@ -72,18 +84,27 @@ pub(crate) fn columns<const N: usize>(head: &[String; N], rows: Vec<[String; N]>
 mod tests {
     use std::collections::BTreeMap;
 
-    use bellwether_protocol::presence::LeverReading;
+    use bellwether_protocol::id::Revision;
+    use bellwether_protocol::presence::{LeverReading, Watching};
+    use bellwether_protocol::sample::Cohort;
 
     use super::*;
 
     #[test]
-    fn agents_show_what_they_read_back() {
+    fn agents_show_what_they_read_back_and_what_they_cannot_measure() {
         let reading = |lever: &str, value: Option<&str>| LeverReading {
             lever: lever.parse().unwrap(),
             value: value.map(|value| value.parse().unwrap()),
             targets: Vec::new(),
             history: Vec::new(),
         };
+        let gap = Gap {
+            sli: "memory".parse().unwrap(),
+            cohort: Cohort::Canary,
+            since: "2026-05-05T13:50:57Z".parse().unwrap(),
+            why: "number `memory` is NaN".into(),
+        };
+        let watching = Watching { revision: Revision(7), refused: None, gaps: vec![gap] };
         let here = Presence {
             agent: "sjc.rollback.roll-1".parse().unwrap(),
             version: "0.1.0".into(),
@@ -91,7 +112,7 @@ mod tests {
             clock_offset_ms: 2,
             spooled: 0,
             kinds: Default::default(),
-            watching: BTreeMap::new(),
+            watching: BTreeMap::from([("estimator".parse().unwrap(), watching)]),
             levers: BTreeMap::from([(
                 "estimator".parse().unwrap(),
                 vec![reading("traffic", Some("0%")), reading("release", None)],
@@ -104,6 +125,7 @@ mod tests {
         let expected = "\
 AGENT       ROLE      VERSION  SEEN  CLOCK  SPOOL  LEVERS READ BACK
 sjc/roll-1  rollback  0.1.0    2s    +2ms   0      traffic 0%, release ?
+memory of canary not measured: number `memory` is NaN (15s, sjc/roll-1)
 1 agent";
         assert_eq!(text, expected);
     }

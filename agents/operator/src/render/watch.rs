@@ -9,6 +9,7 @@ use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
 use bellwether_protocol::time::Timestamp;
 
+use super::table::gap_words;
 use super::{Line, Look, Style, count, face, hold_words, span};
 
 /// One drawing of the block: what, when, and how much room there is.
@@ -40,6 +41,9 @@ enum Rank {
 
 /// Most pieces of evidence shown: the first ones tell the story.
 const EVIDENCE_SHOWN: usize = 2;
+
+/// Most gaps of one region shown: the first ones tell what is wrong with the rest.
+const GAPS_SHOWN: usize = 3;
 
 /// Headline, one row, how many more, command: less is not worth drawing.
 const LINES_MIN: usize = 4;
@@ -326,7 +330,15 @@ fn regions(frame: &Frame) -> Vec<(Rank, Line)> {
     if regions.is_empty() {
         return Vec::new();
     }
-    std::iter::once((Rank::Regions, Line::of(head))).chain(regions.iter().map(row)).collect()
+    let mut rows = vec![(Rank::Regions, Line::of(head))];
+    for region in regions {
+        rows.push(row(region));
+        let gaps = region.gaps.iter().take(GAPS_SHOWN).map(|(agent, gap)| gap_words(agent, gap, frame.now));
+        let more = region.gaps.len().saturating_sub(GAPS_SHOWN);
+        let more = (more > 0).then(|| format!("{more} more, see: bellwether agents list"));
+        rows.extend(gaps.chain(more).map(|text| (Rank::Why, Line::of(format!("{:name$}{text}", "")))));
+    }
+    rows
 }
 
 /// How seldom tests cry wolf, and what may take the release back without a test.

@@ -1,5 +1,6 @@
 use bellwether_protocol::alert::Numbers;
 use bellwether_protocol::id::{Entry, GateVersion, Ordinal};
+use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::Hold;
 use bellwether_protocol::sample::Evidence;
 use bellwether_protocol::status::{LeverStatus, NeedsYou};
@@ -42,7 +43,16 @@ fn stage(name: &str, mark: StageMark, soaked: &str, soak: &str) -> StageStatus {
 fn region(name: &str, strip: &str, covered: u64, slots: u64, answering: &[&str]) -> RegionStatus {
     let answering = answering.iter().map(|release| release.parse().unwrap()).collect();
     let strip = strip.to_owned();
-    RegionStatus { region: name.parse().unwrap(), strip, covered, slots, answering, agents_live: 4, silent_since: None }
+    RegionStatus {
+        region: name.parse().unwrap(),
+        strip,
+        covered,
+        slots,
+        answering,
+        agents_live: 4,
+        silent_since: None,
+        gaps: Vec::new(),
+    }
 }
 
 /// A healthy canary; each test changes what it is about.
@@ -175,9 +185,12 @@ fn a_wait_for_approval_ends_with_the_exact_command() {
 
 #[test]
 fn a_silent_region_holds_and_says_where_to_look() {
+    let why = "no answer within 2s".to_owned();
+    let gap = Gap { sli: "memory".parse().unwrap(), cohort: Cohort::Canary, since: at("12:14:48"), why };
     let silent = RegionStatus {
         silent_since: Some(at("12:14:50")),
         answering: Vec::new(),
+        gaps: vec![("iad.metric.metric-1".parse().unwrap(), gap); 5],
         ..region("iad", "..............??????", 268, 275, &[])
     };
     let status = Status {
