@@ -29,7 +29,7 @@ const TESTS: [Test; 5] = bellwether_bus::tests![
 ];
 
 fn main() -> ExitCode {
-    harness(&TESTS, 4 * WITHIN)
+    harness(&TESTS, 4 * WITHIN + 2 * outage())
 }
 
 async fn every_alert_is_told_once_whoever_stops() {
@@ -89,6 +89,9 @@ const TOKEN: &str = "xoxb-hidden";
 const CHANNEL: &str = "C0123456789";
 const KEY: &str = "hidden00000000000000000000hidden";
 
+/// For how many seconds Slack stays down, once everything else is told. Default 0.
+const OUTAGE: &str = "SLACK_OUTAGE_SECONDS";
+
 /// Three regions fail in 500 slots. Meanwhile Slack answers 429, is down, and the agent that tells dies.
 async fn five_hundred_failing_slots_are_one_thread() {
     let world = World::new().await;
@@ -137,9 +140,19 @@ async fn five_hundred_failing_slots_are_one_thread() {
     wait_for("everything to be read", || east.position() >= last).await;
     wait_for("PagerDuty to hear of the end", || pagerduty.with(|p| p.alerts.values().any(|alert| alert.resolves == 1)))
         .await;
+    tokio::time::sleep(outage()).await;
     let before = slack.with(|slack| slack.messages.len());
     assert!(before <= 2, "Slack was down, and yet took {before} messages");
+    let in_vain = slack.log().len();
     slack.heal();
+    let healed = tokio::time::Instant::now();
+    // Each wait between two tries is twice the one before, so the last may be as long as the outage was.
+    tokio::time::timeout(outage() + WITHIN, until_told(&slack, before)).await.expect("told once Slack is back");
+    println!(
+        "Slack was down for {} s after everything else was told: {in_vain} requests by then, told {} s after its return",
+        outage().as_secs(),
+        healed.elapsed().as_secs()
+    );
     east.is_done_with(last).await;
     let alerts = pagerduty.with(|pagerduty| pagerduty.alerts.clone());
     let found = alerts.values().next().expect("an alert");
@@ -151,9 +164,21 @@ async fn five_hundred_failing_slots_are_one_thread() {
         let header = &slack.messages[0]["blocks"][0]["text"]["text"];
         assert_eq!(header, "✓ Recovered: shop v42");
         assert!(slack.edits < 50, "{} edits", slack.edits);
+        println!("one page, one resolve; in the channel, {} edits of the root: {said:#?}", slack.edits);
     });
     east.stop().await;
     west.stop().await;
+}
+
+fn outage() -> Duration {
+    let seconds = std::env::var(OUTAGE).ok().map(|text| text.parse().expect("a number of seconds"));
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
+async fn until_told(slack: &Fake<Slack>, before: usize) {
+    while slack.with(|slack| slack.messages.len()) <= before {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn what_is_acknowledged_is_not_escalated() {
