@@ -21,6 +21,11 @@ const TOKEN: &str = "xoxb-hidden";
 /// Where the clocks are 14 hours ahead of UTC all year.
 const FAR_EAST: &str = "Pacific/Kiritimati";
 const AHEAD: Span = Span::from_secs(14 * 3_600);
+/// A number that is not there, and what is to be judged by it.
+const NOWHERE: [(&str, &str); 2] = [
+    ("slis:\n", "slis:\n  - { name: memory, json: { path: /health, numbers: { used: { json: $.nowhere } } } }\n"),
+    ("criteria:\n", "criteria:\n  - { name: memory, sli: memory, must: used < 1GB }\n"),
+];
 const HOUR: Span = Span::from_secs(3_600);
 
 #[test]
@@ -30,6 +35,9 @@ fn every_way_beside_the_straight_one() {
         let mut mesh = Mesh::start(&["coordinator-1"]).await;
         add_slack(&mut mesh, &slack);
         add_task(&mut mesh);
+        ["east", "west"].iter().for_each(|region| {
+            mesh.add_agent_with(&format!("{region}.metric.metric-1"), "metric: { allow: [\"127.0.0.1\"] }\n");
+        });
         mesh.until_ready().await;
         a_shadow_says_what_it_would_do_and_moves_nothing(&mesh).await;
         a_hotfix_goes_back_to_what_stood_before_both(&mesh, &slack).await;
@@ -144,8 +152,9 @@ async fn what_cannot_be_undone_is_paged(mesh: &Mesh) {
     let now = log_time(mesh).await;
     let at = |span: Span| (now + AHEAD + span).seconds().chars().take(16).collect::<String>();
     let from = (now + AHEAD - HOUR).seconds().chars().take(16).collect::<String>();
+    let blind = NOWHERE.iter().fold(plan.clone(), |plan, (from, to)| plan.replace(from, to));
     let freeze = format!("freeze: [{{ from: {from}, to: {}, zone: {FAR_EAST} }}]\n", at(HOUR));
-    let frozen = file(mesh, "frozen.yaml", &format!("{plan}{freeze}"));
+    let frozen = file(mesh, "frozen.yaml", &format!("{blind}{freeze}"));
     accepted(mesh, &["rollout", "start", &frozen, "--release", ALSO_BAD, "--json"]).await;
     let is_frozen = |reason: &Reason| matches!(reason, Reason::Held { hold: Hold::Frozen { .. } });
     let held = log.until("frozen", is_frozen).await;
@@ -153,6 +162,10 @@ async fn what_cannot_be_undone_is_paged(mesh: &Mesh) {
     assert_eq!((until + AHEAD).seconds().chars().take(16).collect::<String>(), at(HOUR), "by the clocks of the zone");
     assert_eq!(status(mesh)["holds"][0]["frozen"]["until"], json!(until));
     assert_eq!(stands(mesh), [OLD, OLD, "0%"]);
+
+    let why = || status(mesh)["regions"][0]["gaps"][0][1]["why"].as_str().map(str::to_owned);
+    let why = mesh.until("why nothing is measured", why).await;
+    assert!(why.ends_with("/health: number `used` is not there"), "{why}");
 
     let thawed = file(mesh, "thawed.yaml", &plan);
     let amended =
@@ -205,11 +218,13 @@ async fn everything_was_told(mesh: &Mesh, slack: &Fake<Slack>) {
     assert!(pages.contains("cannot be undone") && pages.contains("would have set"), "{pages}");
 }
 
-/// Slots of every series that began after `since`, in the log up to here; of the series with the fewest.
+/// Slots of checkouts that began after `since`, in the log up to here; of the series with the fewest.
 fn closed_since(log: &Log, since: Timestamp) -> usize {
     let mut series = std::collections::BTreeMap::new();
     for input in log.seen.iter().flat_map(|record| &record.inputs) {
-        if let Input::Closed(slot) = input {
+        if let Input::Closed(slot) = input
+            && slot.series.sli.as_str() == "checkout"
+        {
             *series.entry(&slot.series).or_default() += usize::from(slot.slot >= since);
         }
     }
