@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use bellwether_protocol::alert::Alert;
+use bellwether_runtime::web::chain;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::Credentials;
@@ -19,7 +20,7 @@ use secrecy::ExposeSecret;
 use crate::bridge::{Delivery, DeliveryError, Receipt};
 use crate::case::{Case, Occasion};
 use crate::config::{EmailConfig, MailSecurity};
-use crate::{http, words};
+use crate::words;
 
 /// How long one step of the conversation may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,7 +64,7 @@ impl Email {
                 return Err("a password is not sent in the open: set `security: starttls` or `tls`".to_owned());
             }
             (Some(user), Some(password), _) => {
-                let password = password.resolve().map_err(|error| http::chain(&error))?;
+                let password = password.resolve().map_err(|error| chain(&error))?;
                 builder = builder.credentials(Credentials::new(user.clone(), password.expose_secret().to_owned()));
             }
             _ => return Err("`user` and `password` go together".to_owned()),
@@ -100,7 +101,7 @@ impl Email {
         // Away messages are not sent in answer to this.
         let auto = HeaderName::new_from_ascii_str("Auto-Submitted");
         builder = builder.raw_header(HeaderValue::new(auto, "auto-generated".to_owned()));
-        builder.body(text(alert, case)).map_err(|error| http::chain(&error))
+        builder.body(text(alert, case)).map_err(|error| chain(&error))
     }
 }
 
@@ -109,10 +110,10 @@ fn parameters(config: &EmailConfig) -> Result<TlsParameters, String> {
     if let Some(path) = &config.ca {
         let wrong = |why: String| format!("cannot use the certificates in {}: {why}", path.display());
         let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let found = Certificate::from_pem(&pem).map_err(|error| wrong(http::chain(&error)))?;
+        let found = Certificate::from_pem(&pem).map_err(|error| wrong(chain(&error)))?;
         builder = builder.add_root_certificate(found);
     }
-    builder.build().map_err(|error| http::chain(&error))
+    builder.build().map_err(|error| chain(&error))
 }
 
 fn text(alert: &Alert, case: &Case) -> String {
@@ -134,7 +135,7 @@ fn text(alert: &Alert, case: &Case) -> String {
 fn meaning(error: &lettre::transport::smtp::Error) -> DeliveryError {
     let status = error.status().map(|code| code.to_string());
     let is_sign_in = status.as_ref().is_some_and(|code| ["530", "534", "535"].contains(&code.as_str()));
-    let why = words::cut(&http::chain(error), 300);
+    let why = words::cut(&chain(error), 300);
     if error.is_permanent() && !is_sign_in {
         return DeliveryError::Refused { why };
     }

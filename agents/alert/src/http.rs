@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::RETRY_AFTER;
+use bellwether_runtime::web::{Reply, chain, reply};
 
 use crate::bridge::DeliveryError;
 
@@ -46,25 +46,14 @@ pub(crate) fn shown(url: &str) -> String {
 
 /// Sends, and reads a bounded answer, whatever its status.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Result<Answer, DeliveryError> {
-    let retry = |error: reqwest::Error| DeliveryError::Retry { why: chain(&error.without_url()), after: None };
-    let mut answer = request.timeout(TIMEOUT).send().await.map_err(retry)?;
-    let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let after = after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(retry)? {
-        if body.len() + chunk.len() > BODY_LEN_MAX {
-            return Err(DeliveryError::Retry {
-                why: format!("it answered more than {BODY_LEN_MAX} bytes"),
-                after: None,
-            });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Answer { status: answer.status().as_u16(), body, after: after.map(|wait| wait.min(RETRY_AFTER_MAX)) })
+    let retry = |error| DeliveryError::Retry { why: chain(&error), after: None };
+    let Reply { status, body, after, .. } = reply(request.timeout(TIMEOUT), BODY_LEN_MAX).await.map_err(retry)?;
+    Ok(Answer { status, body, after: after.map(|wait| wait.min(RETRY_AFTER_MAX)) })
 }
 
 impl Answer {
-    /// Success, or what is wrong. A redirect and what is in `refused` are final, all else is tried again.
+    /// Success, or what is wrong. A redirect and what is in `refused` are final, all else is tried again:
+    /// told twice is better than not at all, so nothing depends on whether it may have arrived.
     pub(crate) fn judge(&self, refused: &[u16]) -> Result<(), DeliveryError> {
         let said = match self.text() {
             text if text.is_empty() => format!("it answered {}", self.status),
@@ -93,17 +82,6 @@ impl Answer {
         let text = words.collect::<Vec<_>>().join(" ");
         text.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect()
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(&format!(": {source}"));
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! triggers once, again only when more is asked of people, and resolves once.
 
 use bellwether_protocol::alert::{Alert, IncidentKind, Severity};
+use bellwether_runtime::web::chain;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ pub(crate) struct Pagerduty {
 
 impl Pagerduty {
     pub(crate) fn new(config: &PagerdutyConfig, client: reqwest::Client, link: String) -> Result<Self, String> {
-        let routing_key = config.routing_key.resolve().map_err(|error| http::chain(&error))?;
+        let routing_key = config.routing_key.resolve().map_err(|error| chain(&error))?;
         let is_key = |key: &str| key.len() == 32 && key.bytes().all(|b| b.is_ascii_alphanumeric());
         if !is_key(routing_key.expose_secret()) {
             return Err(format!("{} is no routing key: 32 letters and digits", config.routing_key));

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bellwether_protocol::alert::{Alert, IncidentKind};
 use bellwether_protocol::time::Span;
+use bellwether_runtime::web::chain;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -57,7 +58,7 @@ enum Failure {
 
 impl Slack {
     pub(crate) fn new(config: &SlackConfig, client: reqwest::Client, link: String) -> Result<Self, String> {
-        let token = config.token.resolve().map_err(|error| http::chain(&error))?;
+        let token = config.token.resolve().map_err(|error| chain(&error))?;
         if !token.expose_secret().starts_with("xoxb-") {
             return Err(format!("{} is no bot token, which begins with xoxb-", config.token));
         }

@@ -4,6 +4,7 @@
 //! A try whose answer was lost may be posted twice: Slack gives no way to tell.
 
 use bellwether_protocol::alert::IncidentKind;
+use bellwether_runtime::web::chain;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::bridge::{Delivery, DeliveryError, Receipt};
@@ -22,7 +23,7 @@ pub(crate) struct SlackWebhook {
 
 impl SlackWebhook {
     pub(crate) fn new(config: &SlackWebhookConfig, client: reqwest::Client, link: String) -> Result<Self, String> {
-        let url = config.url.resolve().map_err(|error| http::chain(&error))?;
+        let url = config.url.resolve().map_err(|error| chain(&error))?;
         http::parse(url.expose_secret()).map_err(|_| format!("{} holds no http or https address", config.url))?;
         Ok(Self { client, url, link })
     }

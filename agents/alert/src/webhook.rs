@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::codec;
+use bellwether_runtime::web::chain;
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
@@ -29,7 +30,7 @@ pub(crate) struct Webhook {
 
 impl Webhook {
     pub(crate) fn new(config: &WebhookConfig, client: reqwest::Client) -> Result<Self, String> {
-        let secret = config.secret.resolve().map_err(|error| http::chain(&error))?;
+        let secret = config.secret.resolve().map_err(|error| chain(&error))?;
         Self::with(&config.url, &secret, client)
     }
 

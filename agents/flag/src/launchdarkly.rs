@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
+use bellwether_runtime::web::{AccountError, Rest};
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::exposure::Exposure;
-use crate::rest::{Account, AccountError, Rest};
 
 /// Where LaunchDarkly itself is.
 pub const SERVICE: &str = "https://app.launchdarkly.com";
@@ -145,7 +146,8 @@ impl LaunchDarkly {
     /// # Errors
     /// When LaunchDarkly cannot be spoken to, ever.
     pub fn new(config: &LaunchDarklyConfig) -> Result<Self, AccountError> {
-        Ok(Self { rest: Rest::new(&config.account, Some(SERVICE))?, config: config.clone(), newest: AtomicU64::new(0) })
+        let rest = config.account.client("LaunchDarkly", Some(SERVICE))?;
+        Ok(Self { rest, config: config.clone(), newest: AtomicU64::new(0) })
     }
 
     fn path(&self) -> [&str; 5] {

@@ -31,6 +31,7 @@ use crate::ofrep::Endpoint;
 use crate::snapshot::{Served, Snapshot};
 use crate::store::{Endpoints, Store};
 
+mod account;
 mod config;
 #[cfg(test)]
 mod contract;
@@ -41,14 +42,13 @@ mod fraction;
 pub mod launchdarkly;
 pub mod ofrep;
 pub mod render;
-mod rest;
 pub mod rule;
 pub mod snapshot;
 pub mod store;
 pub mod unleash;
 
+pub use account::Account;
 pub use config::FlagConfigError;
-pub use rest::{Account, AccountError};
 
 /// How long to wait before NATS is dialled again at the start, or asked again.
 const RETRY_EVERY: Duration = Duration::from_secs(2);

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
-use bellwether_render::{Account, AccountError, Ask, Deploy, Id, Render, RenderError, live, pending};
+use bellwether_render::{Account, Ask, Deploy, Id, Render, RenderError, live, pending};
+use bellwether_runtime::web::AccountError;
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::{BoxFuture, try_join_all};
 use serde::Deserialize;

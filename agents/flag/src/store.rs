@@ -12,6 +12,7 @@ use bellwether_bus::{Clock, Kv, KvEntry, KvError, PublishError};
 use bellwether_protocol::codec::{DecodeError, from_json, from_msgpack, to_json};
 use bellwether_protocol::id::{ActionId, AgentId, LeverValue, Role, Service};
 use bellwether_protocol::presence::{PRESENCE_TTL, Presence, Target};
+use bellwether_runtime::web::chain;
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
 
@@ -192,11 +193,6 @@ async fn in_time<T>(verb: impl Future<Output = Result<T, DriverError>>) -> Resul
 
 fn unknown(error: impl std::error::Error) -> DriverError {
     DriverError::Unknown(chain(&error))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -9,14 +9,15 @@ use std::time::Instant;
 
 use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_protocol::presence::Target;
+use bellwether_runtime::web::{AccountError, Rest, RestError};
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::exposure::Exposure;
-use crate::rest::{Account, AccountError, Rest};
 
 /// The one strategy that a share is set with.
 const STRATEGY: &str = "flexibleRollout";
@@ -109,7 +110,7 @@ impl Unleash {
     /// # Errors
     /// When the server cannot be spoken to, ever.
     pub fn new(config: &UnleashConfig) -> Result<Self, AccountError> {
-        Ok(Self { rest: Rest::new(&config.account, None)?, config: config.clone(), may_come: Mutex::default() })
+        Ok(Self { rest: config.account.client("Unleash", None)?, config: config.clone(), may_come: Mutex::default() })
     }
 
     fn path<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
@@ -124,7 +125,8 @@ impl Unleash {
     }
 
     async fn switch(&self, to: &str) -> Result<(), DriverError> {
-        self.rest.change(Method::POST, &self.path(&[to]), None).await.map(drop)
+        self.rest.change(Method::POST, &self.path(&[to]), None).await?;
+        Ok(())
     }
 
     /// Brings the one strategy to `rollout` percent; tells what was done.
@@ -147,7 +149,8 @@ impl Unleash {
 
     async fn add(&self, rollout: u32) -> Result<(), DriverError> {
         let may_come = || self.may_come.lock().unwrap_or_else(PoisonError::into_inner);
-        if may_come().is_some_and(|since| since.elapsed() < self.rest.may_come_for()) {
+        // A call that was given up may still take effect.
+        if may_come().is_some_and(|since| since.elapsed() < self.rest.timeout() * 3 / 2) {
             return Err(DriverError::Retry("a strategy was asked for, and may still come".to_owned()));
         }
         let UnleashConfig { feature, stickiness, .. } = &self.config;
@@ -156,10 +159,11 @@ impl Unleash {
         // Before the call: it may be given up at any moment.
         *may_come() = Some(Instant::now());
         let added = self.rest.change(Method::POST, &self.path(&["strategies"]), Some(("application/json", body))).await;
-        if !matches!(added, Ok(_) | Err(DriverError::Unknown(_))) {
+        if !matches!(added, Ok(_) | Err(RestError::Unknown(_))) {
             *may_come() = None;
         }
-        added.map(drop)
+        added?;
+        Ok(())
     }
 }
 

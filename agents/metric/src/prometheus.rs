@@ -18,6 +18,7 @@ use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::SecretRef;
+use bellwether_runtime::web::{Reply, chain, reply};
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
@@ -174,23 +175,16 @@ impl Server {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
         }
-        let sent = request.body(form.query().unwrap_or_default().to_owned()).send().await;
-        let mut response = sent.map_err(|error| Missing(format!("no answer: {}", error.without_url())))?;
-        let status = response.status();
-        let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|error| Missing(error.without_url().to_string()))? {
-            if body.len() + part.len() > ANSWER_LEN_MAX {
-                return Err(Missing(format!("the answer is over {ANSWER_LEN_MAX} bytes")));
-            }
-            body.extend_from_slice(&part);
-        }
+        let request = request.body(form.query().unwrap_or_default().to_owned());
+        let Reply { status, body, .. } =
+            reply(request, ANSWER_LEN_MAX).await.map_err(|error| Missing(chain(&error)))?;
         let answer: Answer = serde_json::from_slice(&body)
             .map_err(|_| Missing(format!("status {status}, and no answer of Prometheus")))?;
         match answer {
-            Answer { data: Some(data), .. } if status.is_success() => data.series(),
+            Answer { data: Some(data), .. } if (200..300).contains(&status) => data.series(),
             Answer { error_type, error, .. } => {
                 let error: String = error.unwrap_or_default().chars().take(ERROR_LEN_MAX).collect();
-                Err(Missing(format!("status {}, {}: {error}", status.as_u16(), error_type.unwrap_or_default())))
+                Err(Missing(format!("status {status}, {}: {error}", error_type.unwrap_or_default())))
             }
         }
     }

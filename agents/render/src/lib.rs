@@ -7,15 +7,14 @@
 
 mod deploy;
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bellwether_protocol::id::LeverValue;
 use bellwether_protocol::time::Span;
-use bellwether_runtime::{DriverError, HttpError, SecretError, SecretRef};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Method, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use bellwether_runtime::web::{AccountError, Rest, RestError};
+use bellwether_runtime::{DriverError, SecretRef};
+use reqwest::Method;
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -25,13 +24,6 @@ pub use deploy::{Deploy, Id, Status, live, pending};
 
 /// Deploys that are listed: the live one and what came before it, with room for failed ones.
 const DEPLOYS_MAX: usize = 50;
-/// Longest answer that is read, in bytes; commit messages make a list of deploys long.
-const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
-/// Characters of Render's words that go into an error.
-const SAID_LEN_MAX: usize = 300;
-/// How long nothing is sent after a 429 that names no time, and the longest that one may name.
-const PAUSE_DEFAULT: Duration = Duration::from_secs(5);
-const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// How often a deploy that was accepted without a word is looked for before that is called unknown.
 const FIND_TRIES: u32 = 5;
 
@@ -64,20 +56,6 @@ fn poll_every() -> Span {
     Span::from_secs(2)
 }
 
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum AccountError {
-    /// The address is not one, or not one that a token may be sent to.
-    #[error("`api` is not an https address, nor one of this machine")]
-    Api,
-    /// No HTTP at all.
-    #[error(transparent)]
-    Http(#[from] HttpError),
-    /// The token is not there.
-    #[error("`token` cannot be used")]
-    Token(#[from] SecretError),
-}
-
 /// Why a call did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
@@ -89,34 +67,16 @@ pub enum RenderError {
         /// How.
         status: Status,
     },
-    /// Nothing happened, and Render will not do it.
-    #[error("Render answered {status}: {said}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// Render's words.
-        said: String,
-    },
-    /// Nothing happened; it may be asked again after `after`. Until then nothing is sent.
-    #[error("{said}; nothing happened, again in {} s", .after.as_secs())]
-    Retry {
-        /// How long to wait at least.
-        after: Duration,
-        /// What was said.
-        said: String,
-    },
-    /// It may have happened.
-    #[error("{0}")]
-    Unknown(String),
+    /// As the API answered, or did not.
+    #[error(transparent)]
+    Rest(#[from] RestError),
 }
 
 impl From<RenderError> for DriverError {
     fn from(error: RenderError) -> Self {
-        let said = error.to_string();
         match error {
-            RenderError::Ended { .. } | RenderError::Refused { .. } => Self::Refused(said),
-            RenderError::Retry { .. } => Self::Retry(said),
-            RenderError::Unknown(_) => Self::Unknown(said),
+            RenderError::Ended { .. } => Self::Refused(error.to_string()),
+            RenderError::Rest(error) => error.into(),
         }
     }
 }
@@ -134,12 +94,8 @@ pub enum Ask<'a> {
 /// A client of one account.
 #[derive(Debug)]
 pub struct Render {
-    client: reqwest::Client,
-    api: String,
-    token: SecretString,
-    timeout: Duration,
+    rest: Rest,
     poll_every: Duration,
-    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Render {
@@ -148,19 +104,9 @@ impl Render {
     /// # Errors
     /// When the token is missing, or `api` is plain HTTP to another machine.
     pub fn new(account: &Account) -> Result<Self, AccountError> {
-        let url: reqwest::Url = account.api.parse().map_err(|_| AccountError::Api)?;
-        let is_here = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
-        if url.scheme() != "https" && !(url.scheme() == "http" && is_here) {
-            return Err(AccountError::Api);
-        }
-        Ok(Self {
-            client: bellwether_runtime::http()?,
-            api: account.api.trim_end_matches('/').to_owned(),
-            token: account.token.resolve()?,
-            timeout: account.timeout.to_std(),
-            poll_every: account.poll_every.to_std(),
-            quiet_until: Mutex::default(),
-        })
+        let token = format!("Bearer {}", account.token.resolve()?.expose_secret());
+        let rest = Rest::new("Render", &account.api, token.into(), account.timeout.to_std())?;
+        Ok(Self { rest, poll_every: account.poll_every.to_std() })
     }
 
     /// An environment variable that is set on the service itself, which is not what the live deploy
@@ -173,9 +119,9 @@ impl Render {
         struct EnvVar {
             value: String,
         }
-        match self.call(Method::GET, &format!("/services/{service}/env-vars/{key}"), None).await {
-            Err(RenderError::Refused { status: 404, .. }) => Ok(None),
-            answer => answer?.read("an environment variable").map(|read: EnvVar| Some(read.value)),
+        match self.rest.read(&["services", service.as_str(), "env-vars", key.as_str()], None).await {
+            Err(RestError::Refused { status: 404, .. }) => Ok(None),
+            answer => read(answer?, "an environment variable").map(|read: EnvVar| Some(read.value)),
         }
     }
 
@@ -185,7 +131,7 @@ impl Render {
     /// When it was not, or may not have been, set. Harmless when repeated.
     pub async fn set_env_var(&self, service: &Id, key: &Id, value: &str) -> Result<(), RenderError> {
         let body = json!({ "value": value });
-        self.call(Method::PUT, &format!("/services/{service}/env-vars/{key}"), Some(body)).await.map(drop)
+        self.change(Method::PUT, service, &["env-vars", key.as_str()], Some(body)).await.map(drop)
     }
 
     /// The last deploys, newest first, at most 50.
@@ -197,8 +143,9 @@ impl Render {
         struct Item {
             deploy: Deploy,
         }
-        let path = format!("/services/{service}/deploys?limit={DEPLOYS_MAX}");
-        let items: Vec<Item> = self.call(Method::GET, &path, None).await?.read("a list of deploys")?;
+        let query = format!("limit={DEPLOYS_MAX}");
+        let answer = self.rest.read(&["services", service.as_str(), "deploys"], Some(&query)).await?;
+        let items: Vec<Item> = read(answer, "a list of deploys")?;
         Ok(items.into_iter().take(DEPLOYS_MAX).map(|item| item.deploy).collect())
     }
 
@@ -207,7 +154,8 @@ impl Render {
     /// # Errors
     /// When it cannot be read.
     pub async fn deploy(&self, service: &Id, deploy: &Id) -> Result<Deploy, RenderError> {
-        self.call(Method::GET, &format!("/services/{service}/deploys/{deploy}"), None).await?.read("a deploy")
+        let answer = self.rest.read(&["services", service.as_str(), "deploys", deploy.as_str()], None).await?;
+        read(answer, "a deploy")
     }
 
     /// Asks for a deploy, unless the newest that is live or may become so will do: it is of that
@@ -234,11 +182,11 @@ impl Render {
             }
             Ask::Rollback(target) => ("rollback", json!({ "deployId": target.id.as_str() })),
         };
-        let answer = self.call(Method::POST, &format!("/services/{service}/{path}"), Some(body)).await?;
-        if answer.status != StatusCode::ACCEPTED || !answer.body.is_empty() {
-            return answer.read("a deploy");
+        match self.change(Method::POST, service, &[path], Some(body)).await? {
+            // Accepted, without a word of what.
+            Value::Null => self.find(service, &before).await,
+            answer => read(answer, "a deploy"),
         }
-        self.find(service, &before).await
     }
 
     /// Ends a deploy that is not live yet.
@@ -246,7 +194,7 @@ impl Render {
     /// # Errors
     /// When it was not, or may not have been, ended.
     pub async fn cancel(&self, service: &Id, deploy: &Id) -> Result<(), RenderError> {
-        self.call(Method::POST, &format!("/services/{service}/deploys/{deploy}/cancel"), None).await.map(drop)
+        self.change(Method::POST, service, &["deploys", deploy.as_str(), "cancel"], None).await.map(drop)
     }
 
     /// Waits until a deploy is live, and gives it as it then stands.
@@ -263,11 +211,11 @@ impl Render {
                 }
                 Ok(seen) if Instant::now() >= deadline => {
                     let late = format!("deploy {deploy} was {} when its time was over", seen.status);
-                    return Err(RenderError::Unknown(late));
+                    return Err(unknown(late));
                 }
-                Err(refused @ RenderError::Refused { .. }) => return Err(refused),
+                Err(refused @ RenderError::Rest(RestError::Refused { .. })) => return Err(refused),
                 Err(error) if Instant::now() >= deadline => return Err(error),
-                Err(RenderError::Retry { after, .. }) => after.max(self.poll_every),
+                Err(RenderError::Rest(RestError::Retry { after, .. })) => after.max(self.poll_every),
                 Ok(_) | Err(_) => self.poll_every,
             };
             tokio::time::sleep_until((Instant::now() + wait).min(deadline)).await;
@@ -279,7 +227,7 @@ impl Render {
     /// # Errors
     /// When it cannot be read, or is neither yes nor no.
     pub async fn auto_deploy(&self, service: &Id) -> Result<bool, RenderError> {
-        self.call(Method::GET, &format!("/services/{service}"), None).await?.auto_deploy()
+        auto_deploy(self.rest.read(&["services", service.as_str()], None).await?)
     }
 
     /// Has Render deploy by itself what is pushed, or not.
@@ -288,113 +236,56 @@ impl Render {
     /// When it did not, or may not have, become so. Harmless when repeated.
     pub async fn set_auto_deploy(&self, service: &Id, on: bool) -> Result<(), RenderError> {
         let body = json!({ "autoDeploy": if on { "yes" } else { "no" } });
-        let answer = self.call(Method::PATCH, &format!("/services/{service}"), Some(body)).await?;
-        match answer.auto_deploy()? == on {
+        let answer = self.change(Method::PATCH, service, &[], Some(body)).await?;
+        match auto_deploy(answer)? == on {
             true => Ok(()),
-            false => Err(RenderError::Unknown("`autoDeploy` was set, and is not what was asked".to_owned())),
+            false => Err(unknown("`autoDeploy` was set, and is not what was asked".to_owned())),
         }
     }
 
     /// The deploy that was accepted and not named: the newest that was not there before.
     async fn find(&self, service: &Id, before: &[Deploy]) -> Result<Deploy, RenderError> {
         for _ in 0..FIND_TRIES {
-            let now = self.deploys(service).await.map_err(|error| RenderError::Unknown(error.to_string()))?;
+            let now = self.deploys(service).await.map_err(|error| unknown(error.to_string()))?;
             if let Some(new) = now.into_iter().find(|deploy| before.iter().all(|old| old.id != deploy.id)) {
                 return Ok(new);
             }
             tokio::time::sleep(self.poll_every).await;
         }
-        Err(RenderError::Unknown("a deploy was accepted, and is not in the list".to_owned()))
+        Err(unknown("a deploy was accepted, and is not in the list".to_owned()))
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, RenderError> {
-        if let Some(after) = self.quiet_for() {
-            return Err(RenderError::Retry { after, said: "Render asked for a pause".to_owned() });
-        }
-        let request = self.client.request(method, format!("{}{path}", self.api)).timeout(self.timeout);
-        let request = request.bearer_auth(self.token.expose_secret()).header("accept", "application/json");
-        let request = match &body {
-            Some(body) => request.json(body),
-            None => request,
-        };
-        let mut response = request.send().await.map_err(|error| match error.is_connect() {
-            true => RenderError::Retry { after: self.poll_every, said: "no connection to Render".to_owned() },
-            false => broken(&error),
-        })?;
-        let status = response.status();
-        let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-            if body.len() + chunk.len() > BODY_LEN_MAX {
-                return Err(RenderError::Unknown(format!("Render answered more than {BODY_LEN_MAX} bytes")));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        self.judge(Answer { status, body }, after.map(Duration::from_secs))
-    }
-
-    fn judge(&self, answer: Answer, after: Option<Duration>) -> Result<Answer, RenderError> {
-        let status = answer.status.as_u16();
-        match status {
-            200..=299 => Ok(answer),
-            429 => {
-                let after = after.unwrap_or(PAUSE_DEFAULT).min(PAUSE_MAX);
-                *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + after);
-                Err(RenderError::Retry { after, said: "Render answered 429".to_owned() })
-            }
-            // Another deploy is in the way; later it will not be.
-            409 => {
-                let said = format!("Render answered 409: {}", answer.said());
-                Err(RenderError::Retry { after: after.unwrap_or(self.poll_every).min(PAUSE_MAX), said })
-            }
-            400..=499 => Err(RenderError::Refused { status, said: answer.said() }),
-            _ => Err(RenderError::Unknown(format!("Render answered {status}: {}", answer.said()))),
-        }
-    }
-
-    /// What is left of a pause that Render asked for.
-    fn quiet_for(&self) -> Option<Duration> {
-        let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    async fn change(
+        &self,
+        method: Method,
+        service: &Id,
+        rest: &[&str],
+        body: Option<Value>,
+    ) -> Result<Value, RenderError> {
+        let path = [&["services", service.as_str()], rest].concat();
+        Ok(self.rest.change(method, &path, body.map(|body| ("application/json", body))).await?)
     }
 }
 
-struct Answer {
-    status: StatusCode,
-    body: Vec<u8>,
+fn read<T: DeserializeOwned>(answer: Value, what: &str) -> Result<T, RenderError> {
+    serde_json::from_value(answer).map_err(|error| unknown(format!("Render did not answer with {what}: {error}")))
 }
 
-impl Answer {
-    fn read<T: DeserializeOwned>(&self, what: &str) -> Result<T, RenderError> {
-        let wrong = |error| RenderError::Unknown(format!("Render did not answer with {what}: {error}"));
-        serde_json::from_slice(&self.body).map_err(wrong)
+fn auto_deploy(answer: Value) -> Result<bool, RenderError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Service {
+        auto_deploy: String,
     }
-
-    /// Render's own words for what is wrong; what is not its JSON may be anything, and is not repeated.
-    fn said(&self) -> String {
-        let message =
-            self.read("an error").ok().and_then(|body: Value| Some(body.get("message")?.as_str()?.to_owned()));
-        message.unwrap_or_else(|| "no reason given".to_owned()).chars().take(SAID_LEN_MAX).collect()
-    }
-
-    fn auto_deploy(&self) -> Result<bool, RenderError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Service {
-            auto_deploy: String,
-        }
-        match self.read::<Service>("a service")?.auto_deploy.as_str() {
-            "yes" => Ok(true),
-            "no" => Ok(false),
-            _ => Err(RenderError::Unknown("`autoDeploy` is neither yes nor no".to_owned())),
-        }
+    match read::<Service>(answer, "a service")?.auto_deploy.as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(unknown("`autoDeploy` is neither yes nor no".to_owned())),
     }
 }
 
-/// The request may have arrived.
-fn broken(error: &reqwest::Error) -> RenderError {
-    let what = if error.is_timeout() { "no answer from Render in time" } else { "the connection to Render broke" };
-    RenderError::Unknown(what.to_owned())
+fn unknown(said: String) -> RenderError {
+    RestError::Unknown(said).into()
 }
 
 #[cfg(test)]

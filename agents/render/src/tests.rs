@@ -14,14 +14,12 @@ async fn fake() -> (Fake<Platform>, Render) {
 }
 
 fn client(url: &str, token: &str) -> Render {
-    Render {
-        client: bellwether_runtime::http().unwrap(),
-        api: format!("{url}/v1"),
-        token: token.to_owned().into(),
-        timeout: Duration::from_secs(5),
-        poll_every: Duration::from_millis(5),
-        quiet_until: Mutex::default(),
-    }
+    within(url, token, Duration::from_secs(5))
+}
+
+fn within(url: &str, token: &str, timeout: Duration) -> Render {
+    let rest = Rest::new("Render", &format!("{url}/v1"), format!("Bearer {token}").into(), timeout).unwrap();
+    Render { rest, poll_every: Duration::from_millis(5) }
 }
 
 fn id(text: &str) -> Id {
@@ -47,7 +45,12 @@ async fn a_variable_counts_when_a_deploy_with_it_is_live() {
     let (fake, render) = fake().await;
     let (service, flag) = (id(SERVICE), id("FAULT_LENS_V1_ENABLED"));
     let visit = async || {
-        let answer = render.client.get(format!("{}/{SERVICE}/v1/actions/list", fake.url)).send().await.unwrap();
+        let answer = bellwether_runtime::http()
+            .unwrap()
+            .get(format!("{}/{SERVICE}/v1/actions/list", fake.url))
+            .send()
+            .await
+            .unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
     };
     let (status, body) = visit().await;
@@ -85,7 +88,7 @@ async fn what_is_live_or_under_way_is_not_asked_again() {
     render.cancel(&service, &newer.id).await.unwrap();
     render.cancel(&service, &first.id).await.unwrap();
     let over = render.cancel(&service, &first.id).await;
-    assert!(matches!(over, Err(RenderError::Refused { status: 400, .. })), "{over:?}");
+    assert!(matches!(over, Err(RenderError::Rest(RestError::Refused { status: 400, .. }))), "{over:?}");
     assert_eq!(pending(&render.deploys(&service).await.unwrap()).count(), 0);
 }
 
@@ -128,7 +131,10 @@ async fn a_deploy_that_does_not_get_there_says_how_it_ended() {
     let begun = render.ask(&service, &Ask::Deploy(&commit("ccc3")), None).await.unwrap();
     assert_eq!(begun.status, Status::Other("teleporting".to_owned()));
     let late = render.wait_until_live(&service, &begun.id, Instant::now() + Duration::from_millis(50)).await;
-    assert!(matches!(&late, Err(RenderError::Unknown(said)) if said.contains("teleporting")), "{late:?}");
+    assert!(
+        matches!(&late, Err(RenderError::Rest(RestError::Unknown(said))) if said.contains("teleporting")),
+        "{late:?}"
+    );
 }
 
 #[tokio::test]
@@ -152,7 +158,7 @@ async fn an_answer_says_whether_it_may_have_happened() {
         fake.with(|render| render.of(SERVICE).settle());
         fake.fault(broken);
         let doubt = ask(new).await;
-        assert!(matches!(doubt, Err(RenderError::Unknown(_))), "{doubt:?}");
+        assert!(matches!(doubt, Err(RenderError::Rest(RestError::Unknown(_)))), "{doubt:?}");
         let before = asked(&fake);
         assert_eq!(ask(new).await, Ok(()));
         assert_eq!(asked(&fake), before);
@@ -161,15 +167,15 @@ async fn an_answer_says_whether_it_may_have_happened() {
 
 #[tokio::test]
 async fn a_late_answer_is_a_doubt() {
-    let (fake, mut render) = fake().await;
-    render.timeout = Duration::from_millis(200);
+    let (fake, _) = fake().await;
+    let render = within(&fake.url, TOKEN, Duration::from_millis(200));
     let slow = Fault { status: None, delay_ms: 2_000, method: Some("POST".to_owned()), ..Fault::status("/v1", 0, 1) };
     fake.fault(slow);
     let doubt = render.ask(&id(SERVICE), &Ask::Deploy(&commit("bbb2")), None).await;
-    assert_eq!(doubt, Err(RenderError::Unknown("no answer from Render in time".to_owned())));
+    assert_eq!(doubt, Err(unknown("Render: no answer in time".to_owned())));
     fake.with(|render| assert_eq!(render.of(SERVICE).deploys().len(), 2));
     let gone = client("http://127.0.0.1:1", TOKEN).deploys(&id(SERVICE)).await;
-    assert!(matches!(gone, Err(RenderError::Retry { .. })), "{gone:?}");
+    assert!(matches!(gone, Err(RenderError::Rest(RestError::Retry { .. }))), "{gone:?}");
 }
 
 #[tokio::test]
@@ -180,19 +186,17 @@ async fn nothing_is_sent_while_render_asks_for_a_pause() {
     for _ in 0..3 {
         let paused = render.deploys(&id(SERVICE)).await;
         let left = |after: &Duration| (28..=30).contains(&after.as_secs());
-        assert!(matches!(&paused, Err(RenderError::Retry { after, .. }) if left(after)), "{paused:?}");
+        assert!(matches!(&paused, Err(RenderError::Rest(RestError::Retry { after, .. })) if left(after)), "{paused:?}");
     }
     assert_eq!(fake.log().len(), 1);
-    *render.quiet_until.lock().unwrap() = Some(Instant::now());
-    render.deploys(&id(SERVICE)).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_fake_refuses_what_render_refuses() {
     let (fake, render) = fake().await;
-    let service = format!("/services/{SERVICE}");
     let refuses = async |method: Method, path: &str, body: Value, expected: &str| {
-        let refused = render.call(method, &format!("{service}{path}"), Some(body)).await.map(|_| ()).unwrap_err();
+        let path: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let refused = render.change(method, &id(SERVICE), &path, Some(body)).await.unwrap_err();
         assert!(refused.to_string().contains(expected), "{refused}");
     };
     refuses(Method::POST, "/deploys", json!({ "commit": "a" }), "unknown field commit").await;
@@ -202,7 +206,7 @@ async fn the_fake_refuses_what_render_refuses() {
     refuses(Method::PATCH, "", json!({ "autoDeploy": false }), "yes or no").await;
     refuses(Method::PUT, "/env-vars/A", json!({ "value": 1 }), "string").await;
     let stranger = client(&fake.url, "other").deploys(&id(SERVICE)).await;
-    assert!(matches!(stranger, Err(RenderError::Refused { status: 401, .. })), "{stranger:?}");
+    assert!(matches!(stranger, Err(RenderError::Rest(RestError::Refused { status: 401, .. }))), "{stranger:?}");
     fake.with(|render| {
         render.deploy_by_hand(SERVICE, "bbb2");
         render.of(SERVICE).retained = 0;
@@ -210,14 +214,18 @@ async fn the_fake_refuses_what_render_refuses() {
     });
     let deploys = render.deploys(&id(SERVICE)).await.unwrap();
     let gone = render.ask(&id(SERVICE), &Ask::Rollback(&deploys[1]), None).await;
-    assert!(matches!(&gone, Err(RenderError::Refused { said, .. }) if said.contains("not kept")), "{gone:?}");
+    assert!(
+        matches!(&gone, Err(RenderError::Rest(RestError::Refused { said, .. })) if said.contains("not kept")),
+        "{gone:?}"
+    );
 }
 
 #[tokio::test]
 async fn the_sample_service_goes_wrong_as_told() {
-    let (fake, render) = fake().await;
+    let (fake, _) = fake().await;
     let get = async |path: &str| {
-        let answer = render.client.get(format!("{}/{SERVICE}/{path}", fake.url)).send().await.unwrap();
+        let answer =
+            bellwether_runtime::http().unwrap().get(format!("{}/{SERVICE}/{path}", fake.url)).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
     };
     let signed = |body: &Value| {

@@ -9,7 +9,8 @@
 
 use bellwether_protocol::id::{ActionId, LeverValue, Release};
 use bellwether_protocol::presence::Target;
-use bellwether_render::{Account, AccountError, Ask, Deploy, Id, RenderError, live, pending};
+use bellwether_render::{Account, Ask, Deploy, Id, RenderError, live, pending};
+use bellwether_runtime::web::{AccountError, RestError};
 use bellwether_runtime::{Allowed, Driver, DriverError, Reading};
 use futures_util::future::{BoxFuture, try_join_all};
 use serde::Deserialize;
@@ -113,7 +114,9 @@ impl Render {
         let begun = match earlier {
             Some(earlier) => match self.client.ask(service, &Ask::Rollback(earlier), None).await {
                 // What it built is not kept any more: it has to be built again.
-                Err(RenderError::Refused { status: 400, .. }) => self.client.ask(service, &Ask::Deploy(to), None).await,
+                Err(RenderError::Rest(RestError::Refused { status: 400, .. })) => {
+                    self.client.ask(service, &Ask::Deploy(to), None).await
+                }
                 asked => asked,
             },
             None => self.client.ask(service, &Ask::Deploy(to), None).await,
@@ -153,7 +156,7 @@ impl Driver for Render {
                 .services
                 .iter()
                 .map(async |service| Ok::<_, RenderError>(targets(service, &self.client.deploys(service).await?)));
-            Ok(reading(try_join_all(each).await?.into_iter().flatten().collect()))
+            Ok(Reading::of(try_join_all(each).await?.into_iter().flatten().collect()))
         })
     }
 
@@ -198,7 +201,7 @@ impl Driver for AutoDeploy {
                 let word = if self.0.client.auto_deploy(service).await? { "yes" } else { "no" };
                 Ok::<_, RenderError>(Target { id: service.to_string(), value: word.parse().ok() })
             });
-            Ok(reading(try_join_all(each).await?))
+            Ok(Reading::of(try_join_all(each).await?))
         })
     }
 
@@ -215,13 +218,6 @@ fn targets(service: &Id, deploys: &[Deploy]) -> Vec<Target> {
         Target { id: format!("{service}/{}{release} {}", deploy.id, deploy.status), value: None }
     });
     [Target { id: service.to_string(), value: now.clone() }].into_iter().chain(moving).collect()
-}
-
-/// The targets, and the value on which all of them agree.
-fn reading(targets: Vec<Target>) -> Reading {
-    let first = targets.first().and_then(|target| target.value.clone());
-    let value = first.filter(|value| targets.iter().all(|target| target.value.as_ref() == Some(value)));
-    Reading { value, targets }
 }
 
 /// The releases that were live, newest first, each where it was last.

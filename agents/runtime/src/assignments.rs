@@ -40,7 +40,7 @@ fn fold(current: &mut Assignments, service: Service, region: &Region, entry: &Kv
     let Some(bytes) = &entry.value else {
         return Ok(current.remove(&service).is_some());
     };
-    let assignment: Assignment = from_msgpack("assignment", bytes).map_err(|error| chain(&error))?;
+    let assignment: Assignment = from_msgpack("assignment", bytes).map_err(|error| crate::web::chain(&error))?;
     if assignment.rollout.service != service || assignment.region != *region {
         return Err("it is for another service or region than its key says".to_owned());
     }
@@ -58,10 +58,6 @@ fn fold(current: &mut Assignments, service: Service, region: &Region, entry: &Kv
     }
     current.insert(service, assignment);
     Ok(true)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 #[cfg(test)]

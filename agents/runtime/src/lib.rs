@@ -20,7 +20,7 @@
 //! | [`store`] | small JSON files that are whole or not there |
 //! | `http` | one TLS configuration, HTTP clients made from it |
 //! | [`telemetry`] | logs and traces |
-//! | [`web`] | looking at what answers over HTTP |
+//! | [`web`] | looking at what answers over HTTP, and asking platforms |
 
 mod allowed;
 mod alone;

@@ -1,4 +1,5 @@
-//! How agents look at what answers over HTTP: what they may reach, and what they read out of an answer.
+//! How agents look at what answers over HTTP, and speak to platforms: what they may reach, what they
+//! read out of an answer, and what its status means.
 //!
 //! What may be reached is in the agent's own configuration, never in a plan.
 //!
@@ -8,6 +9,7 @@
 //! | `exchange` | one request, one answer, bounded |
 //! | `question`, `condition` | what is asked, and what must hold of the answer, pure |
 //! | `answer`, `number`, `json_path` | what is read out of an answer, pure |
+//! | `reply`, `rest` | one exchange of a client; a platform's JSON API |
 //! | `redaction` | what never becomes evidence |
 //! | `flaws` | what is wrong in settings |
 
@@ -21,6 +23,8 @@ mod json_path;
 mod number;
 mod question;
 mod redaction;
+mod reply;
+mod rest;
 mod target;
 
 pub use allow::{Allow, Entry, EntryError};
@@ -33,4 +37,6 @@ pub use json_path::{JsonPath, PathError};
 pub use number::{Number, Source, Take};
 pub use question::Question;
 pub use redaction::{CUT, fixed, is_sensitive, redact, without_query_values};
+pub use reply::{Reply, ReplyError, chain, reply};
+pub use rest::{AccountError, Rest, RestError};
 pub use target::{Mark, Origin, Target, headers};
