@@ -6,10 +6,14 @@
 
 use bellwether_protocol::alert::{Alert, IncidentKind};
 use bellwether_protocol::time::{Span, Timestamp};
+use bellwether_runtime::SecretError;
+use bellwether_runtime::web::chain;
+use reqwest::RequestBuilder;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use crate::bridge::{Delivery, DeliveryError, Receipt};
-use crate::config::AlertmanagerConfig;
+use crate::config::{AlertmanagerConfig, AuthConfig};
 use crate::{http, words};
 
 /// Longest annotation, in characters.
@@ -23,8 +27,32 @@ pub(crate) struct Alertmanager {
     client: reqwest::Client,
     url: reqwest::Url,
     link: String,
+    auth: Option<Auth>,
     /// Between two posts of one alert.
     pub(crate) resend_every: Span,
+}
+
+/// How it signs in.
+#[derive(Debug)]
+enum Auth {
+    Basic(String, SecretString),
+    Bearer(SecretString),
+}
+
+impl Auth {
+    fn new(config: &AuthConfig) -> Result<Self, SecretError> {
+        Ok(match config {
+            AuthConfig::Basic { user, password } => Self::Basic(user.clone(), password.resolve()?),
+            AuthConfig::Bearer(token) => Self::Bearer(token.resolve()?),
+        })
+    }
+
+    fn sign(&self, request: RequestBuilder) -> RequestBuilder {
+        match self {
+            Self::Basic(user, password) => request.basic_auth(user, Some(password.expose_secret())),
+            Self::Bearer(token) => request.bearer_auth(token.expose_secret()),
+        }
+    }
 }
 
 impl Alertmanager {
@@ -35,7 +63,8 @@ impl Alertmanager {
         if config.resend_every < Span::from_secs(1) {
             return Err("`resend_every` is at least 1s".to_owned());
         }
-        Ok(Self { client, url, link, resend_every: config.resend_every })
+        let auth = config.auth.as_ref().map(Auth::new).transpose().map_err(|error| chain(&error))?;
+        Ok(Self { client, url, link, auth, resend_every: config.resend_every })
     }
 
     pub(crate) async fn deliver(&self, delivery: &Delivery<'_>) -> Result<Receipt, DeliveryError> {
@@ -46,7 +75,15 @@ impl Alertmanager {
         // With another severity it is another alert: the one before it is over.
         let before = delivery.thread().last.filter(|last| labels(last) != labels(newest));
         alerts.extend(before.map(|before| self.alert(&before, delivery, now)));
-        let answer = http::send(self.client.post(self.url.clone()).json(&alerts)).await?;
+        let request = self.client.post(self.url.clone()).json(&alerts);
+        let request = match &self.auth {
+            Some(auth) => auth.sign(request),
+            None => request,
+        };
+        let answer = http::send(request).await?;
+        if matches!(answer.status, 401 | 403) {
+            return Err(answer.retry(format!("it answered {}. fix: set a valid `auth`", answer.status)));
+        }
         answer.judge(&[400, 415])?;
         Ok(Receipt { said: if is_resolved { "resolved".to_owned() } else { "firing".to_owned() } })
     }

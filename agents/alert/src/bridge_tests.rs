@@ -189,6 +189,27 @@ async fn a_redirect_is_not_followed_and_a_restart_tells_what_was_left() {
     served.stop().await;
 }
 
+#[tokio::test]
+async fn an_alertmanager_is_signed_in_to() {
+    let basic = "auth: { basic: { user: ann, password: HIDDEN } }";
+    let encoded = format!("Basic {}", STANDARD.encode("ann:hidden"));
+    for (auth, expected) in
+        [("", None), (basic, Some(encoded.as_str())), ("auth: { bearer: HIDDEN }", Some("Bearer hidden"))]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Fake::start(Anything).await.unwrap();
+        // What a person can put right is tried again.
+        fake.fault(Fault::status("/", 401, 1));
+        let config = format!("alertmanager: {{ url: \"{}\", {auth} }}", fake.url);
+        let served = Served::new(dir.path(), &config, "hidden");
+        served.tell(&at(1, IncidentKind::Resolved, "recovered"), Occasion::News);
+        served.is_empty().await;
+        let seen: Vec<_> = fake.log().iter().map(|seen| seen.header("authorization").map(str::to_owned)).collect();
+        assert_eq!(seen, [expected.map(str::to_owned), expected.map(str::to_owned)]);
+        served.stop().await;
+    }
+}
+
 async fn slack(dir: &Path) -> (Fake<SlackFake>, impl Fn() -> Served) {
     let fake = Fake::start(SlackFake::new(CHANNEL, TOKEN)).await.unwrap();
     let config = format!("slack: {{ url: \"{}/api\", token: HIDDEN, channel: {CHANNEL} }}", fake.url);

@@ -82,6 +82,24 @@ pub struct AlertmanagerConfig {
     /// How often a firing alert is posted again; it ends by itself after four times as long. Default 1m.
     #[serde(default = "minute")]
     pub resend_every: Span,
+    /// How the bridge signs in. Default: not at all.
+    #[serde(default)]
+    pub auth: Option<AuthConfig>,
+}
+
+/// How one signs in over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AuthConfig {
+    /// With a name and a password.
+    Basic {
+        /// Who.
+        user: String,
+        /// With what.
+        password: SecretRef,
+    },
+    /// With a token.
+    Bearer(SecretRef),
 }
 
 /// A mail relay, and who gets mail.

@@ -18,6 +18,7 @@ use bellwether_protocol::alert::{Alert, IncidentKind, Severity};
 use bellwether_protocol::codec::to_json;
 use serde_json::{Value, json};
 
+use parts::PASSWORD;
 use world::{SECRET, World, alert};
 
 const TESTS: [Test; 5] = bellwether_bus::tests![
@@ -238,10 +239,11 @@ async fn real_receivers_agree_with_us() {
     let mail = |to: &[&str]| {
         json!({ "email": {
             "relay": "localhost", "port": read("smtp.port").parse::<u16>().expect("a port"), "ca": dir.join("smtp.pem"),
-            "user": "bellwether", "password": world.secret("password", "hidden"),
+            "user": "bellwether", "password": world.secret("password", PASSWORD),
             "from": "Bellwether <bellwether@example.com>", "to": to,
         } })
     };
+    let auth = json!({ "basic": { "user": "bellwether", "password": world.secret("password", PASSWORD) } });
     let agent = world.agent_with(
         "east",
         &json!({
@@ -249,7 +251,7 @@ async fn real_receivers_agree_with_us() {
             "pages_when_silent": false,
             "bridges": {
                 "hook": world.hook(),
-                "metrics": { "alertmanager": { "url": metrics, "resend_every": "1s" } },
+                "metrics": { "alertmanager": { "url": metrics, "resend_every": "1s", "auth": auth } },
                 "refused": mail(&["nobody@example.com"]),
                 "team": mail(&["later@example.com", "team@example.com"]),
             },
@@ -285,7 +287,8 @@ async fn real_receivers_agree_with_us() {
 async fn firing(url: &str, what: &str, is_so: fn(&[Value]) -> bool) -> Vec<Value> {
     let client = bellwether_runtime::http().expect("a client");
     until(what, async || {
-        let answer = client.get(format!("{url}/api/v2/alerts")).send().await.expect("an answer");
+        let request = client.get(format!("{url}/api/v2/alerts")).basic_auth("bellwether", Some(PASSWORD));
+        let answer = request.send().await.expect("an answer");
         let alerts: Vec<Value> = answer.json().await.expect("alerts");
         if is_so(&alerts) { Ok(alerts) } else { Err(alerts) }
     })

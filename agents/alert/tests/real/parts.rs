@@ -60,7 +60,10 @@ fn spawn(program: PathBuf, args: Vec<String>, log: PathBuf) -> Child {
     Child::spawn(&spec).expect("a server")
 }
 
-/// Starts an Alertmanager in `dir`; its log is `alertmanager.log` there.
+/// With what the user `bellwether` signs in to the servers here.
+pub(crate) const PASSWORD: &str = "hidden";
+
+/// Starts an Alertmanager in `dir` that one must sign in to; its log is `alertmanager.log` there.
 pub(crate) fn alertmanager(dir: &Path) -> Child {
     const PACKAGE: &str = "prometheus-alertmanager";
     let parts = cached("alertmanager", |dir| {
@@ -80,8 +83,11 @@ pub(crate) fn alertmanager(dir: &Path) -> Child {
     // Shorter than the time between two posts: what is posted says itself when it ends.
     let config = "global: { resolve_timeout: 1s }\nroute: { receiver: nobody }\nreceivers: [{ name: nobody }]\n";
     std::fs::write(dir.join("alertmanager.yml"), config).expect("written");
+    // Bcrypt of PASSWORD.
+    let web = "basic_auth_users: { bellwether: $2b$04$abcdefghijklmnopqrstuuhZyWRsG7iAMo6rVsDQ6k6wZoOR22OE2 }\n";
+    std::fs::write(dir.join("web.yml"), web).expect("written");
     let script = format!(
-        "cd {} && exec ./server --config.file={dir}/alertmanager.yml --storage.path={dir}/data \
+        "cd {} && exec ./server --config.file={dir}/alertmanager.yml --storage.path={dir}/data --web.config.file={dir}/web.yml \
          --web.listen-address=127.0.0.1:0 --cluster.listen-address=",
         parts.display(),
         dir = dir.display(),
