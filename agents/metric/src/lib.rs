@@ -9,13 +9,12 @@
 //! | `host`, `json`, `log`, `prometheus`, `pushed`, `text` | one file per kind of source; the table is in the README |
 //! | `measure`, `series`, `selector` | numbers, events and latencies out of series, pure |
 //! | `endpoint`, `hear` | an endpoint of the service, a NATS subject |
-//! | `found`, `gaps` | what one reading came to; what is not measured, and why |
+//! | `found` | what one reading came to |
 //! | `watch` | readings to samples |
 
 mod config;
 mod endpoint;
 mod found;
-mod gaps;
 mod hear;
 mod host;
 mod json;
@@ -40,7 +39,7 @@ use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::{SAMPLES_MAX, Sample};
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::web::Dialer;
-use bellwether_runtime::{ConfigError, HttpError, Looker, Looks, Runtime, StartError, Watch};
+use bellwether_runtime::{ConfigError, Gaps, HttpError, Looker, Looks, Runtime, StartError, Watch};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -48,7 +47,6 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, MetricConfig};
 use crate::found::Reading;
-use crate::gaps::Gaps;
 use crate::hear::Ear;
 use crate::host::Host;
 use crate::json::Json;
@@ -265,32 +263,10 @@ pub async fn run(config: &Path) -> Result<(), MetricError> {
     let clock = runtime.clock.clone();
     let (samples, mut taken) = mpsc::channel(SAMPLES_MAX);
     let gaps = Gaps::default();
-    let mut bell = gaps.bell();
     let (now, tasks) = (Arc::new(move || clock.now()), JoinSet::new());
     let reader = Reader { site, now, gaps: gaps.clone(), samples, tasks };
     let mut looks = Looks::new(runtime.agent.to_string(), reader);
-    let mut assignments = runtime.assignments();
-    assignments.mark_changed();
-    let sender = runtime.sender();
-    let shutdown = bellwether_runtime::shutdown();
-    tokio::pin!(shutdown);
-    let mut batch = Vec::new();
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            Ok(()) = assignments.changed() => {
-                let current = assignments.borrow_and_update().clone();
-                let mut watching = looks.reconcile(&current);
-                gaps.tell(&mut watching);
-                runtime.presence(|presence| presence.watching = watching);
-            }
-            Ok(()) = bell.changed() => {
-                // A source that comes and goes must not make a message each time.
-                runtime.note(|presence| gaps.tell(&mut presence.watching));
-            }
-            _ = taken.recv_many(&mut batch, SAMPLES_MAX) => sender.send(std::mem::take(&mut batch)),
-        }
-    }
+    runtime.look(&mut looks, &gaps, &mut taken).await;
     // Commands that are read must not outlive the agent.
     looks.end().tasks.shutdown().await;
     Ok(())

@@ -11,13 +11,12 @@ use std::time::Duration;
 use bellwether_protocol::id::Revision;
 use bellwether_protocol::sample::{Control, Sample};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
-use bellwether_runtime::{Gathered, Watch};
+use bellwether_runtime::{Gathered, Place, Watch};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::Source;
 use crate::found::{Found, Reading};
-use crate::gaps::Place;
 
 /// Tells the time that slots are made of.
 pub(crate) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -106,7 +105,7 @@ impl Look {
     fn tell(&self, reading: &Reading, now: Timestamp) {
         let (rollout, sli, cohort) = (&self.watch.rollout, &self.watch.sli, self.watch.cohort);
         match reading {
-            Err(why) if self.place.open(why, now) => {
+            Err(why) if self.place.open(&why.0, now) => {
                 tracing::warn!(%rollout, %sli, %cohort, %why, "nothing measured, no sample");
             }
             Ok(found) if !found.is_empty() && self.place.fill() => {

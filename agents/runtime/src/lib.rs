@@ -10,7 +10,7 @@
 //! | `secret` | `env:NAME` and `file:PATH` |
 //! | `presence` | the heartbeat, and the clock that it anchors |
 //! | `assignments` | what this region is to watch, never an older revision |
-//! | `looks`, `gather` | assignments to running looks, and what a slot of one came to |
+//! | `looks`, `gather`, `gaps` | assignments to running looks, what a slot of one came to, and why one did not |
 //! | `spool` | samples, on disk until NATS has them |
 //! | `allowed` | which values a lever may be set to |
 //! | `exec`, `task` | the drivers that levers of any role may have: a command that sets, and one that is run |
@@ -30,6 +30,7 @@ mod command;
 mod config;
 mod driver;
 mod exec;
+mod gaps;
 mod gather;
 mod http;
 pub mod ledger;
@@ -50,6 +51,7 @@ pub use alone::act_alone;
 pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
 pub use exec::{Exec, ExecConfig, ExecError};
+pub use gaps::{Gaps, Place};
 pub use gather::{Gathered, Watch};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
 pub use levers::LeverError;

@@ -34,6 +34,18 @@ pub trait Looker {
     /// When it cannot.
     fn read(&self, service: &Service, look: &Look) -> Result<Self::Ready, String>;
 
+    /// Checks looks that would be done together, beside those that `running` goes on with.
+    ///
+    /// # Errors
+    /// When together they are more than this agent does.
+    fn fit<'a>(
+        &'a self,
+        _wanted: impl Iterator<Item = &'a Self::Ready>,
+        _running: impl Iterator<Item = &'a Self::Running>,
+    ) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Begins to look. `phase` is where in its interval a look lies: the same after each restart, and
     /// different for each agent and look.
     fn begin(&mut self, watch: Watch, look: &Look, ready: Self::Ready, phase: Span) -> Self::Running;
@@ -117,6 +129,9 @@ impl<L: Looker> Looks<L> {
             }
             ready.push((look, self.looker.read(&assignment.rollout.service, look).map_err(wrong)?));
         }
+        let service = &assignment.rollout.service;
+        let others = self.running.iter().filter(|((own, ..), _)| own != service).map(|(_, running)| &running.handle);
+        self.looker.fit(ready.iter().map(|(_, ready)| ready), others)?;
         Ok(ready)
     }
 

@@ -9,10 +9,13 @@ use bellwether_bus::{Bus, Clock, ConnectError, ConnectOptions, Credentials, Prov
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::id::{AgentId, Role, Service};
 use bellwether_protocol::presence::Presence;
+use bellwether_protocol::sample::{SAMPLES_MAX, Sample};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::AgentConfig;
+use crate::gaps::Gaps;
+use crate::looks::{Looker, Looks};
 use crate::presence::Heartbeat;
 use crate::secret::{SecretError, SecretRef};
 use crate::spool::{SampleSender, SpoolError};
@@ -107,6 +110,32 @@ impl Runtime {
     /// What this region is to watch, by service; never goes back to an older revision of a rollout.
     pub fn assignments(&self) -> watch::Receiver<BTreeMap<Service, Assignment>> {
         self.assignments.clone()
+    }
+
+    /// Keeps looks in step with the assignments, and sends what they measure, until told to end.
+    pub async fn look<L: Looker>(&self, looks: &mut Looks<L>, gaps: &Gaps, samples: &mut mpsc::Receiver<Sample>) {
+        let mut bell = gaps.bell();
+        let mut assignments = self.assignments();
+        assignments.mark_changed();
+        let shutdown = crate::shutdown();
+        tokio::pin!(shutdown);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                Ok(()) = assignments.changed() => {
+                    let current = assignments.borrow_and_update().clone();
+                    let mut watching = looks.reconcile(&current);
+                    gaps.tell(&mut watching);
+                    self.presence(|presence| presence.watching = watching);
+                }
+                Ok(()) = bell.changed() => {
+                    // A source that comes and goes must not make a message each time.
+                    self.note(|presence| gaps.tell(&mut presence.watching));
+                }
+                _ = samples.recv_many(&mut batch, SAMPLES_MAX) => self.sender.send(std::mem::take(&mut batch)),
+            }
+        }
     }
 
     /// Where samples go.

@@ -8,26 +8,25 @@ use bellwether_protocol::id::{Service, SliName};
 use bellwether_protocol::presence::{GAP_LEN_MAX, GAPS_MAX, Gap, Watching};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::Timestamp;
-use bellwether_runtime::Watch;
-use bellwether_runtime::web::redact;
 use tokio::sync::watch;
 
-use crate::found::Missing;
+use crate::gather::Watch;
+use crate::web::redact;
 
 type Key = (Service, SliName, Cohort);
 
 /// What none of the agent's looks measures now.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gaps(Arc<watch::Sender<BTreeMap<Key, Gap>>>);
+pub struct Gaps(Arc<watch::Sender<BTreeMap<Key, Gap>>>);
 
 impl Gaps {
     /// Rings when one begins, changes or ends.
-    pub(crate) fn bell(&self) -> watch::Receiver<BTreeMap<Key, Gap>> {
+    pub fn bell(&self) -> watch::Receiver<BTreeMap<Key, Gap>> {
         self.0.subscribe()
     }
 
     /// Puts them into what the agent says of each service.
-    pub(crate) fn tell(&self, watching: &mut BTreeMap<Service, Watching>) {
+    pub fn tell(&self, watching: &mut BTreeMap<Service, Watching>) {
         let gaps = self.0.borrow();
         for (service, watching) in watching {
             let own = gaps.iter().filter(|((of, _, _), _)| of == service).map(|(_, gap)| gap.clone());
@@ -36,7 +35,7 @@ impl Gaps {
     }
 
     /// The place of one look among them.
-    pub(crate) fn place(&self, watch: &Watch) -> Place {
+    pub fn place(&self, watch: &Watch) -> Place {
         let key = (watch.rollout.service.clone(), watch.sli.clone(), watch.cohort);
         Place { gaps: self.clone(), key }
     }
@@ -44,7 +43,7 @@ impl Gaps {
 
 /// Where one look says what it misses; empty once this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     gaps: Gaps,
     key: Key,
 }
@@ -57,8 +56,8 @@ impl Drop for Place {
 
 impl Place {
     /// Nothing was measured at `now`. Says whether that is new.
-    pub(crate) fn open(&self, missing: &Missing, now: Timestamp) -> bool {
-        let why = redact(&missing.0, &[], GAP_LEN_MAX);
+    pub fn open(&self, missing: &str, now: Timestamp) -> bool {
+        let why = redact(missing, &[], GAP_LEN_MAX);
         let (_, sli, cohort) = self.key.clone();
         let mut is_new = false;
         self.gaps.0.send_if_modified(|gaps| {
@@ -72,7 +71,7 @@ impl Place {
     }
 
     /// Something was measured. Says whether that is new.
-    pub(crate) fn fill(&self) -> bool {
+    pub fn fill(&self) -> bool {
         self.gaps.0.send_if_modified(|gaps| gaps.remove(&self.key).is_some())
     }
 }
@@ -104,9 +103,9 @@ mod tests {
         };
         let place = gaps.place(&watch("memory".to_owned()));
         assert!(!place.fill());
-        let secret = Missing(format!("status 500, password=hunter2{}", " and so on".repeat(100)));
+        let secret = format!("status 500, password=hunter2{}", " and so on".repeat(100));
         assert!(place.open(&secret, Timestamp::from_ms(7)));
-        assert!(!place.open(&Missing("status 502".to_owned()), Timestamp::from_ms(8)));
+        assert!(!place.open("status 502", Timestamp::from_ms(8)));
         let first = told().pop().unwrap();
         assert_eq!(
             (first.why.as_str(), first.since.as_ms()),
