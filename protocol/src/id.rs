@@ -176,6 +176,8 @@ pub enum Role {
     Coordinator,
     /// Flips flags.
     Flag,
+    /// Puts load on services.
+    Load,
     /// Reads what others measured.
     Metric,
     /// Looks.
@@ -186,7 +188,8 @@ pub enum Role {
 
 impl Role {
     /// Every role, in order.
-    pub const ALL: [Self; 6] = [Self::Alert, Self::Coordinator, Self::Flag, Self::Metric, Self::Probe, Self::Rollback];
+    pub const ALL: [Self; 7] =
+        [Self::Alert, Self::Coordinator, Self::Flag, Self::Load, Self::Metric, Self::Probe, Self::Rollback];
 
     /// The role as a subject token.
     pub fn as_str(self) -> &'static str {
@@ -194,6 +197,7 @@ impl Role {
             Self::Alert => "alert",
             Self::Coordinator => "coordinator",
             Self::Flag => "flag",
+            Self::Load => "load",
             Self::Metric => "metric",
             Self::Probe => "probe",
             Self::Rollback => "rollback",
@@ -212,7 +216,7 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| IdError::new("role", text, "use alert, coordinator, flag, metric, probe or rollback"))
+        found.ok_or_else(|| IdError::new("role", text, "use alert, coordinator, flag, load, metric, probe or rollback"))
     }
 }
 

@@ -70,11 +70,13 @@ pub mod class {
     pub const REFUSED: &str = "refused";
     /// The body was longer than the cap.
     pub const TOO_LARGE: &str = "too_large";
+    /// Planned, and never sent: no connection was free in time.
+    pub const SHED: &str = "shed";
     /// Counted as bad by whoever measured, without saying how: it is bad to every criterion.
     pub const BAD: &str = "bad";
-    /// Every class that probes report.
-    pub const ALL: [&str; 12] =
-        [OK, REDIRECT, HTTP_4XX, HTTP_5XX, UNEXPECTED, RESOLVE, CONNECT, TLS, TIMEOUT, RESET, REFUSED, TOO_LARGE];
+    /// Every class that agents report which ask themselves.
+    pub const ALL: [&str; 13] =
+        [OK, REDIRECT, HTTP_4XX, HTTP_5XX, UNEXPECTED, RESOLVE, CONNECT, TLS, TIMEOUT, RESET, REFUSED, TOO_LARGE, SHED];
 
     /// The one good class.
     #[expect(clippy::expect_used, reason = "the word is a token, and a test reads it")]

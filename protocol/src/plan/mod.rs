@@ -302,7 +302,7 @@ impl Sli {
     /// Whether its samples can name the release: looks at the service itself read the plan's fingerprint,
     /// sources elsewhere only where their settings have a label for it.
     pub fn names_release(&self) -> bool {
-        matches!(self.kind.as_str(), "http" | "json") || self.settings.get("release_label").is_some()
+        matches!(self.kind.as_str(), "http" | "json" | "load") || self.settings.get("release_label").is_some()
     }
 }
 
