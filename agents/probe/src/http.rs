@@ -20,7 +20,7 @@ use crate::observation::{Observation, span};
 pub(crate) use settings::flaws;
 
 /// Longest body that is read, in bytes. It bounds the memory of one look.
-const BODY_LEN_MAX: usize = 1024 * 1024;
+pub(crate) const BODY_LEN_MAX: usize = 1024 * 1024;
 
 /// One request, what must hold of its answer, and the numbers in it.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,8 @@ impl Http {
         seen
     }
 
-    fn judge(&self, target: &Target, received: Received, secrets: &[String]) -> Observation {
+    /// What came of it.
+    pub(crate) fn judge(&self, target: &Target, received: Received, secrets: &[String]) -> Observation {
         let mark = target.fingerprint.as_ref();
         let (head, body) = match (received.head, received.body) {
             (Some(head), Ok(body)) => (head, body),

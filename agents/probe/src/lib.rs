@@ -9,7 +9,7 @@
 //! | `http` | one file per kind of probe; the table is in the README |
 //! | `aggregate`, `observation` | looks to samples, pure |
 //! | `reconcile`, `look` | running looks |
-//! | `once` | one look by hand, without a mesh |
+//! | `once`, `verb` | one look, and one look by hand, without a mesh |
 
 mod aggregate;
 mod config;
@@ -18,6 +18,7 @@ mod look;
 mod observation;
 mod once;
 mod reconcile;
+mod verb;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::observation::Observation;
 use crate::reconcile::Prober;
 
 pub use once::Eyes;
+pub use verb::ProbeVerb;
 
 /// Why the agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,9 @@ pub enum ProbeError {
     /// Its control target cannot be used.
     #[error("`probe.control`: {0}")]
     Control(String),
+    /// What was asked for makes no sense, or is not allowed.
+    #[error("{0}")]
+    Refused(String),
     /// It cannot take part.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::allow::Allow;
-use super::exchange::Failure;
+use super::exchange::{Failure, Phases};
 use super::target::Origin;
 
 /// Most addresses of one name that are tried, one after the other.
@@ -49,11 +49,26 @@ impl Dialer {
         self.allow.as_ref().map_or(Ok(()), |allow| allow.check(origin))
     }
 
-    /// Resolves, connects and, where asked, secures.
-    pub async fn dial(&self, origin: &Origin, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
+    /// Resolves, connects and, where asked, secures; notes how long each took that ended.
+    pub async fn dial(
+        &self,
+        origin: &Origin,
+        deadline: Instant,
+        phases: &mut Phases,
+    ) -> Result<Box<dyn Stream>, Failure> {
+        let begin = Instant::now();
         let addresses = self.resolve(origin, deadline).await?;
+        phases.resolve = Some(begin.elapsed());
+        let begin = Instant::now();
         let tcp = connect(&addresses, deadline).await?;
-        if origin.is_tls { self.secure(origin, tcp, deadline).await } else { Ok(Box::new(tcp)) }
+        phases.connect = Some(begin.elapsed());
+        if !origin.is_tls {
+            return Ok(Box::new(tcp));
+        }
+        let begin = Instant::now();
+        let stream = self.secure(origin, tcp, deadline).await?;
+        phases.tls = Some(begin.elapsed());
+        Ok(stream)
     }
 
     async fn resolve(&self, origin: &Origin, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {

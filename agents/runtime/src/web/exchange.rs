@@ -2,6 +2,8 @@
 //!
 //! It never follows a redirect, never keeps a connection, and never reads more of a body than it was told.
 
+use std::time::Duration;
+
 use bellwether_protocol::sample::class;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -15,15 +17,32 @@ use super::redaction::is_sensitive;
 use super::target::Origin;
 
 /// Longest head of an answer that is read, in bytes.
-const HEAD_LEN_MAX: usize = 64 * 1024;
+pub const HEAD_LEN_MAX: usize = 64 * 1024;
 
 /// As much of an answer as came.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Received {
     /// Status and headers, if they came.
     pub head: Option<(u16, HeaderMap)>,
     /// The whole body, or why it is not there.
     pub body: Result<Vec<u8>, Failure>,
+    /// How long it all took.
+    pub phases: Phases,
+}
+
+/// How long each phase of an exchange took, as far as it came. What was not done is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Finding the addresses of the name.
+    pub resolve: Option<Duration>,
+    /// Connecting to one of them.
+    pub connect: Option<Duration>,
+    /// Securing the connection.
+    pub tls: Option<Duration>,
+    /// From sending the request to the head of the answer.
+    pub first_byte: Option<Duration>,
+    /// From there to the end of its body.
+    pub transfer: Option<Duration>,
 }
 
 /// Why there is no whole answer.
@@ -50,9 +69,10 @@ pub async fn ask(
     deadline: Instant,
     body_len_max: usize,
 ) -> Received {
-    match dialer.dial(origin, deadline).await {
-        Ok(stream) => exchange(stream, request, deadline, body_len_max).await,
-        Err(failure) => Received { head: None, body: Err(failure) },
+    let mut phases = Phases::default();
+    match dialer.dial(origin, deadline, &mut phases).await {
+        Ok(stream) => exchange(stream, request, deadline, body_len_max, phases).await,
+        Err(failure) => Received { head: None, body: Err(failure), phases },
     }
 }
 
@@ -74,6 +94,7 @@ async fn exchange(
     request: Request<Full<Bytes>>,
     deadline: Instant,
     body_len_max: usize,
+    mut phases: Phases,
 ) -> Received {
     let mut head = None;
     let work = async {
@@ -81,9 +102,14 @@ async fn exchange(
         builder.max_buf_size(HEAD_LEN_MAX).max_header_size(HEAD_LEN_MAX);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
         let talk = async {
+            let begin = Instant::now();
             let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+            phases.first_byte = Some(begin.elapsed());
             head = Some((response.status().as_u16(), response.headers().clone()));
-            body(response, body_len_max).await
+            let begin = Instant::now();
+            let body = body(response, body_len_max).await?;
+            phases.transfer = Some(begin.elapsed());
+            Ok(body)
         };
         // The connection is driven here rather than in a task of its own, so that it ends with the look.
         tokio::pin!(talk);
@@ -95,10 +121,14 @@ async fn exchange(
     };
     let body = timeout_at(deadline, work).await;
     let body = body.unwrap_or_else(|_| Err(Failure::new(class::TIMEOUT, "no whole answer in time")));
-    Received { head, body }
+    Received { head, body, phases }
 }
 
-async fn body(response: Response<hyper::body::Incoming>, len_max: usize) -> Result<Vec<u8>, Failure> {
+/// The whole body of an answer.
+///
+/// # Errors
+/// When it breaks off, or is over `len_max` bytes.
+pub async fn body(response: Response<hyper::body::Incoming>, len_max: usize) -> Result<Vec<u8>, Failure> {
     let mut incoming = response.into_body();
     let mut body = Vec::new();
     while let Some(frame) = incoming.frame().await {
@@ -113,7 +143,8 @@ async fn body(response: Response<hyper::body::Incoming>, len_max: usize) -> Resu
     Ok(body)
 }
 
-fn broken(error: &hyper::Error) -> Failure {
+/// Why a connection failed that had been open.
+pub fn broken(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         Failure::new(class::UNEXPECTED, format!("the answer is no HTTP that can be read: {error}"))
     } else {

@@ -31,7 +31,7 @@ pub use allow::{Allow, Entry, EntryError};
 pub use answer::{Answer, texts};
 pub use condition::{Condition, ConditionError};
 pub use dial::{Dialer, Stream};
-pub use exchange::{Failure, Received, ask, secrets};
+pub use exchange::{Failure, HEAD_LEN_MAX, Phases, Received, ask, body, broken, secrets};
 pub use flaws::{Flaws, escaped};
 pub use json_path::{JsonPath, PathError};
 pub use number::{Number, Source, Take};

@@ -83,6 +83,21 @@ impl Origin {
         Ok((origin, uri.path().trim_end_matches('/').to_owned()))
     }
 
+    /// Reads a URL that a person gave into where it is and what is asked for there, query and all.
+    ///
+    /// # Errors
+    /// When it is none, or hides something.
+    pub fn split(url: &str) -> Result<(Self, String), String> {
+        let uri: Uri =
+            url.parse().map_err(|_| format!("`{}` is not a URL", super::redaction::redact(url, &[], 120)))?;
+        let bare = match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme), Some(authority)) => format!("{scheme}://{authority}"),
+            _ => url.to_owned(),
+        };
+        let (origin, _) = Self::parse(&bare)?;
+        Ok((origin, uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()))
+    }
+
     /// The host, as it stands before a port.
     pub(crate) fn bracketed(&self) -> String {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
