@@ -69,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents/runtime", &["bellwether-bus", "bellwether-protocol"]),
     ("agents/alert", AGENT),
     ("agents/flag", &["bellwether-bus", "bellwether-protocol", "bellwether-render", "bellwether-runtime"]),
+    ("agents/load", AGENT),
     ("agents/metric", AGENT),
     ("agents/operator", AGENT),
     ("agents/probe", AGENT),
@@ -142,7 +143,7 @@ fn rooms_see_only_the_rooms_below_them() {
     complains(arrows, "agents/flag/Cargo.toml", "[dependencies]\nbellwether-fakes.workspace = true\n");
     accepts(arrows, "agents/flag/Cargo.toml", "[dev-dependencies]\nbellwether-fakes.workspace = true\n");
     complains(arrows, "coordinator/Cargo.toml", "[dependencies.bellwether-probe]\nworkspace = true\n");
-    complains(arrows, "agents/load/Cargo.toml", "");
+    complains(arrows, "agents/mail/Cargo.toml", "");
     accepts(arrows, "coordinator/Cargo.toml", "[dependencies]\nbellwether-decide.workspace = true\n");
 }
 

@@ -49,6 +49,26 @@ impl Gathered {
         }
     }
 
+    /// What was gathered, by release.
+    pub fn portions(&self) -> impl Iterator<Item = &Portion> {
+        self.portions.values()
+    }
+
+    /// The first pieces of evidence.
+    pub fn evidence(&self) -> &[Evidence] {
+        &self.evidence
+    }
+
+    /// Adds what was gathered elsewhere, or later.
+    pub fn merge(&mut self, other: Self) {
+        for portion in other.portions.values() {
+            self.portion(portion.release.clone()).merge(portion);
+        }
+        self.evidence.extend(other.evidence);
+        self.evidence.sort_by_key(|evidence| evidence.at);
+        self.evidence.truncate(EVIDENCE_MAX);
+    }
+
     /// The sample of that slot.
     pub fn sample(self, watch: &Watch, slot: Timestamp, control: Control) -> Sample {
         Sample {
