@@ -28,6 +28,10 @@ enum Verb {
     #[command(subcommand)]
     Alert(Alert),
     #[command(subcommand)]
+    Load(bellwether_load::LoadVerb),
+    #[command(subcommand)]
+    Probe(bellwether_probe::ProbeVerb),
+    #[command(subcommand)]
     Rollback(operator::RollbackVerb),
     Completions(operator::CompletionsArgs),
     #[command(hide = true)]
@@ -84,14 +88,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         matches!(verb, Verb::Operator(operator::Verb::Up(_))).then_some("bellwether-up"),
     ];
     let _telemetry = stays.into_iter().flatten().next().map(telemetry::init);
-    let validators: Validators =
-        bellwether_probe::validators().into_iter().chain(bellwether_metric::validators()).collect();
+    let looks = bellwether_probe::validators().into_iter().chain(bellwether_metric::validators());
+    let validators: Validators = looks.chain(bellwether_load::validators()).collect();
     Ok(ExitCode::from(match verb {
         Verb::Operator(verb) => verb.run(&mesh, &validators, &JUDGING).await?,
         Verb::Coordinator(args) => coordinate(&mesh, args).await?,
         Verb::Agent(args) => agent(args.role, &args.config).await?,
         Verb::Alert(Alert::Ack(args)) => args.run(&mesh).await?,
         Verb::Alert(Alert::Test(args)) => args.run(mesh.json).await?,
+        Verb::Load(verb) => verb.run(mesh.json).await?,
+        Verb::Probe(verb) => verb.run(mesh.json).await?,
         Verb::Rollback(operator::RollbackVerb::Assess(args)) => assess(&mesh, &args, &validators).await?,
         Verb::Completions(args) => operator::completions(args, &mut Cli::command()),
         Verb::Shim { .. } => exit::USAGE,
@@ -120,6 +126,7 @@ async fn agent(role: operator::AgentRole, config: &std::path::Path) -> anyhow::R
     match role {
         operator::AgentRole::Alert => bellwether_alert::run(config).await?,
         operator::AgentRole::Flag => bellwether_flag::run(config).await?,
+        operator::AgentRole::Load => bellwether_load::run(config).await?,
         operator::AgentRole::Metric => bellwether_metric::run(config).await?,
         operator::AgentRole::Probe => bellwether_probe::run(config).await?,
         operator::AgentRole::Rollback => bellwether_rollback::run(config).await?,

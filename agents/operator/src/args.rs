@@ -66,6 +66,8 @@ pub enum AgentRole {
     Alert,
     /// Flips flags
     Flag,
+    /// Puts load on services
+    Load,
     /// Reads what others measured
     Metric,
     /// Looks
