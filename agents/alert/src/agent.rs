@@ -20,6 +20,7 @@ use crate::claim::{Claims, Teller};
 use crate::config::{AlertConfig, BridgeFlaw, CONSOLE, Config, ConfigFlaw};
 use crate::console::Console;
 use crate::courier::{self, PACE, Shelf};
+use crate::github::Github;
 use crate::outbox::{Order, Outbox, OutboxError};
 use crate::route::{Due, Routes};
 use crate::silence::Silence;
@@ -78,12 +79,18 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
     let runtime = Runtime::start(Role::Alert, &config.agent).await?;
     let mut outbox = open(&runtime).await?;
     outbox.keep_only(&bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>())?;
+    let last = runtime.bus.state(Stream::Alerts).await.map_err(AlertError::Alerts)?.last;
     let shelf = Shelf::new(outbox);
     let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
     let counter = |bridge: &Bridge| Counter { takes: bridge.takes(), is_local: bridge.is_local() };
     let counters = bridges.iter().map(|bridge| (bridge.name.clone(), counter(bridge))).collect();
     let teller = Desk { runtime, shelf, claims, routes: Routes(config.alert.routes()), counters };
     let mut couriers = JoinSet::new();
+    for (service, github) in &config.alert.github {
+        let (client, Runtime { bus, state_dir, .. }) = (bellwether_runtime::http()?, &teller.runtime);
+        let github = Github::new(service, github, &config.alert.link, client, state_dir)?;
+        couriers.spawn(github.serve(bus.clone(), last));
+    }
     for bridge in bridges {
         let (shelf, claims, clock) = (teller.shelf.clone(), teller.claims.clone(), teller.runtime.clock.clone());
         couriers.spawn(courier::serve(bridge, shelf, Some(claims), clock, PACE));

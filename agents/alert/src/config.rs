@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use bellwether_protocol::alert::Severity;
-use bellwether_protocol::id::AgentName;
+use bellwether_protocol::id::{AgentName, Service};
 use bellwether_protocol::time::Span;
 use bellwether_runtime::{AgentConfig, SecretRef};
 use serde::Deserialize;
@@ -29,6 +29,9 @@ pub struct AlertConfig {
     /// Bridges by name. The name keeps what is under way: renamed, a bridge begins anew.
     #[serde(default)]
     pub bridges: BTreeMap<AgentName, BridgeConfig>,
+    /// Services whose rollouts are shown as deployments on GitHub.
+    #[serde(default)]
+    pub github: BTreeMap<Service, GithubConfig>,
     /// Who is told of what; every route that matches counts. Without any, every bridge tells what
     /// asks at least `warn`.
     #[serde(default)]
@@ -142,6 +145,28 @@ pub enum MailSecurity {
     Tls,
 }
 
+/// A repository on GitHub that shows a service's rollouts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GithubConfig {
+    /// `OWNER/NAME`.
+    pub repository: String,
+    /// Where a token is that may write the repository's deployments.
+    pub token: SecretRef,
+    /// The branch, tag or commit that is deployed. Default `{release}`: the release is one of them.
+    #[serde(default = "release", rename = "ref")]
+    pub reference: String,
+    /// What GitHub calls the place. Default `production`.
+    #[serde(default = "production")]
+    pub environment: String,
+    /// Where the service is. Default: nowhere.
+    #[serde(default)]
+    pub environment_url: String,
+    /// The REST API. Default `https://api.github.com`.
+    #[serde(default = "github")]
+    pub url: String,
+}
+
 /// A PagerDuty service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -246,15 +271,17 @@ pub struct BridgeFlaw {
 
 impl AlertConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigFlaw> {
-        if !self.console && self.bridges.is_empty() {
+        if !self.console && self.bridges.is_empty() && self.github.is_empty() {
             return Err(ConfigFlaw::NoBridge);
         }
         if !self.link.is_empty() {
             crate::http::parse(&self.link).map_err(ConfigFlaw::Link)?;
         }
-        for (what, count, max) in
-            [("bridges", self.bridges.len(), BRIDGES_MAX), ("routes", self.routes.len(), ROUTES_MAX)]
-        {
+        for (what, count, max) in [
+            ("bridges", self.bridges.len(), BRIDGES_MAX),
+            ("github", self.github.len(), BRIDGES_MAX),
+            ("routes", self.routes.len(), ROUTES_MAX),
+        ] {
             if count > max {
                 return Err(ConfigFlaw::TooMany { what, count, max });
             }
@@ -303,8 +330,20 @@ fn minute() -> Span {
     Span::from_secs(60)
 }
 
+fn github() -> String {
+    "https://api.github.com".to_owned()
+}
+
 fn pagerduty() -> String {
     "https://events.pagerduty.com".to_owned()
+}
+
+fn production() -> String {
+    "production".to_owned()
+}
+
+fn release() -> String {
+    "{release}".to_owned()
 }
 
 fn slack() -> String {

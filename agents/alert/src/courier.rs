@@ -70,13 +70,13 @@ pub(crate) struct Pace {
 /// Quick at first, since a page is worth most in its first minute.
 pub(crate) const PACE: Pace = Pace { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 /// Most tries of one message: with [`PACE`] about two hours, after which it is no longer news.
-const TRIES_MAX: u32 = 30;
+pub(crate) const TRIES_MAX: u32 = 30;
 /// How often to look without a bell, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Pace {
     /// Doubles with each try, and is spread so that receivers that come back are not flooded.
-    fn pause(self, tries: u32) -> Duration {
+    pub(crate) fn pause(self, tries: u32) -> Duration {
         let doubled = self.first.saturating_mul(2_u32.saturating_pow(tries.min(16)));
         doubled.min(self.longest) * fastrand::u32(90..=110) / 100
     }

@@ -3,7 +3,7 @@
 //! A redirect is a failure: the body must not travel to a host that nobody configured. Addresses and
 //! answers may hold secrets, so what is said of them is cut.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwether_runtime::web::{Reply, chain, reply};
 
@@ -47,7 +47,11 @@ pub(crate) fn shown(url: &str) -> String {
 /// Sends, and reads a bounded answer, whatever its status.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Result<Answer, DeliveryError> {
     let retry = |error| DeliveryError::Retry { why: chain(&error), after: None };
-    let Reply { status, body, after, .. } = reply(request.timeout(TIMEOUT), BODY_LEN_MAX).await.map_err(retry)?;
+    let Reply { status, body, after, left, reset } =
+        reply(request.timeout(TIMEOUT), BODY_LEN_MAX).await.map_err(retry)?;
+    // Who counts requests says when they may go on, as an instant in seconds.
+    let spent = reset.filter(|_| left == Some(0)).and_then(|reset| UNIX_EPOCH.checked_add(Duration::from_secs(reset)));
+    let after = after.or_else(|| spent.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default()));
     Ok(Answer { status, body, after: after.map(|wait| wait.min(RETRY_AFTER_MAX)) })
 }
 

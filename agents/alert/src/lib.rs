@@ -13,6 +13,7 @@
 //! | `case` | one incident, as this agent knows it; pure |
 //! | `bridge` | one arm per bridge; [`Receipt`] and [`DeliveryError`] |
 //! | `alertmanager`, `console`, `email`, `pagerduty`, `slack`, `slack_webhook`, `webhook` | one file per bridge |
+//! | `github` | deployments on GitHub, of what the coordinators tell of rollouts |
 //! | `http`, `words` | what bridges share: an exchange, and the words for people |
 //! | `outbox` | what is still to be told, on disk |
 //! | `courier` | tries again until it is told, or it is too late |
@@ -29,6 +30,7 @@ mod config;
 mod console;
 mod courier;
 mod email;
+mod github;
 mod http;
 mod outbox;
 mod pagerduty;
@@ -43,8 +45,8 @@ mod words;
 pub use agent::{AlertError, run};
 pub use bridge::{DeliveryError, Receipt};
 pub use config::{
-    AlertConfig, AlertmanagerConfig, BridgeConfig, BridgeFlaw, ConfigFlaw, EmailConfig, MailSecurity, PagerdutyConfig,
-    SlackConfig, SlackWebhookConfig, WebhookConfig,
+    AlertConfig, AlertmanagerConfig, BridgeConfig, BridgeFlaw, ConfigFlaw, EmailConfig, GithubConfig, MailSecurity,
+    PagerdutyConfig, SlackConfig, SlackWebhookConfig, WebhookConfig,
 };
 pub use outbox::OutboxError;
 pub use route::{Escalation, QuietHours, Route};

@@ -283,14 +283,18 @@ impl Outbox {
     }
 
     fn save(&self) -> Result<(), OutboxError> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let write = |source| OutboxError::Io { doing: "write", path: path.clone(), source };
-        let bytes = serde_json::to_vec(&self.contents).map_err(|error| write(error.into()))?;
-        let beside = path.with_extension("json.new");
-        let mut file = std::fs::File::create(&beside).map_err(write)?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(write)?;
-        std::fs::rename(&beside, path).map_err(write)
+        self.path.as_ref().map_or(Ok(()), |path| replace(path, &self.contents))
     }
+}
+
+/// Replaces a file as a whole: a reader, and whoever starts after a crash, finds the old or the new one.
+pub(crate) fn replace(path: &Path, contents: &impl Serialize) -> Result<(), OutboxError> {
+    let write = |source| OutboxError::Io { doing: "write", path: path.to_owned(), source };
+    let bytes = serde_json::to_vec(contents).map_err(|error| write(error.into()))?;
+    let beside = path.with_extension("json.new");
+    let mut file = std::fs::File::create(&beside).map_err(write)?;
+    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(write)?;
+    std::fs::rename(&beside, path).map_err(write)
 }
 
 #[cfg(test)]

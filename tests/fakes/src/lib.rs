@@ -5,6 +5,7 @@
 //! [`Family`] does. A family refuses what the real service refuses: an unknown field is an error
 //! here, because it would be a silent mistake there.
 
+pub mod github;
 pub mod launchdarkly;
 pub mod pagerduty;
 pub mod render;

@@ -14,8 +14,10 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// How long it asks to wait: `Retry-After` in seconds.
     pub after: Option<Duration>,
-    /// The instant from which it takes requests again, in milliseconds since 1970: `X-RateLimit-Reset`.
-    pub(super) reset_ms: Option<u64>,
+    /// How many more requests it takes now: `X-RateLimit-Remaining`.
+    pub left: Option<u64>,
+    /// The instant from which it takes requests again, since 1970 in a unit of its own: `X-RateLimit-Reset`.
+    pub reset: Option<u64>,
 }
 
 /// Why there is no whole answer.
@@ -60,7 +62,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub async fn reply(request: RequestBuilder, len_max: usize) -> Result<Reply, ReplyError> {
     let mut response = request.send().await?;
     let number = |name: &str| response.headers().get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-    let (after, reset_ms) = (number(RETRY_AFTER.as_str()).map(Duration::from_secs), number("x-ratelimit-reset"));
+    let after = number(RETRY_AFTER.as_str()).map(Duration::from_secs);
+    let (left, reset) = (number("x-ratelimit-remaining"), number("x-ratelimit-reset"));
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > len_max {
@@ -68,5 +71,5 @@ pub async fn reply(request: RequestBuilder, len_max: usize) -> Result<Reply, Rep
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Reply { status: response.status().as_u16(), body, after, reset_ms })
+    Ok(Reply { status: response.status().as_u16(), body, after, left, reset })
 }

@@ -194,7 +194,7 @@ impl Rest {
 /// How long a 429 asks to wait, bounded.
 fn pause(reply: &Reply) -> Duration {
     let until_reset = || {
-        let reset = UNIX_EPOCH.checked_add(Duration::from_millis(reply.reset_ms?))?;
+        let reset = UNIX_EPOCH.checked_add(Duration::from_millis(reply.reset?))?;
         // An instant that is over asks for nothing more.
         Some(reset.duration_since(SystemTime::now()).unwrap_or_default())
     };
