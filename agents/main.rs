@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bellwether_coordinator::{assess::JUDGE, backtest, explain::explain, offline, report};
+use bellwether_coordinator::{assess::JUDGE, backtest, dry_run::dry_run, explain::explain, offline, report};
 use bellwether_operator::{self as operator, Mesh, exit};
 use bellwether_protocol::{assessment::Glance, plan::Validators};
 use bellwether_runtime::telemetry;
@@ -56,6 +56,7 @@ const JUDGING: operator::Judge = operator::Judge {
         let samples = backtest::Samples::read(asked.name, asked.samples, asked.plan)?;
         Ok(backtest::backtest(asked.plan, &samples, asked.with_looks, asked.tell))
     },
+    dry_run: |start, agents, now| Ok(dry_run(start, agents, now)?),
     evidence: |log, which, wanted| Ok(report::evidence(log, which, wanted)?),
     explain: |log, which| Ok(explain(log, which)?),
     power: offline::power,

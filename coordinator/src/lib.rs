@@ -12,6 +12,7 @@
 //! | [`assess`] | whether the release that runs now should be taken back, by a few looks |
 //! | [`cdevents`] | what a record says in the words of CDEvents |
 //! | [`backtest`] | what a plan would have decided on samples that were seen before |
+//! | [`dry_run`] | what a start would do with the agents that are here |
 //! | [`explain`] | why a rollout went as it did, from its records alone |
 //! | [`report`] | what a rollout has shown so far, from its records alone |
 //! | [`offline`] | verbs that need the judge without a mesh |
@@ -25,6 +26,7 @@ pub mod assess;
 pub mod backtest;
 pub mod cdevents;
 pub mod core;
+pub mod dry_run;
 pub mod explain;
 pub mod log;
 pub mod offline;

@@ -230,12 +230,16 @@ pub(crate) struct Context<'a> {
 
 impl Context<'_> {
     fn agents_for(&self, service: &Service) -> Agents {
-        let here = |presence: &bellwether_protocol::presence::Presence| AgentHere {
-            kinds: presence.kinds.clone(),
-            watching: presence.watching.get(service).cloned(),
-            levers: presence.levers.get(service).cloned().unwrap_or_default(),
-        };
-        self.live.iter().map(|(agent, presence)| (agent.clone(), here(presence))).collect()
+        self.live.iter().map(|(agent, presence)| (agent.clone(), here(presence, service))).collect()
+    }
+}
+
+/// What an agent holds for a service.
+pub(crate) fn here(presence: &bellwether_protocol::presence::Presence, service: &Service) -> AgentHere {
+    AgentHere {
+        kinds: presence.kinds.clone(),
+        watching: presence.watching.get(service).cloned(),
+        levers: presence.levers.get(service).cloned().unwrap_or_default(),
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`status`] | the projection that `rollout status` and `watch` read |
 //! | [`assessment`] | what a few looks say of what runs now |
 //! | [`backtest`] | what a plan would have decided |
+//! | [`dry_run`] | what a start would do |
 //! | [`explanation`] | what a rollout came to, and why |
 //! | [`report`] | all of that for people to read, and the evidence behind each number |
 //! | [`power`] | what a plan's looks can show |
@@ -34,6 +35,7 @@ pub mod backtest;
 pub mod cdevent;
 pub mod codec;
 pub mod command;
+pub mod dry_run;
 pub mod explanation;
 pub mod id;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! `bellwether agents list`: who is there, and where their levers stand.
 
+use bellwether_bus::Bus;
 use bellwether_protocol::codec;
 use bellwether_protocol::presence::Presence;
 use bellwether_protocol::subject::Bucket;
@@ -26,6 +27,18 @@ const AGENTS_MAX: usize = 1_000;
 pub(crate) async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbError> {
     let AgentsVerb::List = verb;
     let bus = mesh.connect().await?;
+    let here = presences(&bus).await?;
+    if mesh.json {
+        let text = codec::to_json("agents", &here)?;
+        outln!("{}", String::from_utf8_lossy(&text));
+    } else {
+        table::agents(&here, now()).iter().for_each(|line| outln!("{}", line.plain()));
+    }
+    Ok(exit::DONE)
+}
+
+/// Every process that is there, by its id.
+pub(crate) async fn presences(bus: &Bus) -> Result<Vec<Presence>, VerbError> {
     let bucket = bus.kv(Bucket::Presence);
     let mut here: Vec<Presence> = Vec::new();
     for key in bucket.keys().await?.into_iter().take(AGENTS_MAX) {
@@ -35,11 +48,5 @@ pub(crate) async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbErro
         }
     }
     here.sort_by(|a, b| a.agent.cmp(&b.agent));
-    if mesh.json {
-        let text = codec::to_json("agents", &here)?;
-        outln!("{}", String::from_utf8_lossy(&text));
-    } else {
-        table::agents(&here, now()).iter().for_each(|line| outln!("{}", line.plain()));
-    }
-    Ok(exit::DONE)
+    Ok(here)
 }

@@ -10,6 +10,7 @@
 //! | `ask` | a command, from the publish to its outcome |
 //! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest`, `health` | the verbs |
 //! | `verb` | all of these, and what the judge does for them |
+//! | `dry_run` | what a start would do |
 //! | `init` | the files of a first rollout |
 //! | `assess` | one look at a release, and the way back, without a mesh |
 //! | `follow` | one rollout until it ends: events above, the live block below |
@@ -26,6 +27,7 @@ mod backtest;
 mod children;
 mod command;
 mod demo;
+mod dry_run;
 mod error;
 mod follow;
 mod health;

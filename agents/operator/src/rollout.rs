@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
-use bellwether_protocol::command::{CommandBody, Verb};
+use bellwether_protocol::command::{self, CommandBody, Verb};
 use bellwether_protocol::id::{IdError, Principal, Release, RolloutId, Service};
 use bellwether_protocol::plan::Validators;
 use bellwether_protocol::status::Status;
@@ -14,6 +14,7 @@ use bellwether_protocol::time::Span;
 
 use crate::args::{Asker, Mesh, now};
 use crate::ask::{Asked, DECIDED_WITHIN, ask, say};
+use crate::dry_run::dry_run;
 use crate::error::{VerbError, exit};
 use crate::follow::{Follow, follow};
 use crate::out::outln;
@@ -62,6 +63,9 @@ pub struct StartArgs {
     /// Look and decide, and move nothing: say what would have been done
     #[arg(long)]
     shadow: bool,
+    /// Say each call that it would make and what blocks it; publish nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     /// End a rollout that is on, and go on from where it stands
     #[arg(long)]
     supersede: bool,
@@ -142,7 +146,7 @@ pub(crate) async fn rollout(
         RolloutVerb::List => list(mesh).await,
         RolloutVerb::Replay(args) => args.show(mesh, judge).await,
         RolloutVerb::Report(args) => args.show(mesh, judge).await,
-        RolloutVerb::Start(args) => start(mesh, &args, validators, judge.explain).await,
+        RolloutVerb::Start(args) => start(mesh, &args, validators, judge).await,
         RolloutVerb::Status { rollout } => status(mesh, rollout.as_ref()).await,
         RolloutVerb::Watch(args) => watch(mesh, &args, judge.explain).await,
     }
@@ -213,11 +217,23 @@ async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View)
     Ok(followed.await?.exit_code())
 }
 
-async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, explain: Explain) -> Result<u8, VerbError> {
+async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
     let text = plan::read(&args.plan)?;
     let plan = plan::checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
     let principal = args.asker.principal()?;
     let bus = mesh.connect().await?;
+    if args.dry_run {
+        let start = command::Start {
+            release: args.release.clone(),
+            text,
+            overrides: args.overrides.clone(),
+            shadow: args.shadow,
+            supersede: args.supersede,
+            plan,
+        };
+        let status = last_status(&bus, &start.plan.service).await?;
+        return dry_run(mesh, &bus, judge, (start, &principal), status).await;
+    }
     let body = CommandBody {
         release: Some(args.release.clone()),
         plan: Some(text),
@@ -237,7 +253,7 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, explain: 
     let code = say(&answer, mesh.json)?;
     match answer.outcome.and_then(|outcome| outcome.rollout) {
         Some(rollout) if args.wait && code == exit::DONE => {
-            let view = View { plain: args.plain, timeout: args.timeout, asker: principal, explain };
+            let view = View { plain: args.plain, timeout: args.timeout, asker: principal, explain: judge.explain };
             watch_until_end(mesh, &bus, rollout, view).await
         }
         Some(rollout) if code == exit::DONE && !mesh.json => {
@@ -260,9 +276,14 @@ async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
             (None, _) => Err(VerbError::NoRollouts),
         };
     };
+    last_status(bus, service).await?.ok_or_else(|| VerbError::NoService(service.clone()))
+}
+
+/// Where the last rollout of a service stands; `None` when there was none.
+async fn last_status(bus: &Bus, service: &Service) -> Result<Option<Status>, VerbError> {
     let entry = bus.kv(Bucket::Status).get(service.as_str()).await?;
-    let bytes = entry.and_then(|entry| entry.value).ok_or_else(|| VerbError::NoService(service.clone()))?;
-    Ok(codec::from_json("status", &bytes)?)
+    let bytes = entry.and_then(|entry| entry.value);
+    Ok(bytes.map(|bytes| codec::from_json("status", &bytes)).transpose()?)
 }
 
 async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {

@@ -6,11 +6,15 @@
 use std::error::Error;
 
 use bellwether_protocol::backtest::Decision;
+use bellwether_protocol::command::Start;
+use bellwether_protocol::dry_run::DryRun;
 use bellwether_protocol::explanation::Explanation;
 use bellwether_protocol::plan::{Plan, Validators};
 use bellwether_protocol::power::StagePower;
+use bellwether_protocol::presence::Presence;
 use bellwether_protocol::record::Record;
 use bellwether_protocol::report::{Folded, Report, Wanted};
+use bellwether_protocol::time::Timestamp;
 
 use crate::agents::{AgentsVerb, agents};
 use crate::args::Mesh;
@@ -63,6 +67,8 @@ pub type Told<T> = Result<T, Box<dyn Error + Send + Sync>>;
 pub struct Judge {
     /// What a plan would have decided on samples.
     pub backtest: fn(Samples<'_>) -> Told<Option<Decision>>,
+    /// What a start would do with these agents.
+    pub dry_run: fn(Start, &[Presence], Timestamp) -> Told<DryRun>,
     /// The slots behind a rollout's numbers.
     pub evidence: fn(Log, Asked<'_>, &Wanted) -> Told<Option<Folded>>,
     /// Why a rollout went as it did.

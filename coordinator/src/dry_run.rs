@@ -1,0 +1,127 @@
+//! What a start would do: the judge decides it on agents as they are now, and nothing is published.
+
+use bellwether_decide::{Desk, Rollout, step};
+use bellwether_protocol::command::{Ask, Command, Start};
+use bellwether_protocol::dry_run::{DryRun, Move};
+use bellwether_protocol::id::IdError;
+use bellwether_protocol::plan::{Plan, Set, SetTo};
+use bellwether_protocol::presence::Presence;
+use bellwether_protocol::record::{AgentSeen, Input};
+use bellwether_protocol::time::Timestamp;
+
+use crate::room::here;
+
+/// Decides a start on these agents. A rollout that is on is not known here, and would refuse it.
+///
+/// # Errors
+/// None that can be caused from outside.
+pub fn dry_run(start: Start, agents: &[Presence], now: Timestamp) -> Result<DryRun, IdError> {
+    let Start { plan, release, .. } = start.clone();
+    let service = plan.service.clone();
+    let seen = |presence: &Presence| AgentSeen { agent: presence.agent.clone(), here: Some(here(presence, &service)) };
+    let mut inputs: Vec<Input> = agents.iter().map(seen).map(Input::Presence).collect();
+    inputs.push(Input::Command(Command {
+        id: "dry-run".parse()?,
+        seq: 1,
+        service: service.clone(),
+        principal: "dry-run".parse()?,
+        at: now,
+        not_after: now,
+        rollout: None,
+        reason: None,
+        ask: Ask::Start(Box::new(start)),
+    }));
+    let decided = step(&Desk::new(service), &inputs, now);
+    let rollout = decided.desk.rollout;
+    let moves = |sets: &[Set]| sets.iter().map(|set| one_move(set, rollout.as_ref(), &release.to_string())).collect();
+    Ok(DryRun {
+        refused: decided.outcomes.into_iter().find_map(|outcome| outcome.refused),
+        previous: rollout.as_ref().and_then(|rollout| rollout.previous.clone()),
+        stages: plan.stages.iter().map(|stage| (stage.name.clone(), moves(&stage.enter))).collect(),
+        levels: levels(&plan, moves),
+    })
+}
+
+fn levels(plan: &Plan, moves: impl Fn(&[Set]) -> Vec<Move>) -> Vec<Vec<Move>> {
+    plan.take_back.levels.iter().map(|level| moves(&level.set)).collect()
+}
+
+/// What is set: as the rollout would, or as the plan says where it would not begin.
+fn one_move(set: &Set, rollout: Option<&Rollout>, release: &str) -> Move {
+    let to = match (&set.to, rollout) {
+        (SetTo::Run, _) => "run".parse().ok(),
+        (_, Some(rollout)) => rollout.value_of(set),
+        (SetTo::Previous, None) => None,
+        (SetTo::Release, None) => release.parse().ok(),
+        (SetTo::Value(value), None) => Some(value.clone()),
+    };
+    Move { lever: set.lever.clone(), to }
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_protocol::id::LeverName;
+    use bellwether_protocol::plan::read_plan;
+    use bellwether_protocol::presence::LeverReading;
+
+    use super::*;
+
+    const PLAN: &str = "service: shop\nregions: { east: 'http://127.0.0.1:1' }\nlevers:\n  release: { holds_release: true }\n  \
+        backup: { runs: true }\nslis: [{ name: home, http: { path: / } }]\ncriteria: [{ name: down, must: never 3 slots down }]\n\
+        stages: [{ name: live, enter: [{ run: backup }, { set: release, to: '{release}' }], soak: 5m }]\n\
+        take_back: { levels: [{ set: [{ set: release, to: '{previous}' }] }] }\n";
+
+    fn agent(id: &str, levers: &[(&str, Option<&str>)]) -> Presence {
+        let reading = |(lever, value): &(&str, Option<&str>)| LeverReading {
+            lever: lever.parse().unwrap(),
+            value: value.map(|value| value.parse().unwrap()),
+            targets: Vec::new(),
+            history: Vec::new(),
+        };
+        Presence {
+            agent: id.parse().unwrap(),
+            version: "0".to_owned(),
+            at: Timestamp::default(),
+            clock_offset_ms: 0,
+            spooled: 0,
+            kinds: ["http".to_owned()].into(),
+            watching: Default::default(),
+            levers: [("shop".parse().unwrap(), levers.iter().map(reading).collect())].into(),
+            hands: Default::default(),
+            serving: Default::default(),
+        }
+    }
+
+    fn dry(release: &str, agents: &[Presence]) -> DryRun {
+        let (plan, _) = read_plan("plan.yaml", PLAN, &[], &Default::default()).unwrap();
+        let (text, overrides) = (PLAN.to_owned(), Vec::new());
+        let start = Start { release: release.parse().unwrap(), text, overrides, plan, shadow: false, supersede: false };
+        dry_run(start, agents, "2026-05-05T13:51:10Z".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn it_says_what_would_be_set_and_what_blocks() {
+        let probe = agent("east.probe.probe-1", &[]);
+        let levers = |release| agent("east.rollback.roll-1", &[("release", release), ("backup", Some("never"))]);
+        let all = |would: &DryRun| -> Vec<(LeverName, Option<String>)> {
+            let moves = would.stages.iter().flat_map(|(_, moves)| moves).chain(would.levels.iter().flatten());
+            moves.map(|one| (one.lever.clone(), one.to.as_ref().map(ToString::to_string))).collect()
+        };
+        let moves = |back: Option<&str>| {
+            [("backup", Some("run")), ("release", Some("v2")), ("release", back)]
+                .map(|(lever, to)| (lever.parse().unwrap(), to.map(str::to_owned)))
+        };
+        let good = dry("v2", &[probe.clone(), levers(Some("v1"))]);
+        assert_eq!((good.refused.as_deref(), good.previous.as_ref().map(|v| v.as_str())), (None, Some("v1")));
+        assert_eq!(all(&good), moves(Some("v1")));
+        for (agents, why) in [
+            (vec![], "no live agent holds lever backup; no live agent holds lever release; region east has 0 of 1"),
+            (vec![probe.clone(), levers(None)], "lever release could not be read back"),
+            (vec![probe.clone(), levers(Some("v2"))], "v2 is out already"),
+        ] {
+            let blocked = dry("v2", &agents);
+            assert!(blocked.refused.as_ref().is_some_and(|said| said.starts_with(why)), "{:?}", blocked.refused);
+            assert_eq!(all(&blocked), moves(None));
+        }
+    }
+}
