@@ -66,7 +66,9 @@ impl Heartbeat {
             let error = match sent {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error),
-                Err(_) => Some(format!("no answer in {} s", WRITE_TIMEOUT.as_secs())),
+                Err(_) => {
+                    Some(format!("no answer in {} s: is NATS there, and has its disk room?", WRITE_TIMEOUT.as_secs()))
+                }
             };
             // One line when it begins and one when it ends, not one every few seconds.
             match (&error, was_heard) {

@@ -78,7 +78,9 @@ pub enum AppendError {
 }
 
 fn hint(said: &Option<String>) -> String {
-    said.as_ref().map(|said| format!(" (NATS said lately: {said})")).unwrap_or_default()
+    // A server whose disk is full answers to everything but what it would have to store.
+    let nothing = || " (is NATS there, and has its disk room? its log and its `/healthz` say)".to_owned();
+    said.as_ref().map_or_else(nothing, |said| format!(" (NATS said lately: {said})"))
 }
 
 /// What one attempt came to.
