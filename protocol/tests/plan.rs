@@ -200,7 +200,11 @@ fn names_that_refer_to_nothing_are_refused() {
     check("soak: 1h", "soak: 1h\n    cohorts: [canary, baseline]", "P04]: this plan has no baseline");
     check("soak: 1h", "soak: 1h\n    regions: [east, east]", "P07]: the same one twice");
     check("stages:", "stages:\n  - { name: canary, soak: 1h }", "P07]: a second stage `canary`");
-    check("traffic: {}", "traffic: { holds_release: true }", "P12]: a second lever that holds the release");
+    let second = |levers: &str| said("traffic: {}\n  release: { holds_release: true }", levers);
+    let two = "traffic: { holds_release: true }\n  release: { holds_release: true, regions: [east] }";
+    assert!(second(two).contains("P12]: it holds the release, and so does `traffic`"), "{}", second(two));
+    let unknown = second("traffic: {}\n  release: { holds_release: true, regions: [west] }");
+    assert!(unknown.contains("P04]: unknown region `west`: known: east"), "{unknown}");
     check("soak: 1h", "soak: 1h\n    criteria: [errors]", "W02]: no stage uses this criterion");
     check(
         "max: 5%",

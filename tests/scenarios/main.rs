@@ -84,6 +84,7 @@ scenarios! {
     amended
     approval_late
     baseline_as_red
+    environments
     flag_set_again
     flags_off
     foreign_deploy

@@ -104,6 +104,9 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
         }
         ["lever", name, "moves", value] => world.order(&name.parse().unwrap(), &value.parse().unwrap()),
         ["lever", name, "stuck", target] => drop(world.site.real(name).stuck.insert((*target).to_owned())),
+        ["region", region, "held", "by", lever] => {
+            world.site.held_by.insert(region.parse().unwrap(), lever.parse().unwrap());
+        }
         ["probe", region, state] => {
             let probe = world.probes.iter_mut().find(|probe| probe.id.region.as_str() == *region);
             let probe = probe.expect("a probe agent in that region");

@@ -1,7 +1,7 @@
 //! What people ask: done, or refused with a reason. Either is recorded.
 
 use bellwether_protocol::command::{Amend, Ask, Command, Excluded, Outcome, Start};
-use bellwether_protocol::id::{AgentId, Entry, GateVersion, RolloutId};
+use bellwether_protocol::id::{AgentId, Entry, GateVersion, LeverName, Release, RolloutId};
 use bellwether_protocol::plan::{Plan, SetTo};
 use bellwether_protocol::reason::{Cause, Ending, Reason};
 use bellwether_protocol::record::{AgentHere, Hash};
@@ -182,26 +182,26 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
     }
     let superseded = desk.running();
     missing_agents(desk, &plan, start.shadow)?;
-    // What a superseded rollout moved stands where that one put it, and goes back to where it found it.
-    let earlier = superseded.and_then(|old| old.previous.clone()).filter(|release| *release != start.release);
-    let previous = match earlier {
-        Some(release) => Some(release),
-        None => match plan.release_lever().map(|lever| desk.previous(lever, &start.release)) {
-            Some(Err(_)) if start.shadow => None,
-            found => found.transpose()?.flatten(),
-        },
-    };
-    let levers = plan.levers.keys().map(|name| {
-        let moved = superseded.and_then(|old| old.levers.get(name)).filter(|lever| lever.set_to.is_some());
-        let origin = desk.reading(name).and_then(|reading| reading.value.clone());
-        (name.clone(), moved.cloned().unwrap_or(LeverState { origin, ..LeverState::default() }))
+    let levers = plan.levers.iter().map(|(name, own)| {
+        // What a superseded rollout moved stands where that one put it, and goes back to where it found it.
+        let old = superseded.and_then(|old| old.levers.get(name));
+        let mut lever = match old.filter(|lever| lever.set_to.is_some()) {
+            Some(moved) => moved.clone(),
+            None => found(desk, name),
+        };
+        let earlier = old.and_then(|lever| lever.previous.clone()).filter(|release| *release != start.release);
+        lever.previous = match earlier {
+            _ if !own.holds_release => None,
+            None => previous(desk, name, &start.release, start.shadow)?,
+            earlier => earlier,
+        };
+        Ok((name.clone(), lever))
     });
-    let levers = levers.collect();
+    let levers = levers.collect::<Result<_, String>>()?;
     desk.rollouts = desk.rollouts.saturating_add(1);
     let mut rollout = Rollout {
         id: RolloutId { service: desk.service.clone(), number: desk.rollouts },
         release: start.release.clone(),
-        previous: previous.clone(),
         plan,
         plan_hash: Hash::of(start.text.as_bytes()),
         overrides: start.overrides.clone(),
@@ -237,12 +237,23 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
     begin_epoch(&mut rollout, out.now);
     out.reasons.push(Reason::Started {
         release: start.release.clone(),
-        previous,
+        previous: rollout.previous().cloned(),
         plan_hash: rollout.plan_hash.short(),
         principal: command.principal.clone(),
     });
     desk.rollout = Some(rollout);
     Ok(())
+}
+
+/// The release that a lever goes back to. The shadow moves nothing, and needs none.
+fn previous(desk: &Desk, name: &LeverName, new: &Release, is_shadow: bool) -> Result<Option<Release>, String> {
+    desk.previous(name, new).or_else(|why| if is_shadow { Ok(None) } else { Err(why) })
+}
+
+/// A lever as it was found.
+fn found(desk: &Desk, name: &LeverName) -> LeverState {
+    let origin = desk.reading(name).and_then(|reading| reading.value.clone());
+    LeverState { origin, ..LeverState::default() }
 }
 
 /// Goes on with another plan: the stage that is on keeps its place, and its evidence begins anew.
@@ -266,9 +277,11 @@ fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Re
         return Err(format!("lever {lost} was moved, and the new plan does not know it"));
     }
     let mut amended = rollout.clone();
-    for name in plan.levers.keys() {
-        let found = || desk.reading(name).and_then(|reading| reading.value.clone());
-        amended.levers.entry(name.clone()).or_insert_with(|| LeverState { origin: found(), ..LeverState::default() });
+    for (name, own) in &plan.levers {
+        let lever = amended.levers.entry(name.clone()).or_insert_with(|| found(desk, name));
+        if own.holds_release && lever.previous.is_none() {
+            lever.previous = previous(desk, name, &rollout.release, rollout.is_shadow)?;
+        }
     }
     amended.levers.retain(|name, _| plan.levers.contains_key(name));
     amended.plan = plan.clone();

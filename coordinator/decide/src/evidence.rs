@@ -104,9 +104,7 @@ pub struct Part {
 pub struct Frame<'a> {
     plan: &'a Plan,
     stage: &'a Stage,
-    /// Which release each cohort should show; `None` where the plan has no fingerprint.
-    canary: Option<&'a Release>,
-    baseline: Option<&'a Release>,
+    expected: Expected<'a>,
     is_entering: bool,
     /// SLIs that must be answered by refusals, and then every refusal is a good answer.
     refuses: &'a [SliName],
@@ -125,13 +123,14 @@ pub struct Counted<'a> {
     pub seen: Vec<Attributed<'a>>,
 }
 
-/// Which release answers which cohort, as far as the plan can tell.
-#[derive(Debug, Default, Clone, Copy)]
+/// Which release answers which cohort in each region, as far as the plan can tell: of none where it
+/// has no fingerprint.
+#[derive(Debug, Default, Clone)]
 pub struct Expected<'a> {
     /// The release that the canary should show.
-    pub canary: Option<&'a Release>,
+    pub canary: BTreeMap<&'a Region, &'a Release>,
     /// The release that the baseline should show.
-    pub baseline: Option<&'a Release>,
+    pub baseline: BTreeMap<&'a Region, &'a Release>,
 }
 
 /// The criteria of one SLI.
@@ -163,15 +162,15 @@ impl<'a> Frame<'a> {
             let here = criteria.entry(&criterion.sli).or_default();
             if is_paired(criterion) { &mut here.paired } else { &mut here.alone }.push(criterion);
         }
-        let Expected { canary, baseline } = expected;
-        Self { plan, stage, canary, baseline, is_entering, refuses, criteria }
+        Self { plan, stage, expected, is_entering, refuses, criteria }
     }
 
-    fn expected(&self, cohort: Cohort) -> Option<&Release> {
-        match cohort {
-            Cohort::Baseline => self.baseline,
-            Cohort::Canary => self.canary,
-        }
+    fn expected(&self, series: &Series) -> Option<&Release> {
+        let releases = match series.cohort {
+            Cohort::Baseline => &self.expected.baseline,
+            Cohort::Canary => &self.expected.canary,
+        };
+        releases.get(&series.region).copied()
     }
 
     /// A slot as this frame counts it: where refusals are asked for, they are good answers.
@@ -485,7 +484,7 @@ impl<'a> View<'a> {
     fn of(frame: &Frame<'_>, closed: &'a ClosedSlot, is_refused: bool) -> Self {
         let whole = |portion| Attributed { portion, only_bad: false };
         let is_quorate = closed.reporters >= frame.plan.quorum;
-        let Some(expected) = frame.expected(closed.series.cohort) else {
+        let Some(expected) = frame.expected(&closed.series) else {
             let seen = closed.portions.iter().map(whole).collect();
             return Self { seen, is_covered: is_quorate, sight: None };
         };

@@ -102,7 +102,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
     Some(Status {
         rollout: rollout.id.clone(),
         release: rollout.release.clone(),
-        previous: rollout.previous.clone(),
+        previous: rollout.previous().cloned(),
         plan_hash: rollout.plan_hash.short(),
         overrides: rollout.overrides.clone(),
         is_shadow: rollout.is_shadow,

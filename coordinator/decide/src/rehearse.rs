@@ -34,7 +34,6 @@ impl Rehearsal {
         let rollout = Rollout {
             id: RolloutId { service: plan.service.clone(), number: 1 },
             release,
-            previous: None,
             plan_hash: Hash::default(),
             overrides: Vec::new(),
             principal: "backtest".parse().ok()?,

@@ -136,8 +136,6 @@ pub struct Rollout {
     pub id: RolloutId,
     /// The new release.
     pub release: Release,
-    /// The release to go back to.
-    pub previous: Option<Release>,
     /// The plan, overrides applied.
     pub plan: Plan,
     /// SHA-256 of the plan text.
@@ -215,6 +213,8 @@ pub struct Incident {
 pub struct LeverState {
     /// What it was read to be when the rollout started.
     pub origin: Option<LeverValue>,
+    /// The release that it goes back to, where it holds the release.
+    pub previous: Option<Release>,
     /// What it was last asked to be; absent when the rollout never moved it.
     pub set_to: Option<LeverValue>,
     /// The last action.
@@ -372,6 +372,16 @@ impl Rollout {
         self.excluded.iter().any(|exclusion| exclusion.what == *what && now < exclusion.until)
     }
 
+    /// The release that the whole goes back to.
+    pub fn previous(&self) -> Option<&Release> {
+        self.levers.get(self.plan.release_lever()?)?.previous.as_ref()
+    }
+
+    /// The release that a region goes back to in the current stage.
+    pub fn previous_in(&self, region: &Region) -> Option<&Release> {
+        self.levers.get(self.plan.release_lever_in(self.stage, region)?)?.previous.as_ref()
+    }
+
     /// Whether a lever that holds the release was last set to the new one: it stays deployed.
     pub(crate) fn stays(&self) -> bool {
         let is_new = |value: &LeverValue| value.as_str() == self.release.as_str();
@@ -382,14 +392,12 @@ impl Rollout {
 
     /// The value that a set stands for: what the lever held at start, the new release, or the value itself.
     pub fn value_of(&self, set: &Set) -> Option<LeverValue> {
-        let origin = self.levers.get(&set.lever).and_then(|lever| lever.origin.clone());
-        let holds_release = self.plan.levers.get(&set.lever).is_some_and(|lever| lever.holds_release);
-        let previous = match &self.previous {
-            Some(release) if holds_release => release.as_str().parse().ok(),
-            _ => origin,
+        let previous = |lever: &LeverState| match &lever.previous {
+            Some(release) => release.as_str().parse().ok(),
+            None => lever.origin.clone(),
         };
         match &set.to {
-            SetTo::Previous => previous,
+            SetTo::Previous => self.levers.get(&set.lever).and_then(previous),
             // A release is at most as long and as printable as a lever value, so this always parses.
             SetTo::Release => self.release.as_str().parse().ok(),
             SetTo::Run => Some(self.run_value("enter")),

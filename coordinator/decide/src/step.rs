@@ -1,6 +1,6 @@
 //! One decision: fold first, decide second.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::action::{Action, ActionResult};
 use bellwether_protocol::alert::Alert;
@@ -128,7 +128,6 @@ fn standing(rollout: &Rollout) -> impl PartialEq + '_ {
         soaked,
         // Given at the start.
         release: _,
-        previous: _,
         plan: _,
         plan_hash: _,
         overrides: _,
@@ -216,20 +215,21 @@ pub(crate) fn fold_slots(rollout: &mut Rollout, inputs: &[Input]) {
 /// What slots are judged against in the current stage and phase.
 pub(crate) fn frame(rollout: &Rollout) -> Option<Frame<'_>> {
     let named = rollout.plan.fingerprint.is_some();
-    let previous = rollout.previous.as_ref();
     let level = match &rollout.phase {
         Phase::TakingBack(back) => back.levels.get(back.level).map(|level| (back, level)),
         _ => None,
     };
+    let stage = rollout.stage()?;
+    let baseline = stage.regions.iter().filter_map(|region| Some((region, rollout.previous_in(region)?)));
+    let baseline: BTreeMap<_, _> = baseline.filter(|_| named).collect();
     // Flags that are switched off leave the release where it is.
     let canary = match level {
-        Some((back, _)) if back.moves_release(&rollout.plan) => previous,
-        _ => Some(&rollout.release),
+        Some((back, _)) if back.moves_release(&rollout.plan) => baseline.clone(),
+        _ => stage.regions.iter().map(|region| (region, &rollout.release)).filter(|_| named).collect(),
     };
     let refuses = level.map_or(&[][..], |(_, level)| &level.refuses);
-    let expected = Expected { canary: canary.filter(|_| named), baseline: previous.filter(|_| named) };
     let is_entering = matches!(rollout.phase, Phase::Entering { .. });
-    Some(Frame::new(&rollout.plan, rollout.stage()?, expected, is_entering, refuses))
+    Some(Frame::new(&rollout.plan, stage, Expected { canary, baseline }, is_entering, refuses))
 }
 
 fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {

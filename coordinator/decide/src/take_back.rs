@@ -239,9 +239,9 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
         set_back(rollout, |back| back.applied_at = Some(out.now));
         let after = out.now.since(back.began_at);
         let is_back = back.moves_release(&rollout.plan);
-        if let Some(release) = rollout.previous.clone().filter(|_| is_back).or_else(|| Some(rollout.release.clone())) {
-            out.reasons.push(Reason::Applied { after, seen: release });
-        }
+        let previous = rollout.stage().and_then(|stage| rollout.previous_in(stage.regions.first()?));
+        let seen = previous.filter(|_| is_back).unwrap_or(&rollout.release).clone();
+        out.reasons.push(Reason::Applied { after, seen });
         let headline = format!(
             "{} taken back after {after}: levers read back, {} seen; not yet recovered",
             rollout.release,
@@ -342,9 +342,9 @@ fn give_way(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) 
 
 /// Whether the levels so far already went back to the previous release: what follows goes beyond it.
 fn is_beyond_previous(rollout: &Rollout, so_far: &[Level]) -> bool {
-    let release_lever = rollout.plan.release_lever();
-    let mut so_far = so_far.iter().flat_map(|level| &level.set);
-    release_lever.is_none_or(|lever| so_far.any(|(name, _)| name == lever))
+    let regions = rollout.stage().map_or(&[][..], |stage| &stage.regions);
+    let mut holding = regions.iter().filter_map(|region| rollout.plan.release_lever_in(rollout.stage, region));
+    holding.all(|lever| so_far.iter().flat_map(|level| &level.set).any(|(name, _)| name == lever))
 }
 
 fn fail(rollout: &mut Rollout, back: &TakeBack, why: String, out: &mut Out) -> bool {

@@ -364,7 +364,8 @@ fn what_cannot_name_a_release_is_evidence_for_its_cohort() {
         plan.slis[0].kind = kind.to_owned();
         plan.slis[0].settings = settings;
         let (stage, canary) = (&plan.stages[0], "v42".parse().unwrap());
-        let expected = Expected { canary: Some(&canary), baseline: None };
+        let canary = plan.regions.keys().map(|region| (region, &canary)).collect();
+        let expected = Expected { canary, baseline: BTreeMap::new() };
         let frame = Frame::new(&plan, stage, expected, false, &[]);
         let mut evidence = desk.running().unwrap().evidence.clone();
         let (series, slot) = evidence.series.iter().map(|(series, state)| (series.clone(), state.next)).next().unwrap();

@@ -9,7 +9,7 @@ mod criteria;
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use super::node::{Key, Node};
+use super::node::Node;
 use super::report::{FINDINGS_MAX, Finding, cut, suggest};
 use super::{ENTER_WITHIN, Edge, Freeze, GRACE, SLOT, Zone};
 use crate::ratio::Ratio;
@@ -93,12 +93,34 @@ impl<'a> Check<'a> {
     }
 
     fn levers(&mut self) {
-        let holds = |node: &&(Key, Node)| value(&node.1, "holds_release") == Some(true);
-        let entries = self.root.get("levers").map_or(&[][..], Node::entries);
-        entries.iter().take(ITEMS_MAX).for_each(|(_, lever)| self.steps(lever, "on_drift"));
-        if let Some((key, _)) = entries.iter().filter(holds).nth(1) {
-            let help = "keep `holds_release` on the lever whose value at start is the previous release";
-            self.push(Finding::new("P12", "a second lever that holds the release").on_key(key).help(help));
+        for (_, lever) in self.root.get("levers").map_or(&[][..], Node::entries).iter().take(ITEMS_MAX) {
+            self.steps(lever, "on_drift");
+            self.once("regions", lever.get("regions"));
+            for region in items(lever.get("regions")) {
+                self.refer("region", "regions", Some(region), &self.regions.clone());
+            }
+        }
+    }
+
+    /// In one stage, one lever holds the release of a region.
+    fn releases(&mut self, stage: &Node) {
+        let mut held: Vec<(&Node, Vec<&str>)> = Vec::new();
+        for set in items(stage.get("enter")).filter_map(|set| set.get("set")) {
+            let lever = set.text().and_then(|name| self.root.get("levers")?.get(name));
+            let Some(lever) = lever.filter(|lever| value(lever, "holds_release") == Some(true)) else { continue };
+            let own: Vec<&str> = match lever.get("regions") {
+                Some(own) => items(Some(own)).filter_map(Node::text).collect(),
+                None => self.regions.clone(),
+            };
+            let is_other = |(other, regions): &&(&Node, Vec<&str>)| {
+                other.text() != set.text() && regions.iter().any(|region| own.contains(region))
+            };
+            if let Some((other, _)) = held.iter().find(is_other) {
+                let message = format!("it holds the release, and so does `{}`", cut(other.text().unwrap_or_default()));
+                let help = "write the `regions` of each at these levers, so that it is known which one answers";
+                self.push(Finding::new("P12", message).on("set", set).help(help));
+            }
+            held.push((set, own));
         }
     }
 
@@ -140,6 +162,7 @@ impl<'a> Check<'a> {
                 }
             }
             self.sets(stage.get("enter"), "{previous}", "write a value or `{release}`: a stage moves forwards");
+            self.releases(stage);
             self.during(stage);
             self.soak(stage);
         }

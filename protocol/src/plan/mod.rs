@@ -20,7 +20,8 @@
 //! fingerprint: { header: x-release }    # or { json: $.version }; default: none
 //! levers:                       # names from the agents' own configuration
 //!   traffic: {}
-//!   release: { holds_release: true }    # at most one; `{previous}` is what it held at start
+//!   release: { holds_release: true }    # `{previous}` is the release that it held at start
+//!   staging_release: { holds_release: true, regions: [west] }   # default: every region
 //!   machines: { targets: 2 }            # default any: how many stand behind it; fewer or more are a drift
 //!   new_checkout: { off: "off" }        # a flag, and what `flag-off` sets
 //!   auto_deploy: { on_drift: rollback } # when it is read elsewhere: warn, hold (default), reapply, rollback;
@@ -267,8 +268,12 @@ pub enum Fingerprint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeverUse {
-    /// Whether its value is the service's release; `{previous}` is what it held at start.
+    /// Whether its value is the service's release; `{previous}` is what it held at start. Of several, the
+    /// one that was set last holds what answers in a stage.
     pub holds_release: bool,
+    /// The regions whose release it holds. Default, and when empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<Region>,
     /// The value that `flag-off` sets, when this lever is a flag.
     pub off: Option<LeverValue>,
     /// What follows when it is read elsewhere than where the rollout put it, or found it. Default: hold.
@@ -571,7 +576,8 @@ pub type Validators = BTreeMap<&'static str, fn(&serde_json::Value) -> Vec<Flaw>
 
 impl Default for LeverUse {
     fn default() -> Self {
-        Self { holds_release: false, off: None, on_drift: FailStep::hold(), targets: None, runs: false }
+        let on_drift = FailStep::hold();
+        Self { holds_release: false, regions: Vec::new(), off: None, on_drift, targets: None, runs: false }
     }
 }
 
@@ -626,8 +632,26 @@ impl Plan {
         self.criteria.iter().find(|criterion| criterion.name == *name)
     }
 
-    /// The lever that holds the service's release, if the plan names one.
+    /// The lever that holds the service's release in the end, if the plan names one: the last that is set.
     pub fn release_lever(&self) -> Option<&LeverName> {
-        self.levers.iter().find(|(_, lever)| lever.holds_release).map(|(name, _)| name)
+        let held = |lever: &LeverName| self.levers.get(lever).is_some_and(|own| own.holds_release);
+        let last = set_by(&self.stages).filter(|lever| held(lever)).last();
+        last.or_else(|| self.levers.keys().find(|lever| held(lever)))
     }
+
+    /// The lever that holds what answers in a region during a stage, by its index: the last that the
+    /// stages so far set, or else the first that is set later.
+    pub fn release_lever_in(&self, stage: usize, region: &Region) -> Option<&LeverName> {
+        let is_its = |lever: &LeverUse| lever.regions.is_empty() || lever.regions.contains(region);
+        let held = |lever: &LeverName| self.levers.get(lever).is_some_and(|own| own.holds_release && is_its(own));
+        let (so_far, later) = self.stages.split_at(stage.saturating_add(1).min(self.stages.len()));
+        let last = set_by(so_far).filter(|lever| held(lever)).last();
+        let next = || set_by(later).find(|lever| held(lever));
+        last.or_else(next).or_else(|| self.levers.keys().find(|lever| held(lever)))
+    }
+}
+
+/// The levers that stages set on entry, in order.
+fn set_by(stages: &[Stage]) -> impl Iterator<Item = &LeverName> {
+    stages.iter().flat_map(|stage| &stage.enter).map(|set| &set.lever)
 }

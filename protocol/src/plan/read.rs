@@ -204,14 +204,15 @@ impl Reader<'_> {
             if r.may_be_nothing(node) {
                 return Some(LeverUse::default());
             }
-            let s = r.section("lever", node, &["holds_release", "off", "on_drift", "targets", "runs"])?;
+            let s = r.section("lever", node, &["holds_release", "regions", "off", "on_drift", "targets", "runs"])?;
             let holds_release = r.or(s, "holds_release", false, Self::flag);
+            let regions = r.or(s, "regions", Vec::new(), |r, k, n| r.list(k, n, STAGES_MAX, Self::token));
             let off = r.or(s, "off", None, |r, k, n| r.value(k, n).map(Some));
             let on_drift = r.or(s, "on_drift", OnFail::Hold.at_once(), Self::on_fail);
             let targets = r.or(s, "targets", None, |r, k, n| r.count(k, n).map(Some));
             let runs = r.or(s, "runs", false, Self::flag);
-            let (off, on_drift) = (off?, on_drift?);
-            Some(LeverUse { holds_release: holds_release?, off, on_drift, targets: targets?, runs: runs? })
+            let (holds_release, regions, off, on_drift) = (holds_release?, regions?, off?, on_drift?);
+            Some(LeverUse { holds_release, regions, off, on_drift, targets: targets?, runs: runs? })
         })
     }
 
