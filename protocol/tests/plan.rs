@@ -402,6 +402,42 @@ no errors, 1 warning in 1 file. Nothing was contacted or changed.
 }
 
 #[test]
+fn proofs_that_nobody_asks_for_are_warned_of() {
+    let text = SMALL.replace("database: {}", "flag: { off: \"off\" }").replace(
+        "{ path: /checkout }",
+        "{ path: /checkout, refusal: [\"status == 503\"] }\ncohorts: { baseline: { headers: { x-cohort: baseline } } }",
+    );
+    let text = text.replace("    soak: 1h\n", "    soak: 1h\n    cohorts: [canary]\n")
+        + "  - name: production
+    cohorts: [canary]
+    enter: [{ set: traffic, to: 100% }]
+    soak: 1h
+take_back:
+  levels:
+    - set: [{ set: flag, to: \"off\" }]
+      refuses: [checkout]
+    - set:
+        - { set: release, to: \"{previous}\" }
+        - { set: traffic, to: 0% }
+        - { set: flag, to: \"off\" }
+";
+    let expected = "\
+warning[W05]: canary-only: a bad day would be blamed on the release
+  --> shop.yaml:23:15
+23|     cohorts: [canary]
+  |               ^^^^^^ the old release still answers (`10%`, line 20); look at it too
+  = leave `cohorts` out to look at both
+warning[W04]: level 2 switches `flag` off, and need not see the refusal
+  --> shop.yaml:35:18
+35|         - { set: flag, to: \"off\" }
+  |                  ^^^^ as in level 1 (line 31): `refuses: [checkout]`
+no errors, 2 warnings in 1 file. Nothing was contacted or changed.
+";
+    let (_, findings) = read(&text, &[]).unwrap();
+    assert_eq!(render(&findings, &[("shop.yaml", &text)]), expected);
+}
+
+#[test]
 fn durations_can_be_overridden_and_nothing_else() {
     let plan = accepted(
         SMALL,

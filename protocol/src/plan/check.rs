@@ -102,6 +102,22 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// While a share of the traffic gets the old release, that can be looked at beside the new one.
+    fn split(&mut self, stage: &'a Node, share: &mut Option<&'a Node>) {
+        let shares = items(stage.get("enter")).filter_map(|set| set.get("to"));
+        *share = shares.filter(|to| to.text().is_some_and(|text| text.parse::<Ratio>().is_ok())).last().or(*share);
+        let part = share.and_then(|to| Some((to, to.text()?.parse::<Ratio>().ok()?)));
+        let part = part.filter(|(_, part)| *part > Ratio::ZERO && *part < Ratio::ZERO.complement());
+        let has_baseline = self.root.get("cohorts").is_some_and(|cohorts| cohorts.get("baseline").is_some());
+        let (Some((to, part)), Some(cohorts)) = (part.filter(|_| has_baseline), stage.get("cohorts")) else { return };
+        let look = |cohort: &str| items(Some(cohorts)).find(|node| node.text() == Some(cohort));
+        if let Some(canary) = look("canary").filter(|_| look("baseline").is_none()) {
+            let help = format!("the old release still answers (`{part}`, line {}); look at it too", to.mark.line);
+            let finding = Finding::new("W05", "canary-only: a bad day would be blamed on the release");
+            self.push(finding.on("cohorts", canary).help(help).note("leave `cohorts` out to look at both"));
+        }
+    }
+
     /// In one stage, one lever holds the release of a region.
     fn releases(&mut self, stage: &Node) {
         let mut held: Vec<(&Node, Vec<&str>)> = Vec::new();
@@ -143,6 +159,7 @@ impl<'a> Check<'a> {
     fn stages(&mut self) {
         self.unique("stage", self.root.get("stages"));
         let root = self.root;
+        let mut share = None;
         for stage in items(root.get("stages")) {
             for (key, what, known) in [
                 ("regions", "region", self.regions.clone()),
@@ -163,6 +180,7 @@ impl<'a> Check<'a> {
             }
             self.sets(stage.get("enter"), "{previous}", "write a value or `{release}`: a stage moves forwards");
             self.releases(stage);
+            self.split(stage, &mut share);
             self.during(stage);
             self.soak(stage);
         }
@@ -244,12 +262,42 @@ impl<'a> Check<'a> {
             }
             covered.extend(here);
         }
+        self.unproven(take_back);
         let moved = items(self.root.get("stages")).flat_map(|stage| items(stage.get("enter")));
         let moved: BTreeSet<_> = moved.filter_map(|set| set.get("set")?.text()).collect();
         let left: Vec<&str> = moved.into_iter().filter(|lever| !covered.contains(&Some(*lever))).collect();
         let message = format!("no level takes back `{}`", cut(&left.join("`, `")));
         let help = "the stages move it: set it to `{previous}` in a level".to_owned();
         self.refuse(!left.is_empty(), "P12", (take_back, "levels"), &message, help);
+    }
+
+    /// A refusal that the first level must see, and a later one need not.
+    fn unproven(&mut self, take_back: &Node) {
+        let off = |set: &Node| {
+            let lever = text(set, "set").filter(|lever| {
+                let own = self.root.get("levers").and_then(|levers| levers.get(lever));
+                own.and_then(|own| text(own, "off")).is_some_and(|off| text(set, "to") == Some(off))
+            });
+            lever.map(str::to_owned)
+        };
+        let mut levels = items(take_back.get("levels"));
+        let Some(first) = levels.next() else { return };
+        let Some(proof) = first.get("refuses") else { return };
+        let flags: BTreeSet<String> = items(first.get("set")).filter_map(off).collect();
+        let mut findings = Vec::new();
+        for (level, number) in levels.zip(2..).filter(|(level, _)| level.get("refuses").is_none()) {
+            let Some(set) = items(level.get("set")).find(|set| off(set).is_some_and(|lever| flags.contains(&lever)))
+            else {
+                continue;
+            };
+            let lever = cut(text(set, "set").unwrap_or_default());
+            let message = format!("level {number} switches `{lever}` off, and need not see the refusal");
+            let slis: Vec<&str> = items(Some(proof)).filter_map(Node::text).collect();
+            let help = format!("as in level 1 (line {}): `refuses: [{}]`", proof.mark.line, cut(&slis.join(", ")));
+            let finding = Finding::new("W04", message).help(help);
+            findings.extend(set.get("set").map(|place| finding.on("set", place)));
+        }
+        findings.into_iter().for_each(|finding| self.push(finding));
     }
 
     /// Levers of `node`, and a placeholder that is wrong there.

@@ -18,6 +18,8 @@
 //! | W01 | a class of answers that no probe reports |
 //! | W02 | a criterion that no stage uses |
 //! | W03 | looks that cannot show what a criterion wants |
+//! | W04 | a flag that goes off unproven, though an earlier level wants the refusal seen |
+//! | W05 | a stage that looks away from the baseline while traffic is split |
 
 use std::fmt;
 use std::ops::Range;
