@@ -1,14 +1,15 @@
 //! Why a rollout went as it did, from its records alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_decide::evidence::Counted;
 use bellwether_decide::{Desk, Rollout, project};
 use bellwether_protocol::command::{Ask, Command};
 use bellwether_protocol::explanation::{
-    Coverage, Decided, Explanation, MISSED_MAX, Missed, Move, SlotCounts, Standing,
+    Coverage, Decided, Explanation, MISSED_MAX, Missed, Move, SlotCounts, Standing, Users,
 };
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Region};
+use bellwether_protocol::plan::Plan;
 use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Judgement, Reason};
 use bellwether_protocol::record::{AgentSeen, ClosedSlot, Input, Record};
@@ -135,6 +136,22 @@ impl Why {
         }
     }
 
+    /// Whom the failure of what was judged had reached.
+    fn users(&self, judged: &Judgement, plan: &Plan) -> Option<Users> {
+        plan.criterion(&judged.criterion).filter(|criterion| criterion.objective.counts_failures())?;
+        let is_its = |(criterion, cohort, _): &&(CriterionName, Cohort, SlotCounts)| {
+            (criterion, *cohort) == (&judged.criterion, Cohort::Canary)
+        };
+        let slots = || self.slots.iter().filter(is_its).map(|(_, _, slot)| slot);
+        let regions: BTreeSet<&Region> = slots().map(|slot| &slot.region).collect();
+        Some(Users {
+            failed: slots().map(|slot| slot.bad).fold(0, u64::saturating_add),
+            regions: regions.into_iter().cloned().collect(),
+            from: slots().map(|slot| slot.slot).min()?,
+            to: slots().map(|slot| slot.slot).max()? + plan.slot,
+        })
+    }
+
     /// The last slots that speak against what was judged.
     fn slots_of(&self, judged: &Judgement) -> Vec<SlotCounts> {
         let since = judged.grounds.as_ref().and_then(|grounds| grounds.since).unwrap_or_default();
@@ -154,6 +171,8 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
     let decided = all.decided.as_ref().map(|(decided, ..)| decided);
     let judged = decided.and_then(|decided| decided.cause.judgement());
     let slots = judged.map(|judged| all.slots_of(judged)).unwrap_or_default();
+    let plan = desk.rollout.as_ref().map(|rollout| &rollout.plan);
+    let users = judged.zip(plan).and_then(|(judged, plan)| all.users(judged, plan));
     let plan_line = judged.and_then(|judged| line_of(&all.plan_text, judged.criterion.as_str()));
     let (decided, verdicts, covered) = match all.decided {
         Some((decided, verdicts, covered)) => (Some(decided), verdicts, covered),
@@ -165,6 +184,7 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
         verdicts,
         plan_line,
         slots,
+        users,
         covered,
         missed: all.missed,
         moves: all.moves,

@@ -28,7 +28,7 @@ use bellwether_protocol::report::{
 };
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{StageMark, StageStatus, State};
-use bellwether_protocol::time::{Span, slot_start};
+use bellwether_protocol::time::Span;
 
 use self::issues::Issues;
 use self::rows::Rows;
@@ -75,9 +75,8 @@ impl Gather for Slots {
     fn take(&mut self, record: &Record, before: Option<&Rollout>, slots: &[(&ClosedSlot, Counted<'_>)]) {
         let Some(before) = before else { return };
         let Wanted { slot: at, criterion, region } = &self.wanted;
-        let at = at.map(|at| slot_start(at, before.plan.slot));
         let is_wanted = |(slot, counted): &&(&ClosedSlot, Counted<'_>)| {
-            at.is_none_or(|at| slot.slot == at)
+            at.is_none_or(|at| at.is_in(slot.slot, before.plan.slot))
                 && region.as_ref().is_none_or(|region| slot.series.region == *region)
                 && criterion.as_ref().is_none_or(|name| counted.tallies.iter().any(|(own, _)| own.name == *name))
         };

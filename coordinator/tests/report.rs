@@ -366,6 +366,10 @@ fn an_explanation_counts_what_the_decision_was_made_on() {
     assert!(numbers.contains(&earlier), "{numbers:?}");
     let slots: Vec<_> = why.slots.iter().map(|own| (own.bad, own.n)).collect();
     assert_eq!(slots, [(6, 60), (9, 60)]);
+    let users = why.users.as_ref().unwrap();
+    let regions: Vec<&str> = users.regions.iter().map(|region| region.as_str()).collect();
+    assert_eq!((users.failed, regions, users.to), (15, vec!["sjc"], end));
+    assert_eq!(users.to.since(users.from), Span::from_secs(60));
 }
 
 #[test]
@@ -427,9 +431,12 @@ fn evidence_is_what_was_folded() {
     let region = Some("sjc".parse().unwrap());
     let criterion = Some("error_rate".parse().unwrap());
     let first = found(&Wanted::default()).slots[0].slot;
-    let slot = Some(first + Span::from_secs(44));
+    let at = first + Span::from_secs(44);
+    let slot = Some(at.seconds().parse().unwrap());
     let wanted = Wanted { slot, criterion, region };
     let folded = found(&wanted);
+    let daily = Wanted { slot: Some(at.clock().parse().unwrap()), ..wanted };
+    assert_eq!(found(&daily).slots, folded.slots);
     let seen: Vec<_> = folded
         .slots
         .iter()

@@ -23,6 +23,9 @@ pub struct Explanation {
     pub plan_line: Option<usize>,
     /// The slots that say most against it, oldest first.
     pub slots: Vec<SlotCounts>,
+    /// Whom that had reached by then, where the criterion counts answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<Users>,
     /// Coverage of each region at the decision.
     pub covered: Vec<Coverage>,
     /// What agents could not measure, and why, in the order that it was told; the last [`MISSED_MAX`].
@@ -89,6 +92,19 @@ pub struct SlotCounts {
     pub bad: u64,
     /// Agents that were not well themselves, and whose word did not count.
     pub unwell: u32,
+}
+
+/// Requests that failed, of those that were seen: of the others nothing is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// At least so many.
+    pub failed: u64,
+    /// Where.
+    pub regions: Vec<Region>,
+    /// Start of the first slot that holds one.
+    pub from: Timestamp,
+    /// End of the last.
+    pub to: Timestamp,
 }
 
 /// How well a region was looked at.

@@ -2,6 +2,7 @@
 //! records alone, bounded whatever their number. Every number names the row of evidence behind it.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,7 @@ use crate::id::{Class, CriterionName, NumberName, Ordinal, Principal, Region, Re
 use crate::reason::{Judgement, Reason};
 use crate::record::{Hash, Series};
 use crate::sample::{Cohort, Evidence, Level, Portion};
-use crate::time::{Span, Timestamp};
+use crate::time::{Span, TimeError, Timestamp, slot_start};
 
 /// A rollout, reported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -308,11 +309,41 @@ pub struct SlotRange {
     pub slots: u64,
 }
 
+/// An instant, such as `2026-05-05T13:50:30Z`, or a time of every day, such as `13:50:30Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// So long after midnight, in UTC.
+    Daily(Span),
+    /// Once.
+    Once(Timestamp),
+}
+
+impl At {
+    /// Whether the slot of that width which begins at `slot` holds it.
+    pub fn is_in(self, slot: Timestamp, width: Span) -> bool {
+        let midnight = slot_start(slot, Span::from_secs(86_400));
+        let at = match self {
+            Self::Daily(time) => midnight + time,
+            Self::Once(at) => at,
+        };
+        slot_start(at, width) == slot
+    }
+}
+
+impl FromStr for At {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let daily = || format!("1970-01-01T{text}").parse().ok().map(|at: Timestamp| at.since(Timestamp::default()));
+        text.parse().map(Self::Once).or_else(|error| daily().map(Self::Daily).ok_or(error))
+    }
+}
+
 /// Which slots are asked for. What is absent is not asked about.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The slot that holds this instant.
-    pub slot: Option<Timestamp>,
+    pub slot: Option<At>,
     /// Slots that this criterion counts.
     pub criterion: Option<CriterionName>,
     /// Slots of this region.

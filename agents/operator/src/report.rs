@@ -6,8 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bellwether_protocol::id::{CriterionName, Region};
-use bellwether_protocol::report::Wanted;
-use bellwether_protocol::time::Timestamp;
+use bellwether_protocol::report::{At, Wanted};
 
 use crate::args::Mesh;
 use crate::error::{VerbError, exit};
@@ -96,9 +95,9 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), VerbError> {
 pub struct EvidenceArgs {
     #[command(flatten)]
     of: ExplainArgs,
-    /// Only the slot that holds this instant, such as 2026-05-05T13:50:30Z
+    /// Only the slot that holds this instant, such as 2026-05-05T13:50:30Z, or of every day 13:50:30Z
     #[arg(long, value_name = "INSTANT")]
-    slot: Option<Timestamp>,
+    slot: Option<At>,
     /// Only slots that this criterion counts
     #[arg(long, value_name = "NAME")]
     criterion: Option<CriterionName>,

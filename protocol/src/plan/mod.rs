@@ -432,6 +432,21 @@ pub enum Objective {
     },
 }
 
+impl Objective {
+    /// Whether what it counts as bad are requests that failed; a number over its limit, or a slow answer,
+    /// is none.
+    pub fn counts_failures(&self) -> bool {
+        matches!(
+            self,
+            Self::Burn { .. }
+                | Self::Compare { .. }
+                | Self::Consecutive { .. }
+                | Self::Ratio { .. }
+                | Self::Zero { .. }
+        )
+    }
+}
+
 /// What a Fail does. The later, the graver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

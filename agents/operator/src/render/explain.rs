@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_protocol::explanation::{Explanation, Missed, Move, Standing};
+use bellwether_protocol::explanation::{Explanation, Missed, Move, Standing, Users};
 use bellwether_protocol::id::Region;
 use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Cause, Ending, Judgement, Lack, Verdict};
@@ -30,6 +30,7 @@ pub(crate) fn explain(why: &Explanation) -> Vec<String> {
     say("MISSING", missing(why));
     say("DONE", done(why));
     say("SEEN", seen(why));
+    say("USERS", users(why));
     say("FIRST", why.evidence.iter().map(|seen| format!("{} {}", seen.at.clock(), seen.text)).collect());
     lines.push(String::new());
     let rollout = &why.status.rollout;
@@ -243,6 +244,16 @@ fn done(why: &Explanation) -> Vec<String> {
         format!("{} {from}{}   asked {}, {answer}", own.lever, own.to, own.asked.clock())
     };
     why.moves.iter().filter(moved).map(line).collect()
+}
+
+fn users(why: &Explanation) -> Vec<String> {
+    let line = |users: &Users| {
+        let regions: Vec<&str> = users.regions.iter().map(Region::as_str).collect();
+        let (failed, from, to) = (count(users.failed), users.from.clock(), users.to.clock());
+        let requests = if users.failed == 1 { "request" } else { "requests" };
+        format!("at least {failed} failed {requests}, {}, {from} to {to}", regions.join(", "))
+    };
+    why.users.iter().map(line).collect()
 }
 
 fn seen(why: &Explanation) -> Vec<String> {
