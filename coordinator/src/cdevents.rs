@@ -55,7 +55,7 @@ impl Teller<'_> {
             Reason::Looking { stage, .. } => {
                 let stage = rollout.plan.stages.iter().find(|own| own.name == *stage);
                 if let Some(stage) = stage.filter(|stage| moves(stage) && !rollout.is_shadow) {
-                    let kind = if rollout.previous.is_some() { "service.upgraded" } else { "service.deployed" };
+                    let kind = if rollout.previous().is_some() { "service.upgraded" } else { "service.deployed" };
                     self.service(kind, &stage.regions, &rollout.release);
                 }
             }
@@ -138,7 +138,7 @@ impl Teller<'_> {
             },
             subject: Subject { id: subject.clone(), source: source.clone(), content },
             custom_data: json!({
-                "record": ordinal, "release": rollout.release, "previous": rollout.previous, "stage": stage,
+                "record": ordinal, "release": rollout.release, "previous": rollout.previous(), "stage": stage,
                 "shadow": rollout.is_shadow,
             }),
             custom_data_content_type: JSON.to_owned(),

@@ -36,7 +36,7 @@ pub fn dry_run(start: Start, agents: &[Presence], now: Timestamp) -> Result<DryR
     let moves = |sets: &[Set]| sets.iter().map(|set| one_move(set, rollout.as_ref(), &release.to_string())).collect();
     Ok(DryRun {
         refused: decided.outcomes.into_iter().find_map(|outcome| outcome.refused),
-        previous: rollout.as_ref().and_then(|rollout| rollout.previous.clone()),
+        previous: rollout.as_ref().and_then(|rollout| rollout.previous().cloned()),
         stages: plan.stages.iter().map(|stage| (stage.name.clone(), moves(&stage.enter))).collect(),
         levels: levels(&plan, moves),
     })

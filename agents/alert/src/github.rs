@@ -11,6 +11,7 @@ use bellwether_protocol::cdevent::{CloudEvent, Content, RunOutcome};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::Service;
 use bellwether_protocol::subject::Stream;
+use bellwether_runtime::web::chain;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -79,12 +80,12 @@ impl Github {
         if !named {
             return Err(flaw(format!("`repository: {}` is not OWNER/NAME", config.repository)));
         }
-        let token = config.token.resolve().map_err(|error| flaw(http::chain(&error)))?;
+        let token = config.token.resolve().map_err(|error| flaw(chain(&error)))?;
         let base = http::parse(&config.url).map_err(flaw)?;
         let url = format!("{}/repos/{}/deployments", base.as_str().trim_end_matches('/'), config.repository);
         let url = http::parse(&url).map_err(flaw)?;
         let place =
-            Place::open(state_dir.join(format!("github-{service}.json"))).map_err(|error| flaw(http::chain(&error)))?;
+            Place::open(state_dir.join(format!("github-{service}.json"))).map_err(|error| flaw(chain(&error)))?;
         let (service, config, link) = (service.clone(), config.clone(), link.to_owned());
         Ok(Self { service, config, url, token, link, client, place, pace: PACE })
     }
