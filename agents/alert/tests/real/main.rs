@@ -126,17 +126,7 @@ async fn five_hundred_failing_slots_are_one_thread() {
             }
             _ => {}
         }
-        let (kind, severity, state) = match slot {
-            ..250 => (IncidentKind::Updated, Severity::Warn, "taking_back"),
-            250..400 => (IncidentKind::Updated, Severity::Page, "not_taken_back"),
-            400..=500 => (IncidentKind::Updated, Severity::Page, "applied"),
-            _ => (IncidentKind::Resolved, Severity::Page, "recovered"),
-        };
-        let region = ["sjc", "iad", "fra"][slot as usize % 3].parse().expect("a region");
-        let headline = format!("error_rate {slot} of 2,000 > 0.5% in {region}");
-        let regions = vec![region];
-        last =
-            world.publish(&Alert { kind, severity, state: state.to_owned(), headline, regions, ..alert(slot) }).await;
+        last = world.publish(&of_slot(slot)).await;
     }
     wait_for("everything to be read", || east.position() >= last).await;
     wait_for("PagerDuty to hear of the end", || pagerduty.with(|p| p.alerts.values().any(|alert| alert.resolves == 1)))
@@ -169,6 +159,19 @@ async fn five_hundred_failing_slots_are_one_thread() {
     });
     east.stop().await;
     west.stop().await;
+}
+
+/// What the coordinator says of a slot.
+fn of_slot(slot: u32) -> Alert {
+    let (kind, severity, state) = match slot {
+        ..250 => (IncidentKind::Updated, Severity::Warn, "taking_back"),
+        250..400 => (IncidentKind::Updated, Severity::Page, "not_taken_back"),
+        400..=500 => (IncidentKind::Updated, Severity::Page, "applied"),
+        _ => (IncidentKind::Resolved, Severity::Page, "recovered"),
+    };
+    let region = ["sjc", "iad", "fra"][slot as usize % 3].parse().expect("a region");
+    let headline = format!("error_rate {slot} of 2,000 > 0.5% in {region}");
+    Alert { kind, severity, state: state.to_owned(), headline, regions: vec![region], ..alert(slot) }
 }
 
 fn outage() -> Duration {
