@@ -26,6 +26,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
+    /// The token holds what no header may.
+    #[error("`token` cannot be sent in a header")]
+    Header,
     /// No HTTP at all.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -78,7 +81,8 @@ pub struct Rest {
     name: &'static str,
     client: Client,
     url: Url,
-    authorization: SecretString,
+    /// Marked as sensitive, so that it is never shown.
+    authorization: HeaderValue,
     timeout: Duration,
     quiet_until: Mutex<Option<Instant>>,
 }
@@ -99,6 +103,9 @@ impl Rest {
         if url.scheme() != "https" && !(url.scheme() == "http" && is_here) {
             return Err(AccountError::Url);
         }
+        let mut authorization =
+            HeaderValue::from_str(authorization.expose_secret()).map_err(|_| AccountError::Header)?;
+        authorization.set_sensitive(true);
         Ok(Self { name, client: http()?, url, authorization, timeout, quiet_until: Mutex::default() })
     }
 
@@ -144,10 +151,8 @@ impl Rest {
             segments.pop_if_empty().extend(path);
         }
         url.set_query(query);
-        let mut token = HeaderValue::from_str(self.authorization.expose_secret())
-            .map_err(|_| RestError::Refused { status: 0, said: "the token cannot be sent in a header".to_owned() })?;
-        token.set_sensitive(true);
-        let mut request = self.client.request(method, url).timeout(self.timeout).header("authorization", token);
+        let mut request = self.client.request(method, url).timeout(self.timeout);
+        request = request.header("authorization", self.authorization.clone());
         request = request.header("accept", "application/json");
         if let Some((content, body)) = body {
             request = request.header("content-type", content).body(body.to_string());
@@ -199,4 +204,55 @@ fn pause(reply: &Reply) -> Duration {
         Some(reset.duration_since(SystemTime::now()).unwrap_or_default())
     };
     reply.after.or_else(until_reset).unwrap_or(PAUSE_DEFAULT).min(PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reply(status: u16, body: &str, after: Option<u64>, reset: Option<u64>) -> Reply {
+        let (body, after) = (body.as_bytes().to_vec(), after.map(Duration::from_secs));
+        Reply { status, body, after, left: None, reset }
+    }
+
+    #[test]
+    fn a_status_says_whether_it_may_have_happened() {
+        let client = |url: &str, token: &str| Rest::new("Shop", url, token.into(), Duration::from_secs(1));
+        let said = |status: u16, body: &str| {
+            let rest = client("http://127.0.0.1:1/v1", "hidden").unwrap();
+            rest.judge(&reply(status, body, None, None)).map_err(|error| DriverError::from(error).to_string())
+        };
+        for (status, body, expected) in [
+            (301, "", "refused: Shop answered 301: no reason given"),
+            (400, r#"{"message": "no such thing"}"#, "refused: Shop answered 400: no such thing"),
+            (404, "<html>", "refused: Shop answered 404: no reason given"),
+            (409, "", "try again: Shop answered 409: no reason given; nothing happened"),
+            (429, "", "try again: Shop answered 429: no reason given; nothing happened"),
+            (200, "<html>", "outcome unknown: Shop did not answer with JSON"),
+            (500, "", "outcome unknown: Shop answered 500: no reason given"),
+        ] {
+            assert_eq!(said(status, body), Err(expected.to_owned()));
+        }
+        assert_eq!(said(204, ""), Ok(Value::Null));
+        assert_eq!(said(200, "[1]"), Ok(json!([1])));
+        assert!(matches!(client("http://example.com", "hidden"), Err(AccountError::Url)));
+        let broken = client("https://example.com", "hid\nden");
+        assert!(matches!(broken, Err(AccountError::Header)), "{broken:?}");
+        assert!(!format!("{:?}", client("https://example.com", "hidden")).contains("hidden"));
+    }
+
+    #[test]
+    fn a_pause_is_as_long_as_asked_and_no_longer_than_ours() {
+        for (after, reset, expected) in [
+            (None, None, PAUSE_DEFAULT),
+            (Some(7), Some(u64::MAX), Duration::from_secs(7)),
+            (Some(u64::MAX), None, PAUSE_MAX),
+            (None, Some(1), Duration::ZERO),
+            (None, Some(4_000_000_000_000), PAUSE_MAX),
+        ] {
+            assert_eq!(pause(&reply(429, "", after, reset)), expected, "{after:?} {reset:?}");
+        }
+    }
 }
