@@ -28,7 +28,7 @@ pub(crate) struct Lines {
 enum From {
     Command { argv: Vec<String>, running: Option<(Child, ChildStdout)> },
     File(Tail),
-    Subject(Ear),
+    Subject(Box<Ear>),
 }
 
 impl Lines {
@@ -44,7 +44,7 @@ impl Lines {
 
     /// What is said on a subject; a message may hold several lines.
     pub(crate) fn subject(ear: Ear) -> Self {
-        Self::new(From::Subject(ear))
+        Self::new(From::Subject(Box::new(ear)))
     }
 
     fn new(from: From) -> Self {
