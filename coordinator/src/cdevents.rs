@@ -7,7 +7,7 @@
 
 use bellwether_decide::Rollout;
 use bellwether_decide::state::Phase;
-use bellwether_protocol::alert::{Alert, IncidentKind};
+use bellwether_protocol::alert::{Alert, IncidentKind, Severity};
 use bellwether_protocol::cdevent::{
     CDEVENTS_VERSION, CdEvent, CloudEvent, Content, Context, Reference, RunOutcome, Subject,
 };
@@ -26,7 +26,11 @@ pub fn events(record: &Record, before: Option<&Rollout>, after: Option<&Rollout>
         }
         teller.reason(reason);
     }
-    record.alerts.iter().for_each(|alert| teller.alert(alert));
+    for alert in &record.alerts {
+        let own = [after, before].into_iter().flatten().find(|rollout| rollout.id == alert.incident.rollout);
+        (teller.rollout, teller.entered) = (own, own.and_then(entered));
+        teller.alert(alert);
+    }
     teller.told
 }
 
@@ -83,6 +87,10 @@ impl Teller<'_> {
             IncidentKind::Resolved => "incident.resolved",
             IncidentKind::Updated => return,
         };
+        // Neither a person that is waited for nor an end that was wished for is an incident.
+        if alert.severity == Severity::Info || alert.incident.cause.as_str() == APPROVAL {
+            return;
+        }
         let everywhere = || self.rollout.map(all).unwrap_or_default();
         let regions = if alert.regions.is_empty() { everywhere() } else { alert.regions.clone() };
         let content = Content::Incident {
@@ -148,6 +156,8 @@ impl Teller<'_> {
     }
 }
 
+/// The cause of an alert that asks for an approval.
+const APPROVAL: &str = "approval";
 /// The version of every kind of event that is told.
 const VERSION: &str = "0.3.0";
 const JSON: &str = "application/json";
