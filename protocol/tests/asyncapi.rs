@@ -106,7 +106,7 @@ fn validator(document: &Value, word: &str) -> jsonschema::Validator {
 fn stored_examples_fit_their_payloads() {
     let document = document();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
-    for word in ["ack", "action", "alert", "command", "decision", "outcome", "pushed", "result", "status"] {
+    for word in ["ack", "action", "alert", "cdevent", "command", "decision", "outcome", "pushed", "result", "status"] {
         let text = std::fs::read_to_string(folder.join(word).with_extension("json")).expect("an example");
         let stored: Value = serde_json::from_str(&text).expect("json");
         let validator = validator(&document, word);
