@@ -1,9 +1,9 @@
-//! `bellwether plan check` and `plan explain`: what is wrong with a plan, and what it would do, before
-//! anything is contacted.
+//! `bellwether plan check`, `plan explain` and `plan schema`: what is wrong with a plan, what it would do,
+//! and what can be written in one, before anything is contacted.
 
 use std::path::{Path, PathBuf};
 
-use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, read_plan, render};
+use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, plan_schema, read_plan, render};
 use bellwether_protocol::time::Timestamp;
 
 use crate::args::now;
@@ -29,6 +29,8 @@ pub enum PlanVerb {
     },
     /// Say what a plan would do, when, and what each failure would lead to; nothing is contacted
     Explain(ExplainPlanArgs),
+    /// Print the JSON Schema of plan files, for editors
+    Schema,
 }
 
 /// What to explain.
@@ -63,6 +65,7 @@ pub(crate) fn plan(verb: &PlanVerb, json: bool, validators: &Validators, judge: 
     let (files, overrides, traffic) = match verb {
         PlanVerb::Check { files, overrides, traffic } => (files, overrides, traffic),
         PlanVerb::Explain(args) => return explain(args, json, validators, judge),
+        PlanVerb::Schema => return Ok(schema(validators)),
     };
     let mut powers = Vec::new();
     let mut findings = Vec::new();
@@ -112,6 +115,14 @@ fn explain(args: &ExplainPlanArgs, json: bool, validators: &Validators, judge: &
     failure_lines(&plan).iter().for_each(|line| outln!("{line}"));
     outln!("\nnext: bellwether rollout start {} --release RELEASE --dry-run", file.display());
     Ok(exit::DONE)
+}
+
+/// What an editor needs to know of plans, and how it gets to know it.
+fn schema(validators: &Validators) -> u8 {
+    outln!("{:#}", plan_schema(validators));
+    eprintln!("keep it beside your plans as plan.schema.json, and begin each of them with this line:");
+    eprintln!("# yaml-language-server: $schema=plan.schema.json");
+    exit::DONE
 }
 
 fn is_error(finding: &Finding) -> bool {

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 
+use bellwether_protocol::asyncapi::asyncapi;
 use bellwether_protocol::backtest::Decision;
 use bellwether_protocol::command::Start;
 use bellwether_protocol::dry_run::DryRun;
@@ -21,9 +22,10 @@ use crate::args::Mesh;
 use crate::backtest::{Asked as Samples, BacktestArgs};
 use crate::command::{CommandVerb, command};
 use crate::demo::{DemoArgs, demo};
-use crate::error::VerbError;
+use crate::error::{VerbError, exit};
 use crate::health::{HealthArgs, health};
 use crate::init::{InitArgs, init};
+use crate::out::outln;
 use crate::plan::{PlanVerb, plan};
 use crate::replay::{Asked, AuditVerb, Heads, Log};
 use crate::rollout::{RolloutVerb, rollout};
@@ -57,6 +59,8 @@ pub enum Verb {
     Backtest(BacktestArgs),
     /// Ask a process on this machine how it is: 0 well, 1 not
     Health(HealthArgs),
+    /// Print the AsyncAPI document of every subject on the mesh
+    Asyncapi,
 }
 
 /// What a judge makes of what it is handed, or why it cannot.
@@ -100,6 +104,10 @@ impl Verb {
             Self::Audit(verb) => verb.show(mesh, judge).await,
             Self::Backtest(args) => args.show(mesh, validators, judge),
             Self::Health(args) => Ok(health(mesh, &args).await),
+            Self::Asyncapi => {
+                outln!("{:#}", asyncapi(&mesh.prefix, env!("CARGO_PKG_VERSION")));
+                Ok(exit::DONE)
+            }
         }
     }
 }
