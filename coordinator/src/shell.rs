@@ -144,8 +144,8 @@ impl Shell {
         }
         let samples_from = self.core.begin_at(Source::Samples);
         let presence = self.bus.kv(Bucket::Presence);
-        for key in presence.keys().await? {
-            if let Some(event) = presence.get(&key).await?.and_then(presence_event) {
+        for entry in presence.entries().await? {
+            if let Some(event) = presence_event(entry) {
                 self.handle(event, events).await;
             }
         }

@@ -301,10 +301,8 @@ impl Mesh {
     async fn presences(&self) -> Vec<Presence> {
         let bucket = self.bus.kv(Bucket::Presence);
         let mut here = Vec::new();
-        for key in bucket.keys().await.unwrap_or_default() {
-            if let Ok(Some(bytes)) = bucket.get(&key).await.map(|entry| entry.and_then(|entry| entry.value)) {
-                here.push(codec::from_msgpack("presence", &bytes).expect("a presence"));
-            }
+        for entry in bucket.entries().await.unwrap_or_default() {
+            here.push(codec::from_msgpack("presence", &entry.value.expect("a value")).expect("a presence"));
         }
         here
     }

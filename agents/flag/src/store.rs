@@ -133,12 +133,11 @@ impl Endpoints {
     /// The revision that each endpoint says it serves; `None` for one that is silent.
     async fn serving(&self, service: &Service, own: Option<u64>) -> Result<BTreeMap<AgentId, Option<u64>>, KvError> {
         let mut told = BTreeMap::new();
-        for key in self.presence.keys().await? {
-            let Ok(agent) = key.parse::<AgentId>() else { continue };
+        for entry in self.presence.entries().await? {
+            let Ok(agent) = entry.key.parse::<AgentId>() else { continue };
             if agent.role != Role::Flag || told.len() >= ENDPOINTS_MAX {
                 continue;
             }
-            let Some(entry) = self.presence.get(&key).await? else { continue };
             let is_fresh = self.clock.now().since(entry.at) <= PRESENCE_TTL;
             let presence = entry.value.and_then(|bytes| from_msgpack::<Presence>("presence", &bytes).ok());
             let revision = presence.and_then(|presence| presence.serving.get(service.as_str()).copied());

@@ -41,11 +41,8 @@ pub(crate) async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbErro
 pub(crate) async fn presences(bus: &Bus) -> Result<Vec<Presence>, VerbError> {
     let bucket = bus.kv(Bucket::Presence);
     let mut here: Vec<Presence> = Vec::new();
-    for key in bucket.keys().await?.into_iter().take(AGENTS_MAX) {
-        // An agent may go between the two questions.
-        if let Some(bytes) = bucket.get(&key).await?.and_then(|entry| entry.value) {
-            here.push(codec::from_msgpack("presence", &bytes)?);
-        }
+    for entry in bucket.entries().await?.into_iter().take(AGENTS_MAX) {
+        here.push(codec::from_msgpack("presence", &entry.value.unwrap_or_default())?);
     }
     here.sort_by(|a, b| a.agent.cmp(&b.agent));
     Ok(here)

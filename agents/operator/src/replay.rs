@@ -208,7 +208,9 @@ fn read_lines(mut file: impl BufRead, records: &mpsc::Sender<Vec<u8>>) -> std::i
 async fn read_mesh(bus: &Bus, only: Option<&Service>, records: &mpsc::Sender<Vec<u8>>) -> Result<(), VerbError> {
     let services = match only {
         Some(service) => vec![service.clone()],
-        None => bus.kv(Bucket::Status).keys().await?.iter().map(|key| key.parse()).collect::<Result<_, _>>()?,
+        None => {
+            bus.kv(Bucket::Status).entries().await?.iter().map(|entry| entry.key.parse()).collect::<Result<_, _>>()?
+        }
     };
     for service in services {
         let subject = bus.prefix().decision(&service);

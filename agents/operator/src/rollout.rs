@@ -289,10 +289,8 @@ async fn last_status(bus: &Bus, service: &Service) -> Result<Option<Status>, Ver
 async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {
     let bucket = bus.kv(Bucket::Status);
     let mut all = Vec::new();
-    for key in bucket.keys().await? {
-        if let Some(bytes) = bucket.get(&key).await?.and_then(|entry| entry.value) {
-            all.push(codec::from_json("status", &bytes)?);
-        }
+    for entry in bucket.entries().await? {
+        all.push(codec::from_json("status", &entry.value.unwrap_or_default())?);
     }
     Ok(all)
 }

@@ -7,6 +7,7 @@
 use async_nats::jetstream::message::PublishMessage;
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Timestamp;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::connect::Bus;
 use crate::publish::{AppendError, PublishError};
@@ -120,25 +121,24 @@ impl Kv {
         }
     }
 
-    /// Every key that has a value, in order.
+    /// The latest value of every key that has one, in the order of the keys.
     ///
     /// # Errors
     /// When the bucket cannot be asked.
-    pub async fn keys(&self) -> Result<Vec<String>, KvError> {
+    pub async fn entries(&self) -> Result<Vec<KvEntry>, KvError> {
         let wrong = |source| ReadError { stream: stream_name(&self.bucket), source };
-        let stream = self.bus.jetstream.get_stream(stream_name(&self.bucket)).await;
+        let stream = self.bus.jetstream.get_stream_no_info(stream_name(&self.bucket)).await;
         let stream = stream.map_err(|error| wrong(error.into()))?;
         let mut subjects = stream.info_with_subjects(subject(&self.bucket, ">")).await.map_err(|e| wrong(e.into()))?;
         let mut keys = Vec::new();
-        while let Some(found) = futures_util::StreamExt::next(&mut subjects).await {
+        while let Some(found) = subjects.next().await {
             let (subject, _) = found.map_err(|error| wrong(error.into()))?;
-            let Some(key) = self.key_of(&subject) else { continue };
-            if self.get(key).await?.is_some() {
-                keys.push(key.to_owned());
-            }
+            keys.extend(self.key_of(&subject).map(ToOwned::to_owned));
         }
         keys.sort();
-        Ok(keys)
+        // Many at once: a far hub costs a round trip for all of them, not for each.
+        let entries = stream::iter(keys).map(|key| async move { self.get(&key).await }).buffered(GETS_AT_ONCE);
+        entries.try_filter_map(async |entry| Ok(entry)).try_collect().await
     }
 
     /// Current values first, then changes. After a lost connection the current values come again.
@@ -189,6 +189,8 @@ impl KvWatch {
     }
 }
 
+/// Reads of a bucket that are under way at once.
+const GETS_AT_ONCE: usize = 32;
 /// The header in which clients say that a key is deleted.
 pub(crate) const OPERATION: &str = "KV-Operation";
 

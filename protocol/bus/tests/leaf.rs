@@ -76,8 +76,9 @@ async fn everything_is_the_hubs() {
     assert!(matches!(here.create("sjc.probe.p1", Vec::new()).await, Err(KvError::Conflict { .. })));
     here.update("sjc.probe.p1", b"two".to_vec(), revision).await.expect("updated");
     here.put("sjc.probe.p2", b"three".to_vec()).await.expect("put");
-    assert_eq!(there.keys().await.expect("read"), ["sjc.probe.p1", "sjc.probe.p2"]);
-    assert_eq!(here.keys().await.expect("read"), ["sjc.probe.p1", "sjc.probe.p2"]);
+    let entries = here.entries().await.expect("read");
+    assert_eq!(entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["sjc.probe.p1", "sjc.probe.p2"]);
+    assert_eq!(entries, there.entries().await.expect("read"));
     assert_eq!(watch.next().await.key, "sjc.probe.p1");
     here.delete("sjc.probe.p1").await.expect("deleted");
     assert_eq!(there.get("sjc.probe.p1").await.expect("read"), None);

@@ -119,10 +119,8 @@ impl Place {
     async fn missing(&self, bus: &Bus) -> Result<String, VerbError> {
         let bucket = bus.kv(Bucket::Presence);
         let mut here: Vec<Presence> = Vec::new();
-        for key in bucket.keys().await? {
-            if let Some(bytes) = bucket.get(&key).await?.and_then(|entry| entry.value) {
-                here.push(codec::from_msgpack("presence", &bytes)?);
-            }
+        for entry in bucket.entries().await? {
+            here.push(codec::from_msgpack("presence", &entry.value.unwrap_or_default())?);
         }
         // Of several agents that hold one lever, only the acting one reads it back.
         let is_read = |presence: &Presence| {
