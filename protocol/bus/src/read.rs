@@ -12,7 +12,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::Timestamp;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::connect::{Bus, backoff};
@@ -345,15 +345,20 @@ impl Source {
             };
             // A link behind our server may have lost the last message that was sent, and be up again
             // before anyone noticed: then heartbeats come as ever, and only the consumer knows.
-            let Ok(next) = next else {
-                match consumer.get_info().await {
-                    Ok(info) if info.delivered.consumer_sequence >= expected => {
-                        return failed(format!("delivery {expected} was lost on the way"));
+            let next = match next {
+                Ok(next) => next,
+                Err(_) => match consumer.get_info().await {
+                    Ok(info) if info.delivered.consumer_sequence < expected => {
+                        self.health.answered();
+                        continue;
                     }
-                    Ok(_) => self.health.answered(),
+                    // It may have come while we asked.
+                    Ok(_) => match messages.next().now_or_never() {
+                        Some(next) => next,
+                        None => return failed(format!("delivery {expected} was lost on the way")),
+                    },
                     Err(error) => return failed(chain(&error)),
-                }
-                continue;
+                },
             };
             let message = match next {
                 Some(Ok(message)) => message,
