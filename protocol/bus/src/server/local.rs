@@ -265,11 +265,15 @@ fn configuration(options: &ServerOptions) -> String {
         Link::Hub { port } => format!(
             "server_name: {LOCAL_NAME}\n\
              jetstream {{ {jetstream}, domain: {HUB_DOMAIN} }}\n\
-             leafnodes {{ host: \"127.0.0.1\", port: {port} }}\n\
+             leafnodes {{ host: \"127.0.0.1\", port: {port}, no_advertise: true }}\n\
              ping_interval: \"5s\"\n"
         ),
         Link::Leaf { region, hub } => {
-            format!("BELLWETHER_REGION: {region}\nBELLWETHER_HUB: {}\nBELLWETHER_STORE: {store}\n{LEAF}", quoted(hub))
+            format!(
+                "BELLWETHER_REGION: {}\nBELLWETHER_HUB: {}\nBELLWETHER_STORE: {store}\n{LEAF}",
+                quoted(region.as_str()),
+                quoted(hub)
+            )
         }
     };
     head + &body
