@@ -125,11 +125,13 @@ impl Disk {
         Ok(None)
     }
 
-    /// How many records lie behind number `after`.
-    pub(super) fn count_after(&self, after: u64) -> u64 {
-        let count =
-            |segment: &Segment| segment.records.len() - segment.records.partition_point(|record| record.seq <= after);
-        self.segments.iter().map(|segment| count(segment) as u64).sum()
+    /// How many records lie behind number `after`, and the bytes of their files from there on.
+    pub(super) fn waiting_after(&self, after: u64) -> (u64, u64) {
+        self.segments.iter().fold((0, 0), |(count, len), segment| {
+            let sent = segment.records.partition_point(|record| record.seq <= after);
+            let from = segment.records.get(sent).map_or(segment.len, |first| first.offset - HEAD_LEN as u64);
+            (count + (segment.records.len() - sent) as u64, len + segment.len - from)
+        })
     }
 
     /// Drops what is no longer needed: sent and old, or simply too much. `sent` is the last number sent.
@@ -216,7 +218,7 @@ mod tests {
         assert_eq!(all(&disk), [(10, b"a".to_vec()), (11, Vec::new())]);
         disk.append(at(3), b"c").expect("written");
         assert_eq!(all(&disk).last(), Some(&(12, b"c".to_vec())));
-        assert_eq!((disk.count_after(10), disk.count_after(12)), (2, 0));
+        assert_eq!((disk.waiting_after(10), disk.waiting_after(12)), ((2, 2 * HEAD_LEN as u64 + 1), (0, 0)));
     }
 
     #[test]
@@ -251,14 +253,14 @@ mod tests {
             disk.append(at(n), &body).expect("written");
         }
         disk.prune(8, at(100));
-        assert_eq!(disk.count_after(0), 8, "young ones stay");
+        assert_eq!(disk.waiting_after(0).0, 8, "young ones stay");
         disk.prune(3, at(10_000));
-        assert_eq!(disk.count_after(0), 6, "unsent ones stay");
+        assert_eq!(disk.waiting_after(0).0, 6, "unsent ones stay");
         disk.total_len_max = 3 * 1024 * 1024;
         disk.prune(3, at(10_000));
-        assert_eq!((disk.count_after(0), disk.dropped), (4, 1), "too much goes");
+        assert_eq!((disk.waiting_after(0).0, disk.dropped), (4, 1), "too much goes");
         disk.prune(8, at(10_000));
-        assert_eq!(disk.count_after(0), 2, "the segment in use stays");
+        assert_eq!(disk.waiting_after(0).0, 2, "the segment in use stays");
         assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 1);
     }
 }

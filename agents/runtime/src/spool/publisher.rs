@@ -1,13 +1,16 @@
-//! Sends what is spooled, in order, and again when the stream has lost it.
+//! Sends what is spooled, the oldest first and several at once, and again when the stream has lost it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bellwether_bus::{Bus, PublishError};
+use bellwether_bus::{Bus, PublishError, ReadError, Stored, StreamState};
 use bellwether_protocol::id::AgentId;
 use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::Timestamp;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -23,6 +26,15 @@ pub(crate) struct Publisher {
     path: PathBuf,
     sent: Sent,
     dropped: u64,
+    away: Option<Away>,
+}
+
+/// NATS does not answer.
+struct Away {
+    since: Instant,
+    told: Instant,
+    /// Most that waited: ticks and their bytes.
+    kept: (u64, u64),
 }
 
 /// How far it came, as the disk has it. Behind after a crash: then a few are sent twice, with the
@@ -36,6 +48,21 @@ struct Sent {
     last: u64,
 }
 
+/// What became of one tick.
+struct Answer {
+    seq: u64,
+    len: usize,
+    /// The last sequence that the stream had given us when it was asked.
+    last: u64,
+    published: Result<Stored, PublishError>,
+}
+
+/// How often it is told how much waits.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Ticks that are under way at once.
+const UNDER_WAY_MAX: usize = 64;
+/// Their bytes, once there are several: on a slow link more would only be late, and sent twice.
+const UNDER_WAY_LEN_MAX: usize = 64 * 1024;
 /// How often we look whether the stream still has what it acknowledged.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait after a publish that failed.
@@ -46,7 +73,7 @@ impl Publisher {
         let path = dir.join("sent.json");
         // An unreadable position only means that more is sent twice.
         let sent = store::load(&path).ok().flatten().unwrap_or_default();
-        Self { agent, bus, shared, heartbeat, path, sent, dropped: 0 }
+        Self { agent, bus, shared, heartbeat, path, sent, dropped: 0, away: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -65,66 +92,81 @@ impl Publisher {
     }
 
     async fn publish_all(&mut self, check: &mut tokio::time::Interval) {
+        let shared = Arc::clone(&self.shared);
+        let mut under_way: FuturesOrdered<BoxFuture<'static, Answer>> = FuturesOrdered::new();
+        let (mut asked, mut len) = (self.sent.seq, 0);
         loop {
-            let next = self.shared.disk().read_after(self.sent.seq);
-            let (seq, body) = match next {
-                Ok(Some(next)) => next,
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(%error, seq = self.sent.seq, "cannot read the spool, one tick is lost");
-                    self.sent.seq += 1;
-                    continue;
+            // Several at once: a far hub costs a round trip for all of them, not for each.
+            while len < UNDER_WAY_LEN_MAX && under_way.len() < UNDER_WAY_MAX {
+                match self.shared.disk().read_after(asked) {
+                    Ok(Some((seq, body))) => {
+                        (asked, len) = (seq, len + body.len());
+                        under_way.push_back(self.publish(seq, body));
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, seq = asked, "cannot read the spool, one tick is lost");
+                        asked += 1;
+                    }
                 }
-            };
-            let subject = self.bus.prefix().sample(&self.agent);
-            let id = id(&self.agent, seq);
-            let publish = self.bus.publish(subject, &id, body);
-            let published = tokio::select! {
-                published = publish => published,
+            }
+            let answer = tokio::select! {
+                answer = under_way.next() => answer,
+                () = shared.appended.notified() => continue,
                 // While NATS is away the spool must stay within its bounds, and the heartbeat true.
                 _ = check.tick() => {
                     self.prune();
                     continue;
                 }
             };
+            let Some(Answer { seq, len: own, last, published }) = answer else { return };
+            len -= own;
             match published {
                 // A number that the stream had given before: it has lost its end since.
-                Ok(stored) if !stored.duplicate && stored.seq <= self.sent.last => self.send_again(stored.seq),
+                Ok(stored) if !stored.duplicate && stored.seq <= last => return self.send_again(stored.seq),
                 Ok(stored) => {
                     self.sent.seq = seq;
                     self.sent.last = self.sent.last.max(stored.seq);
                     self.note_waiting();
                 }
-                Err(PublishError::Unknown { .. }) => tokio::time::sleep(REPEAT_AFTER).await,
+                Err(PublishError::Unknown { .. }) => return tokio::time::sleep(REPEAT_AFTER).await,
                 Err(error) => {
                     tracing::error!(%error, "samples are not taken");
-                    tokio::time::sleep(CHECK_EVERY).await;
                     self.prune();
+                    return tokio::time::sleep(CHECK_EVERY).await;
                 }
             }
         }
     }
 
+    fn publish(&self, seq: u64, body: Vec<u8>) -> BoxFuture<'static, Answer> {
+        let (bus, subject, id) = (self.bus.clone(), self.bus.prefix().sample(&self.agent), id(&self.agent, seq));
+        let (len, last) = (body.len(), self.sent.last);
+        Box::pin(async move { Answer { seq, len, last, published: bus.publish(subject, &id, body).await } })
+    }
+
     /// Sends the last minutes again when the stream is another one, or has lost its end.
     async fn check(&mut self) {
-        let state = match tokio::time::timeout(CHECK_EVERY, self.bus.state(Stream::Samples)).await {
-            Ok(Ok(state)) => state,
-            Ok(Err(_)) | Err(_) => return self.prune(),
-        };
+        let looked = tokio::time::timeout(CHECK_EVERY, self.look()).await;
+        let Ok(Ok((state, own))) = looked else { return self.prune() };
         let is_known = self.sent.created != Timestamp::default();
-        if is_known && (state.created != self.sent.created || state.last < self.sent.last) {
-            tracing::warn!(
-                last = state.last,
-                had = self.sent.last,
-                "the samples stream has lost messages, sending again"
-            );
-            self.sent = Sent { seq: 0, created: state.created, last: state.last };
+        // Others may have filled the numbers up again that were lost: then our own last one is an earlier one.
+        let is_lost = || state.last < self.sent.last || (state.first <= self.sent.last && own < self.sent.last);
+        if is_known && (state.created != self.sent.created || is_lost()) {
+            self.send_again(state.last);
         }
         self.sent.created = state.created;
         self.prune();
         if let Err(error) = store::save(&self.path, &self.sent) {
             tracing::warn!(%error, "cannot note how far the spool was sent");
         }
+    }
+
+    /// How far the stream goes, and the number of the last tick of ours in it.
+    async fn look(&self) -> Result<(StreamState, u64), ReadError> {
+        let state = self.bus.state(Stream::Samples).await?;
+        let own = self.bus.last(Stream::Samples, &self.bus.prefix().sample(&self.agent)).await?;
+        Ok((state, own.map_or(0, |own| own.seq)))
     }
 
     /// Begins anew with the oldest tick that is still on disk; `last` is the end of the stream now.
@@ -147,9 +189,36 @@ impl Publisher {
         self.note_waiting();
     }
 
-    fn note_waiting(&self) {
-        let waiting = self.shared.disk().count_after(self.sent.seq);
-        self.heartbeat.note(|presence| presence.spooled = waiting);
+    fn note_waiting(&mut self) {
+        let (ticks, bytes) = self.shared.disk().waiting_after(self.sent.seq);
+        self.heartbeat.note(|presence| presence.spooled = ticks);
+        self.tell(ticks, bytes);
+    }
+
+    /// Says that NATS is away, what waits for it every minute, and when all of that was sent.
+    fn tell(&mut self, ticks: u64, bytes: u64) {
+        let now = Instant::now();
+        let is_answered = self.bus.is_answered();
+        match &mut self.away {
+            None if is_answered || ticks == 0 => {}
+            None => {
+                tracing::warn!(ticks, bytes, "NATS does not answer: samples are kept on disk");
+                self.away = Some(Away { since: now, told: now, kept: (ticks, bytes) });
+            }
+            Some(away) if is_answered && ticks == 0 => {
+                let (ticks, bytes) = away.kept;
+                let away_s = away.since.elapsed().as_secs();
+                tracing::info!(ticks, bytes, away_s, "NATS has every sample that was kept");
+                self.away = None;
+            }
+            Some(away) => {
+                away.kept = away.kept.max((ticks, bytes));
+                if now - away.told >= TELL_EVERY {
+                    tracing::warn!(ticks, bytes, "samples are still kept on disk");
+                    away.told = now;
+                }
+            }
+        }
     }
 }
 
