@@ -10,6 +10,7 @@
 //! | `mistakes` | be told what to do |
 //! | `pairs` | run two coordinators |
 //! | `parent` | kill what started everything |
+//! | `regions` | lose the hub, a region, or the link between them |
 //! | `ways` | look in the shadow, hotfix, amend, freeze, run, and not undo |
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
@@ -23,6 +24,7 @@ mod mesh;
 mod mistakes;
 mod pairs;
 mod parent;
+mod regions;
 #[path = "../scenarios/transcript.rs"]
 mod transcript;
 mod ways;

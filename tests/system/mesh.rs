@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bellwether_bus::child::{Child, Output as Said, Spec};
-use bellwether_bus::server::{self, Link, LocalServer, ServerOptions};
+use bellwether_bus::server::{HUB_DOMAIN, Link, LocalServer, ServerOptions};
+use bellwether_bus::testing::{Wire, connect_options, free_port, options};
 use bellwether_bus::{Bus, ConnectError, ConnectOptions, From, Reader};
 use bellwether_protocol::codec;
 use bellwether_protocol::command::{CommandBody, Outcome, Verb};
@@ -43,33 +44,17 @@ pub(crate) fn kill_9(pid: u32) {
 }
 
 /// A server of the pinned version, with our program as its shim.
-pub(crate) async fn start_server(dir: &Path) -> LocalServer {
+pub(crate) async fn start_server(dir: &Path, link: Link) -> LocalServer {
     let dir = dir.to_owned();
     let start = move || {
-        let binary = server::find(None).or_else(|_| server::install(|line| eprintln!("{line}"))).expect("nats-server");
-        LocalServer::start(&ServerOptions {
-            binary,
-            shim: PROGRAM.into(),
-            dir,
-            port: 0,
-            monitor: None,
-            link: Link::Alone,
-        })
-        .expect("a server")
+        let options = ServerOptions { shim: PROGRAM.into(), link, ..options(dir, 0) };
+        LocalServer::start(&options).expect("a server")
     };
     tokio::task::spawn_blocking(start).await.expect("not cancelled")
 }
 
 pub(crate) async fn connect(url: &str) -> Result<Bus, ConnectError> {
-    let name = "test".to_owned();
-    Bus::connect(&ConnectOptions {
-        url: url.to_owned(),
-        domain: None,
-        prefix: Default::default(),
-        name,
-        credentials: None,
-    })
-    .await
+    Bus::connect(&connect_options(url)).await
 }
 
 struct Process {
@@ -85,6 +70,8 @@ pub(crate) struct Mesh {
     pub(crate) plan: String,
     pub(crate) site: bellwether_site::Addresses,
     server: Arc<LocalServer>,
+    /// A region's leaf, and its wire to the hub; none where agents connect to the one server.
+    pub(crate) leaves: BTreeMap<String, (LocalServer, Wire)>,
     processes: BTreeMap<String, Process>,
     began: Instant,
 }
@@ -107,26 +94,51 @@ impl Drop for Mesh {
 impl Mesh {
     /// Starts everything, and waits until it is ready to act.
     pub(crate) async fn start(coordinators: &[&str]) -> Self {
-        let mut mesh = Self::bare(coordinators).await;
-        mesh.start_site().await;
-        AGENTS.iter().for_each(|id| mesh.add_agent(id));
-        mesh.until_ready().await;
-        mesh
+        Self::bare(coordinators).await.filled().await
+    }
+
+    /// As [`Mesh::start`], with a leaf in each region that its agents connect to.
+    pub(crate) async fn start_with_leaves(coordinators: &[&str]) -> Self {
+        let port = free_port();
+        let mut mesh = Self::linked(coordinators, Link::Hub { port }).await;
+        for name in ["east", "west"] {
+            let wire = Wire::to(port).await;
+            let (region, hub) = (name.parse().expect("a region"), format!("nats-leaf://{}", wire.address()));
+            let leaf = start_server(&mesh.dir.path().join(name), Link::Leaf { region, hub }).await;
+            mesh.leaves.insert(name.to_owned(), (leaf, wire));
+        }
+        mesh.filled().await
+    }
+
+    async fn filled(mut self) -> Self {
+        self.start_site().await;
+        AGENTS.iter().for_each(|id| self.add_agent(id));
+        self.until_ready().await;
+        self
     }
 
     /// Starts a server and coordinators, with nothing to look at.
     pub(crate) async fn bare(coordinators: &[&str]) -> Self {
+        Self::linked(coordinators, Link::Alone).await
+    }
+
+    async fn linked(coordinators: &[&str], link: Link) -> Self {
+        let domain = (link != Link::Alone).then(|| HUB_DOMAIN.to_owned());
         let dir = tempfile::tempdir().expect("a directory");
-        let server = Arc::new(start_server(&dir.path().join("nats")).await);
-        let bus = connect(server.url()).await.expect("connected");
+        let server = Arc::new(start_server(&dir.path().join("nats"), link).await);
+        let options = ConnectOptions { domain: domain.clone(), ..connect_options(server.url()) };
+        let bus = Bus::connect(&options).await.expect("connected");
         bus.provision().await.expect("provisioned");
         let site = bellwether_site::Addresses { admin: String::new(), environments: BTreeMap::new() };
         let (processes, began) = (BTreeMap::new(), Instant::now());
-        let mut mesh = Self { bus, dir, plan: String::new(), site, server, processes, began };
+        let leaves = BTreeMap::new();
+        let mut mesh = Self { bus, dir, plan: String::new(), site, server, leaves, processes, began };
+        let domain = domain.map(|domain| format!("--nats-domain={domain}"));
         for id in coordinators {
             let data = mesh.path(id);
             let args = ["coordinator", "--nats", mesh.server.url(), "--dir", &data, "--id", id];
-            mesh.add(id, &args.map(str::to_owned));
+            let args: Vec<String> = args.map(str::to_owned).into_iter().chain(domain.clone()).collect();
+            mesh.add(id, &args);
         }
         mesh
     }
@@ -188,10 +200,11 @@ impl Mesh {
     pub(crate) fn add_agent_with(&mut self, id: &str, rest: &str) {
         let [region, role, name] = id.split('.').collect::<Vec<_>>()[..] else { panic!("{id}") };
         let state = self.path(&format!("state-{id}"));
-        let head = format!(
-            "agent:\n  region: {region}\n  name: {name}\n  state_dir: {state}\n  nats:\n    url: {}\n",
-            self.server.url()
-        );
+        let nats = match self.leaves.get(region) {
+            Some((leaf, _)) => format!("url: \"{}\", domain: {HUB_DOMAIN}", leaf.url()),
+            None => format!("url: \"{}\"", self.server.url()),
+        };
+        let head = format!("agent:\n  region: {region}\n  name: {name}\n  state_dir: {state}\n  nats: {{ {nats} }}\n");
         let file = self.path(&format!("{id}.yaml"));
         std::fs::write(&file, head + rest).expect("written");
         self.add(id, &["agent", role, "--config", &file].map(str::to_owned));
@@ -239,6 +252,9 @@ impl Mesh {
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(PROGRAM);
         command.args(args).env("BELLWETHER_NATS", self.url()).env("BELLWETHER_PRINCIPAL", "me");
+        if !self.leaves.is_empty() {
+            command.env("BELLWETHER_NATS_DOMAIN", HUB_DOMAIN);
+        }
         tokio::task::block_in_place(|| command.output()).expect("the program runs")
     }
 
@@ -256,8 +272,15 @@ impl Mesh {
     }
 
     pub(crate) async fn start_rollout(&self, release: &str) -> Outcome {
+        self.start_changed(release, &[]).await
+    }
+
+    /// Starts a rollout with parts of the plan overridden, such as `stages.canary.soak=9s`.
+    pub(crate) async fn start_changed(&self, release: &str, overrides: &[&str]) -> Outcome {
         let release = Some(release.parse().expect("a release"));
-        self.ask(Verb::Start, CommandBody { release, plan: Some(self.plan.clone()), ..CommandBody::default() }).await
+        let overrides = overrides.iter().map(|one| (*one).to_owned()).collect();
+        let body = CommandBody { release, plan: Some(self.plan.clone()), overrides, ..CommandBody::default() };
+        self.ask(Verb::Start, body).await
     }
 
     /// Waits until `look` finds something.

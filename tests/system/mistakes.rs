@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
+use bellwether_bus::server::Link;
 use bellwether_protocol::command::{CommandBody, Verb};
 use bellwether_protocol::reason::Ending;
 use bellwether_protocol::subject::Stream;
@@ -98,7 +99,7 @@ fn pretend_server(version: &str, answer: &str) -> String {
 fn a_missing_secret_and_a_taken_port_are_told() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
-        let server = start_server(&dir.path().join("nats")).await;
+        let server = start_server(&dir.path().join("nats"), Link::Alone).await;
         let agent = |role: &str, rest: &str| {
             let state = dir.path().join(role);
             let text = format!(
