@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use bellwether_bus::child::Output;
-use bellwether_bus::server::{self, Link, LocalServer, ServerOptions};
-use bellwether_protocol::id::{IdError, Role};
+use bellwether_bus::server::{self, HUB_DOMAIN, Link, LocalServer, ServerOptions};
+use bellwether_protocol::id::{IdError, Region, Role};
 use tokio::sync::mpsc;
 
 use crate::children::Children;
@@ -29,9 +29,50 @@ pub struct UpArgs {
     /// Port of its monitoring, on loopback; probes of this machine take it for their control target
     #[arg(long, default_value_t = 8222)]
     monitor: u16,
+    /// Be the hub: take the leaves of regions on this port of loopback
+    #[arg(long, value_name = "PORT", conflicts_with = "leaf")]
+    leaves: Option<u16>,
+    /// Be a region's leaf, without a coordinator, such as `sjc=nats-leaf://127.0.0.1:7422`
+    #[arg(long, value_name = "REGION=HUB")]
+    leaf: Option<Leaf>,
     /// The nats-server to run; default: the one on PATH or in the cache
     #[arg(long, value_name = "PATH")]
     nats_server: Option<PathBuf>,
+}
+
+/// A region, and where its hub takes leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Leaf {
+    region: Region,
+    hub: String,
+}
+
+impl FromStr for Leaf {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (region, hub) = text.split_once('=').unwrap_or((text, ""));
+        if !hub.contains("://") {
+            let expected = "write REGION=nats-leaf://HOST:PORT";
+            return Err(IdError { kind: "leaf", text: text.chars().take(80).collect(), expected });
+        }
+        Ok(Self { region: region.parse()?, hub: hub.to_owned() })
+    }
+}
+
+impl UpArgs {
+    fn link(&self) -> Link {
+        match (&self.leaf, self.leaves) {
+            (Some(Leaf { region, hub }), _) => Link::Leaf { region: region.clone(), hub: hub.clone() },
+            (None, Some(port)) => Link::Hub { port },
+            (None, None) => Link::Alone,
+        }
+    }
+
+    /// How verbs name the domain of a hub; nothing without one.
+    fn domain(&self) -> Option<String> {
+        (self.link() != Link::Alone).then(|| format!("--nats-domain={HUB_DOMAIN}"))
+    }
 }
 
 /// A role and the file that configures it.
@@ -65,15 +106,23 @@ const LINES_MAX: usize = 64;
 pub(crate) async fn up(args: &UpArgs, prefix: &str) -> Result<u8, VerbError> {
     let agents = args.agents.iter().cloned().chain(in_folder(args.folder.as_deref())?).collect::<Vec<_>>();
     let binary = server::find(args.nats_server.as_deref())?;
-    let server = start_server(binary, args.dir.join("nats"), args.port, monitor(args.monitor)).await?;
+    let server = start_server(binary, args.dir.join("nats"), args.port, monitor(args.monitor), args.link()).await?;
     println!("nats         {}   (loopback, without credentials: names are claims)", server.url());
+    match args.link() {
+        Link::Alone => {}
+        Link::Hub { port } => println!("hub          nats-leaf://127.0.0.1:{port}   takes the leaves of regions"),
+        Link::Leaf { region, hub } => {
+            println!("leaf         of {region}, to {hub}; its agents' files need `nats.domain: {HUB_DOMAIN}`");
+        }
+    }
     let mut children = Children::new()?.quiet();
     let outcome = start(args, &agents, prefix, &server, &mut children).await;
     let (tell, mut lines) = mpsc::channel(LINES_MAX);
     let watch = children.supervise(tell);
     if outcome.is_ok() {
         println!("alerts and warnings follow; with BELLWETHER_LOG=info decisions too. Ctrl-C stops all of it");
-        println!("next: bellwether agents list --nats {}", server.url());
+        let domain = args.domain().map(|domain| format!(" {domain}")).unwrap_or_default();
+        println!("next: bellwether agents list --nats {}{domain}", server.url());
         loop {
             tokio::select! {
                 () = bellwether_runtime::shutdown() => break,
@@ -130,9 +179,11 @@ async fn start(
     children: &mut Children,
 ) -> Result<(), VerbError> {
     let dir = args.dir.join("coordinator").display().to_string();
-    let coordinator = ["coordinator", "--nats", server.url(), "--prefix", prefix, "--dir", &dir];
-    children.start("coordinator", coordinator, Output::Inherit).await?;
-    println!("coordinator  {dir}");
+    let coordinator = ["coordinator", "--nats", server.url(), "--prefix", prefix, "--dir", &dir].map(str::to_owned);
+    if args.leaf.is_none() {
+        children.start("coordinator", coordinator.into_iter().chain(args.domain()), Output::Inherit).await?;
+        println!("coordinator  {dir}");
+    }
     for AgentFile { role, file } in agents {
         let path = file.display().to_string();
         children.start(&format!("{role} {path}"), ["agent", role.as_str(), "--config", &path], Output::Inherit).await?;
@@ -146,10 +197,11 @@ pub(crate) async fn start_server(
     dir: PathBuf,
     port: u16,
     monitor: Option<u16>,
+    link: Link,
 ) -> Result<LocalServer, VerbError> {
     make_dir(&dir)?;
     let shim = std::env::current_exe().map_err(VerbError::System)?;
-    let options = ServerOptions { binary, shim, dir, port, monitor, link: Link::Alone };
+    let options = ServerOptions { binary, shim, dir, port, monitor, link };
     let started = tokio::task::spawn_blocking(move || LocalServer::start(&options)).await;
     Ok(started.map_err(|error| VerbError::System(std::io::Error::other(error)))??)
 }
@@ -179,6 +231,16 @@ mod tests {
         let found: Vec<_> = in_folder(Some(dir.path())).unwrap().into_iter().map(|agent| agent.role).collect();
         assert_eq!(found, [Role::Alert, Role::Probe]);
         assert!(in_folder(None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_leaf_is_a_region_and_its_hub() {
+        let read = |text: &str| text.parse::<Leaf>();
+        let hub = "nats-leaf://hub:7422";
+        assert_eq!(read(&format!("sjc={hub}")).unwrap(), Leaf { region: "sjc".parse().unwrap(), hub: hub.into() });
+        for wrong in ["sjc", "sjc=hub", "=nats-leaf://hub", hub, "a.b=nats-leaf://hub"] {
+            assert!(read(wrong).is_err(), "`{wrong}` was accepted");
+        }
     }
 
     #[test]

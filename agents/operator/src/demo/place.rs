@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bellwether_bus::Bus;
 use bellwether_bus::child::Output;
-use bellwether_bus::server::{self, InstallError, LocalServer};
+use bellwether_bus::server::{self, InstallError, Link, LocalServer};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::Role;
 use bellwether_protocol::presence::Presence;
@@ -59,7 +59,7 @@ impl Place {
         notes: mpsc::Sender<String>,
     ) -> Result<Self, VerbError> {
         let binary = binary(nats_server.map(Path::to_owned)).await?;
-        let server = start_server(binary, dir.join("nats"), 0, None).await?;
+        let server = start_server(binary, dir.join("nats"), 0, None, Link::Alone).await?;
         eprintln!("nats-server  {}", server.url());
         let (sink, secret) = Sink::start(notes.clone()).await?;
         eprintln!("webhooks to  {}", sink.url());
