@@ -10,6 +10,7 @@
 //! | `ask` | a command, from the publish to its outcome |
 //! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest`, `health` | the verbs |
 //! | `verb` | all of these, and what the judge does for them |
+//! | `doctor` | what is wrong with the mesh, and what would mend it |
 //! | `dry_run` | what a start would do |
 //! | `init` | the files of a first rollout |
 //! | `assess` | one look at a release, and the way back, without a mesh |
@@ -27,6 +28,7 @@ mod backtest;
 mod children;
 mod command;
 mod demo;
+mod doctor;
 mod dry_run;
 mod error;
 mod follow;
@@ -50,6 +52,7 @@ pub use assess::{AssessArgs, RollbackVerb};
 pub use backtest::{Asked as Samples, BacktestArgs};
 pub use command::CommandVerb;
 pub use demo::DemoArgs;
+pub use doctor::DoctorArgs;
 pub use error::{VerbError, complain, exit};
 pub use health::HealthArgs;
 pub use init::InitArgs;

@@ -286,7 +286,7 @@ async fn last_status(bus: &Bus, service: &Service) -> Result<Option<Status>, Ver
     Ok(bytes.map(|bytes| codec::from_json("status", &bytes)).transpose()?)
 }
 
-async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {
+pub(crate) async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {
     let bucket = bus.kv(Bucket::Status);
     let mut all = Vec::new();
     for entry in bucket.entries().await? {

@@ -22,6 +22,7 @@ use crate::args::Mesh;
 use crate::backtest::{Asked as Samples, BacktestArgs};
 use crate::command::{CommandVerb, command};
 use crate::demo::{DemoArgs, demo};
+use crate::doctor::{DoctorArgs, doctor};
 use crate::error::{VerbError, exit};
 use crate::health::{HealthArgs, health};
 use crate::init::{InitArgs, init};
@@ -52,6 +53,8 @@ pub enum Verb {
     /// Look at the agents
     #[command(subcommand)]
     Agents(AgentsVerb),
+    /// Say what is wrong with the mesh, and what would mend it; changes nothing
+    Doctor(DoctorArgs),
     /// Check the log
     #[command(subcommand)]
     Audit(AuditVerb),
@@ -101,6 +104,7 @@ impl Verb {
             Self::Rollout(verb) => rollout(mesh, verb, validators, judge).await,
             Self::Command(verb) => command(mesh, verb).await,
             Self::Agents(verb) => agents(mesh, verb).await,
+            Self::Doctor(args) => doctor(mesh, &args).await,
             Self::Audit(verb) => verb.show(mesh, judge).await,
             Self::Backtest(args) => args.show(mesh, validators, judge),
             Self::Health(args) => Ok(health(mesh, &args).await),

@@ -41,6 +41,12 @@ pub enum ProvisionError {
         /// What it has.
         got: String,
     },
+    /// It is not there, and was not to be created.
+    #[error("there is no stream `{asset}`")]
+    Missing {
+        /// The asset.
+        asset: String,
+    },
 }
 
 impl Bus {
@@ -64,6 +70,33 @@ impl Bus {
             self.provision_one(Config { num_replicas: replicas, ..config }).await?;
         }
         Ok(())
+    }
+
+    /// Reads every stream and bucket back and changes none: how many there must be, and what is wrong with
+    /// which.
+    pub async fn look_over(&self) -> (usize, Vec<ProvisionError>) {
+        let streams = Stream::ALL.into_iter().map(|stream| stream_config(self.prefix(), stream));
+        let buckets = Bucket::ALL.into_iter().map(|bucket| bucket_config(self.prefix(), bucket));
+        let mut wrong = Vec::new();
+        for want in streams.chain(buckets) {
+            wrong.extend(self.look_at(want).await.err());
+        }
+        (Stream::ALL.len() + Bucket::ALL.len(), wrong)
+    }
+
+    async fn look_at(&self, want: Config) -> Result<(), ProvisionError> {
+        let mut stream = match self.jetstream.get_stream(&want.name).await {
+            Ok(stream) => stream,
+            Err(error) if is_not_found(&error) => return Err(ProvisionError::Missing { asset: want.name }),
+            Err(source) => return Err(api("read", &want, source)),
+        };
+        let got = &stream.info().await.map_err(|source| api("read", &want, source))?.config;
+        match difference(&want, got) {
+            None => Ok(()),
+            Some((setting, want_value, got)) => {
+                Err(ProvisionError::Differs { asset: want.name, setting, want: want_value, got })
+            }
+        }
     }
 
     async fn provision_one(&self, want: Config) -> Result<(), ProvisionError> {

@@ -42,3 +42,4 @@ pub use kv::{Kv, KvEntry, KvError, KvWatch};
 pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
 pub use read::{From, Message, Next, ReadError, Reader, StreamState};
 pub use subscribe::{SubscribeError, Subscription};
+pub use sync::Syncs;

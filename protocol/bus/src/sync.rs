@@ -15,23 +15,47 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Most of an answer that is read, in bytes: `/varz` has a few KiB.
 const ANSWER_LEN_MAX: u64 = 1024 * 1024;
 
+/// Whether the server writes to disk what it acknowledges, before it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Syncs {
+    /// It does not, in words.
+    No(String),
+    /// It cannot be told, and why.
+    Unknown(String),
+    /// It does.
+    Yes,
+}
+
 impl Bus {
+    /// The server's name and version.
+    pub fn server(&self) -> (String, String) {
+        let info = self.client.server_info();
+        (info.server_name, info.version)
+    }
+
+    /// Whether every write is synced; `monitor` is the address of the monitoring port.
+    pub async fn syncs(&self, monitor: Option<&str>) -> Syncs {
+        let server = self.client.server_info().server_name;
+        if server == LOCAL_NAME {
+            return Syncs::Yes;
+        }
+        let Some(monitor) = monitor else {
+            return Syncs::Unknown(format!("it is not known whether NATS server {server} syncs every write"));
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, ask(monitor)).await {
+            Ok(Ok(varz)) if varz.jetstream.config.sync_always => Syncs::Yes,
+            Ok(Ok(varz)) => Syncs::No(format!("NATS server {} does not sync every write", varz.server_name)),
+            Ok(Err(error)) => {
+                Syncs::Unknown(format!("{monitor} could not be asked whether NATS syncs every write: {error}"))
+            }
+            Err(_) => Syncs::Unknown(format!("{monitor} did not say within 5 s whether NATS syncs every write")),
+        }
+    }
+
     /// What people must know when it was not shown that the server syncs every write; `monitor` is the
     /// address of its monitoring port, such as `http://127.0.0.1:8222`. `None` when it does.
     pub async fn sync_doubt(&self, monitor: Option<&str>) -> Option<String> {
-        let server = self.client.server_info().server_name;
-        if server == LOCAL_NAME {
-            return None;
-        }
-        let found = match monitor {
-            Some(monitor) => match tokio::time::timeout(ANSWER_WITHIN, ask(monitor)).await {
-                Ok(Ok(varz)) if varz.jetstream.config.sync_always => return None,
-                Ok(Ok(varz)) => format!("NATS server {} does not sync every write", varz.server_name),
-                Ok(Err(error)) => format!("{monitor} could not be asked whether NATS syncs every write: {error}"),
-                Err(_) => format!("{monitor} did not say within 5 s whether NATS syncs every write"),
-            },
-            None => format!("it is not known whether NATS server {server} syncs every write"),
-        };
+        let (Syncs::No(found) | Syncs::Unknown(found)) = self.syncs(monitor).await else { return None };
         let asked = if monitor.is_some() { "" } else { " and show it with `--nats-monitor http://HOST:8222`" };
         Some(format!(
             "{found}: with its power, it may lose up to 30 s of acknowledged decisions. \
