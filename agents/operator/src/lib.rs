@@ -11,6 +11,7 @@
 //! | `alert`, `command`, `rollout`, `replay`, `report`, `agents`, `plan`, `backtest`, `health` | the verbs |
 //! | `verb` | all of these, and what the judge does for them |
 //! | `doctor` | what is wrong with the mesh, and what would mend it |
+//! | `drill` | a take-back, rehearsed and timed |
 //! | `dry_run` | what a start would do |
 //! | `init` | the files of a first rollout |
 //! | `assess` | one look at a release, and the way back, without a mesh |
@@ -29,6 +30,7 @@ mod children;
 mod command;
 mod demo;
 mod doctor;
+mod drill;
 mod dry_run;
 mod error;
 mod follow;
@@ -53,6 +55,7 @@ pub use backtest::{Asked as Samples, BacktestArgs};
 pub use command::CommandVerb;
 pub use demo::DemoArgs;
 pub use doctor::DoctorArgs;
+pub use drill::DrillArgs;
 pub use error::{VerbError, complain, exit};
 pub use health::HealthArgs;
 pub use init::InitArgs;

@@ -102,6 +102,11 @@ impl AuditVerb {
 }
 
 impl ExplainArgs {
+    /// Of a rollout on the mesh.
+    pub(crate) fn of(which: Which) -> Self {
+        Self { which, log: None }
+    }
+
     /// Reads the log and shows what the judge makes of it.
     ///
     /// # Errors

@@ -280,7 +280,7 @@ async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
 }
 
 /// Where the last rollout of a service stands; `None` when there was none.
-async fn last_status(bus: &Bus, service: &Service) -> Result<Option<Status>, VerbError> {
+pub(crate) async fn last_status(bus: &Bus, service: &Service) -> Result<Option<Status>, VerbError> {
     let entry = bus.kv(Bucket::Status).get(service.as_str()).await?;
     let bytes = entry.and_then(|entry| entry.value);
     Ok(bytes.map(|bytes| codec::from_json("status", &bytes)).transpose()?)

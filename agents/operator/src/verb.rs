@@ -23,6 +23,7 @@ use crate::backtest::{Asked as Samples, BacktestArgs};
 use crate::command::{CommandVerb, command};
 use crate::demo::{DemoArgs, demo};
 use crate::doctor::{DoctorArgs, doctor};
+use crate::drill::{DrillArgs, drill};
 use crate::error::{VerbError, exit};
 use crate::health::{HealthArgs, health};
 use crate::init::{InitArgs, init};
@@ -55,6 +56,8 @@ pub enum Verb {
     Agents(AgentsVerb),
     /// Say what is wrong with the mesh, and what would mend it; changes nothing
     Doctor(DoctorArgs),
+    /// Rehearse the way back: bring a release out in the first stage, take it back, and time it
+    Drill(DrillArgs),
     /// Check the log
     #[command(subcommand)]
     Audit(AuditVerb),
@@ -104,6 +107,7 @@ impl Verb {
             Self::Rollout(verb) => rollout(mesh, verb, validators, judge).await,
             Self::Command(verb) => command(mesh, verb).await,
             Self::Agents(verb) => agents(mesh, verb).await,
+            Self::Drill(args) => drill(mesh, &args, validators, judge).await,
             Self::Doctor(args) => doctor(mesh, &args).await,
             Self::Audit(verb) => verb.show(mesh, judge).await,
             Self::Backtest(args) => args.show(mesh, validators, judge),
