@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Watches a release travel from staging to production, and takes it back when it goes wrong
 #[derive(Debug, Parser)]
-#[command(name = "bellwether", version, arg_required_else_help = true)]
+#[command(name = "bellwether", version = env!("BELLWETHER_VERSION"), arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     mesh: Mesh,
@@ -34,6 +34,7 @@ enum Verb {
     #[command(subcommand)]
     Rollback(operator::RollbackVerb),
     Completions(operator::CompletionsArgs),
+    Man(operator::ManArgs),
     #[command(hide = true)]
     Shim {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -101,6 +102,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Probe(verb) => verb.run(mesh.json).await?,
         Verb::Rollback(operator::RollbackVerb::Assess(args)) => assess(&mesh, &args, &validators).await?,
         Verb::Completions(args) => operator::completions(args, &mut Cli::command()),
+        Verb::Man(args) => operator::man(&args, Cli::command())?,
         Verb::Shim { .. } => exit::USAGE,
         Verb::Site(verb) => return Ok(bellwether_site::run(&verb).await?),
     }))

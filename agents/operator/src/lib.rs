@@ -59,7 +59,7 @@ pub use drill::DrillArgs;
 pub use error::{VerbError, complain, exit};
 pub use health::HealthArgs;
 pub use init::InitArgs;
-pub use out::{CompletionsArgs, completions};
+pub use out::{CompletionsArgs, ManArgs, completions, man};
 pub use plan::PlanVerb;
 pub use replay::{Asked, AuditVerb, ExplainArgs, Heads, Log, ReplayArgs};
 pub use report::{EvidenceArgs, ReportArgs};

@@ -16,6 +16,14 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
     }
 }
 
+/// One line to standard output; unlike `println!` it does not panic on a closed pipe.
+macro_rules! outln {
+    ($($text:tt)*) => {
+        $crate::out::print(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+pub(crate) use outln;
+
 /// Print a completion script
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
@@ -31,10 +39,21 @@ pub fn completions(CompletionsArgs { shell }: CompletionsArgs, command: &mut cla
     crate::error::exit::DONE
 }
 
-/// One line to standard output; unlike `println!` it does not panic on a closed pipe.
-macro_rules! outln {
-    ($($text:tt)*) => {
-        $crate::out::print(format_args!("{}\n", format_args!($($text)*)))
-    };
+/// Write man pages
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// Where to
+    dir: std::path::PathBuf,
 }
-pub(crate) use outln;
+
+/// Writes a man page for each verb.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn man(ManArgs { dir }: &ManArgs, command: clap::Command) -> Result<u8, crate::error::VerbError> {
+    crate::up::make_dir(dir)?;
+    let written = clap_mangen::generate_to(command.disable_help_subcommand(true), dir);
+    written.map_err(|source| crate::error::VerbError::File { doing: "write", path: dir.clone(), source })?;
+    outln!("wrote {0}: man {0}/bellwether.1", dir.display());
+    Ok(crate::error::exit::DONE)
+}
