@@ -126,6 +126,7 @@ fn a_lever_of_folders_is_set_and_read_back() {
         std::fs::create_dir_all(dir.path().join("releases").join(release)).unwrap();
     }
     assert_eq!(lever(&["set", "v3"]).0, Some(64));
+    assert_eq!(lever(&["read"]), (Some(1), String::new()));
     assert_eq!(lever(&["set", "v2"]).0, Some(0));
     let reading: serde_json::Value = serde_json::from_str(&lever(&["read"]).1).unwrap();
     assert_eq!((&reading["value"], &reading["targets"][0]["value"]), (&"v2".into(), &"v2".into()));

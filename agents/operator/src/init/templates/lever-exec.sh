@@ -6,7 +6,8 @@ deploy() {
 }
 
 running() { # one line for each machine: its name, and the release that it runs
-    echo "$(uname -n) $(basename "$(readlink current)")"
+    release=$(readlink current) || { echo "$PWD/current leads to no release" >&2; return 1; }
+    echo "$(uname -n) $(basename "$release")"
 }
 
 known() { # newest first
