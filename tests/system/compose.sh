@@ -37,7 +37,7 @@ story() { compose logs --no-color story 2>&1 | sed 's/^story[-_0-9]* *| //'; }
 # Waits until the story has said what is asked for, N seconds at most.
 until_story_says() {
     local until=$(($(millis) + $2 * 1000))
-    until story | grep -q -- "$1"; do
+    until [[ $(story) == *"$1"* ]]; do
         if (($(millis) > until)); then
             story | tail -n 20 >&2
             fail "the story did not say \`$1\` within $2 s"
@@ -128,7 +128,8 @@ stand_in_prometheus() {
     mkdir -p "$cache/none"
     docker build --network host --tag "$1" --file - "$cache/none" <<'DOCKERFILE'
 FROM debian:bookworm-slim
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus && mkdir -p /prometheus && chown 65534 /prometheus
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends busybox prometheus && \
+    ln -s /bin/busybox /usr/bin/wget && mkdir -p /prometheus && chown 65534 /prometheus
 USER nobody
 VOLUME /prometheus
 ENTRYPOINT ["/usr/bin/prometheus"]
@@ -184,7 +185,7 @@ say "image: $(($(size "$BELLWETHER_IMAGE") / 1000000)) MB, of which Debian $(($(
 
 began=$(millis)
 compose up --detach >"$cache/up.log" 2>&1 || fail "the mesh does not come up: $(tail -n 3 "$cache/up.log")"
-until_story_says '^14 agents' 120
+until_story_says '14 agents' 120
 say "everybody there, and every lever read back: $(since "$began") after \`up\`"
 until_story_says 'shop/1 stage staging entered' 30
 say "the story's first decision: $(since "$began") after \`up\`"
