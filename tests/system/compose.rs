@@ -52,11 +52,16 @@ fn every_file_is_there_and_of_the_same_versions() {
     assert!(text(dockerfile).contains(&rust), "{dockerfile} does not say `{rust}`");
     let image = services["nats"]["image"].as_str().expect("an image");
     assert!(image.contains(&format!("nats:{}-", server::VERSION)), "{image} is not what is tested");
-    // The story counts who is there.
-    let present = services
-        .values()
-        .filter(|one| ["agent", "coordinator"].contains(words(&one["command"]).first().unwrap_or(&"")));
-    assert!(text(".docker/story.sh").contains(&format!("-ge {} ]", present.count())), "story.sh waits for others");
+    // The story counts who is there, and Prometheus scrapes every one.
+    let stays = |service: &Value| ["agent", "coordinator"].contains(words(&service["command"]).first().unwrap_or(&""));
+    let present: Vec<&String> = services.iter().filter(|(_, one)| stays(one)).map(|(name, _)| name).collect();
+    assert!(text(".docker/story.sh").contains(&format!("-ge {} ]", present.len())), "story.sh waits for others");
+    let scraped = yaml(".docker/prometheus.yml");
+    let jobs = scraped["scrape_configs"].as_array().expect("jobs").iter();
+    let targets = jobs.flat_map(|job| job["static_configs"].as_array().expect("targets"));
+    let targets: Vec<&str> = targets.flat_map(|one| words(&one["targets"])).collect();
+    let silent: Vec<_> = present.iter().filter(|name| !targets.contains(&format!("{name}:9600").as_str())).collect();
+    assert!(silent.is_empty(), "not scraped: {silent:?}");
 }
 
 #[test]

@@ -190,6 +190,19 @@ say "everybody there, and every lever read back: $(since "$began") after \`up\`"
 until_story_says 'shop/1 stage staging entered' 30
 say "the story's first decision: $(since "$began") after \`up\`"
 
+# With a health check and not well yet, or no more.
+unwell() {
+    local state
+    for state in starting unhealthy; do
+        docker ps --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" --filter "health=$state" --format '{{.Names}} {{.Status}}'
+    done
+}
+until [[ -z $(unwell) ]]; do
+    (($(millis) - began < 90000)) || fail "not well: $(unwell)"
+    sleep 0.3
+done
+say "every process says that it is well: $(since "$began") after \`up\`"
+
 # Each coordinator is lost on the way up, and the first again before the bad release is seen.
 lose() {
     local at
