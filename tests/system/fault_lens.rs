@@ -156,7 +156,14 @@ impl<'a> Story<'a> {
         }
         let deploys = |render: &mut Render| {
             let deploys = render.of(&id(self.service, "staging")).deploys();
-            deploys.iter().map(|(trigger, release, _)| format!("{trigger} {release}")).collect::<Vec<_>>().join(", ")
+            let mut names: Vec<String> =
+                deploys.iter().map(|(trigger, release, _)| format!("{trigger} {release}")).collect();
+            // Flag and release are then taken back at once: the clock decides whose deploy comes first.
+            if let Some(pushed) = names.iter().position(|name| name.starts_with("new_commit")) {
+                names.truncate(pushed + 1);
+                names.extend(deploys.last().map(|(_, release, _)| format!("at last {release}")));
+            }
+            names.join(", ")
         };
         told + &format!("on Render: {}\n", self.render.with(deploys))
     }

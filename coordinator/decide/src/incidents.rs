@@ -38,8 +38,9 @@ impl Tell {
     /// A criterion that fails; what follows from that is to be added.
     pub(crate) fn of_judgement(rollout: &Rollout, judgement: &Judgement) -> Self {
         let (criterion, numbers) = (&judgement.criterion, &judgement.numbers);
-        let what = format!("{criterion} {}, limit {}", numbers.value, numbers.limit);
-        Self::new(criterion.clone(), "", format!("{} {}: {what}", rollout.release, stage(rollout))).on(judgement)
+        let region = judgement.region.as_ref().map(|region| format!(" ({region})")).unwrap_or_default();
+        let headline = format!("{} {}: {criterion} {numbers}{region}", rollout.release, stage(rollout));
+        Self::new(criterion.clone(), "", headline).on(judgement)
     }
 
     /// A lever that is elsewhere; what follows from that is to be added.
