@@ -342,6 +342,54 @@ fn a_take_back_that_leaves_something_behind_is_refused() {
 }
 
 #[test]
+fn waves_are_stages_one_after_the_other() {
+    let regions = "  east: http://127.0.0.1:8001\n  west: http://127.0.0.1:8002\n  south: http://127.0.0.1:8003";
+    let levers = "release: { holds_release: true, regions: [east] }
+  others: { holds_release: true, regions: [south, west] }";
+    let small = SMALL
+        .replace("  east: http://127.0.0.1:8001", regions)
+        .replace("release: { holds_release: true }", levers)
+        .replace(
+            "    soak: 1h",
+            "      - { set: others, to: \"{release}\" }\n    soak: 1h\n    approval: true\n    WAVES",
+        );
+    let with = |waves: &str| small.replace("WAVES", waves);
+    let plan = accepted(&with("waves: [[east], [west, south]]\n    at_most: 34%"), &["stages.canary.soak=2h"]);
+    let told: Vec<_> = plan
+        .stages
+        .iter()
+        .map(|stage| {
+            let regions: Vec<&str> = stage.regions.iter().map(|region| region.as_str()).collect();
+            let set: Vec<&str> = stage.enter.iter().map(|set| set.lever.as_str()).collect();
+            (stage.name.as_str(), regions.join(" "), set.join(" "), stage.approval, stage.soak.to_string())
+        })
+        .collect();
+    let stage = |name, regions: &str, set: &str, approval| {
+        (name, regions.to_owned(), set.to_owned(), approval, "2h".to_owned())
+    };
+    let first = stage("canary-1", "east", "traffic release", false);
+    assert_eq!(told, [first, stage("canary-2", "east west south", "others", true)]);
+    let held = |stage, region: &str| plan.release_lever_in(stage, &region.parse().unwrap()).unwrap().to_string();
+    assert_eq!([held(0, "east"), held(1, "east"), held(1, "west")], ["release", "release", "others"]);
+    for (waves, expected) in [
+        (
+            "waves: [[east, west], [south]]\n    at_most: 34%",
+            "P12]: the first wave reaches 2 of 3 regions: `at_most: 34%`",
+        ),
+        ("waves: [[east], [east]]", "P07]: the same one twice: a region is in one wave"),
+        ("waves: [east, west]", "P06]: not a list of lists of regions: write for example `[[sjc], [iad, fra]]`"),
+        ("waves: [[east], [wets, south]]", "P04]: unknown region `wets`: did you mean `west`?"),
+        ("waves: [[west]]", "P11]: this lever can never be set: its `regions` (line "),
+        ("waves: [[east]]\n    regions: [west]", "P08]: both `regions` and `waves` in one stage"),
+        ("at_most: 34%", "P12]: `at_most` without `waves`"),
+    ] {
+        let findings = read(&with(waves), &[]).unwrap_err();
+        let said: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains(expected), "{waves}: {said:#?}");
+    }
+}
+
+#[test]
 fn what_follows_a_failure_is_read_as_steps() {
     let steps =
         "hard: true\n    on_fail: [{ do: warn, tell: [ops] }, { for: 5m, do: hold }, { for: 15m, do: rollback }]";

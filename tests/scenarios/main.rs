@@ -102,4 +102,5 @@ scenarios! {
     single_500
     steps
     superseded
+    waves
 }

@@ -63,6 +63,9 @@
 //! stages:
 //!   - name: canary
 //!     regions: [east, west]     # default: all
+//!     # waves: [[east], [west]] # or one after the other, as stages `canary-1` and `canary-2`: each looks
+//!     #                         # at every region so far, and sets the levers whose `regions` it reaches
+//!     # at_most: 50%            # default 100%: the share of its regions that the first wave may reach
 //!     cohorts: [canary, baseline]       # default: both where there is a baseline
 //!     enter:                    # default: nothing; one after the other
 //!       - { set: traffic, to: 10% }
@@ -140,6 +143,8 @@ mod short;
 #[cfg(feature = "plan-file")]
 mod sketch;
 mod timeline;
+#[cfg(feature = "plan-file")]
+mod waves;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -200,12 +205,16 @@ pub fn read_plan(
     if let Some(mut root) = root {
         findings.extend(overrides::apply(&mut root, overrides));
         findings.extend(short::write_out(&mut root, text));
+        findings.extend(waves::write_out(&mut root));
         let mut reader = reader::Reader::new(validators);
         plan = reader.plan(&root);
         findings.append(&mut reader.findings);
         findings.extend(check::check(&root));
     }
     findings.sort_by_key(|finding| (finding.line, finding.column));
+    // What stands in a stage with waves is read once for each of them.
+    let mut said = BTreeSet::new();
+    findings.retain(|finding| said.insert((finding.line, finding.column, finding.code, finding.message.clone())));
     findings.truncate(report::FINDINGS_MAX);
     findings.iter_mut().for_each(|finding| finding.file = file.to_owned());
     let wrong = findings.iter().any(|finding| finding.severity == FindingSeverity::Error);
@@ -495,7 +504,8 @@ pub struct Activity {
 pub struct Stage {
     /// Its name.
     pub name: StageName,
-    /// Where it is looked at. Default: every region.
+    /// Where it is looked at. Default: every region. As `waves`, one list after the other becomes a stage of
+    /// its own; the first may reach the share `at_most` of these regions. Default 100 %.
     pub regions: Vec<Region>,
     /// Which cohorts are looked at. Default: canary, and baseline where the plan has one.
     pub cohorts: Vec<Cohort>,

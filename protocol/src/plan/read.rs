@@ -9,14 +9,16 @@ use schemars::JsonSchema;
 use serde_json::json;
 
 use super::node::Node;
-use super::reader::Reader;
+use super::reader::{Reader, Section};
 use super::report::{Finding, cut};
 use super::short::{EXAMPLES, SENTENCE_MAX};
+use super::waves::WAVES_MAX;
 use super::{
     ALPHA, Activity, Criterion, ENTER_WITHIN, FailStep, Fingerprint, Freeze, GRACE, LeverUse, Objective, OnFail, Plan,
     Require, SLOT, SPEND, Set, SetTo, Sli, Stage, TIMEOUT, TIMES, TIMES_LATENCY, TakeBack, TakeBackLevel, Zone,
 };
-use crate::id::{IdError, LeverName, LeverValue, SliName};
+use crate::id::{IdError, LeverName, LeverValue, Region, SliName};
+use crate::ratio::Ratio;
 use crate::sample::Cohort;
 use crate::time::Span;
 
@@ -79,6 +81,8 @@ pub(super) const OBJECTIVES: [&str; 10] =
 const STAGE: &[&str] = &[
     "name",
     "regions",
+    "waves",
+    "at_most",
     "cohorts",
     "enter",
     "enter_within",
@@ -382,6 +386,7 @@ impl Reader<'_> {
         let name = self.need(s, "name", Self::token);
         let names = |r: &mut Self, key, max| r.or(s, key, None, |r, k, n| r.list(k, n, max, Self::token).map(Some));
         let regions = names(self, "regions", STAGES_MAX);
+        self.waves(s);
         let criteria = self.or(s, "criteria", None, |r, k, n| r.list(k, n, CRITERIA_MAX, Self::token).map(Some));
         let cohorts = self.or(s, "cohorts", None, |r, k, n| {
             let known = [("canary", Cohort::Canary), ("baseline", Cohort::Baseline)];
@@ -407,6 +412,15 @@ impl Reader<'_> {
             during: during?,
             irreversible: irreversible?,
         })
+    }
+
+    /// Written out before a plan is read: here they are only drawn.
+    fn waves(&mut self, s: Section<'_>) {
+        if self.sketch.is_some() {
+            let regions = |r: &mut Self, k: &str, n: &Node| r.list(k, n, STAGES_MAX, Self::token::<Region>);
+            let _: Option<Vec<_>> = self.or(s, "waves", Vec::new(), |r, k, n| r.list(k, n, WAVES_MAX, regions));
+            let _ = self.or(s, "at_most", Ratio::ZERO, Self::ratio);
+        }
     }
 
     fn sets(&mut self, key: &str, node: &Node) -> Option<Vec<Set>> {

@@ -51,7 +51,7 @@ const SECTIONS: [(&str, &[&str]); 14] = [
     ("take_back", &["TakeBack"]),
 ];
 /// Keys that are called otherwise than their field. Those of a map without a name are any others.
-const FIELDS: [(&str, &str, &str); 11] = [
+const FIELDS: [(&str, &str, &str); 13] = [
     ("cohort", "headers", "canary"),
     ("compare_latency", "q", "quantile"),
     ("criterion", "for", "hold_for"),
@@ -61,6 +61,8 @@ const FIELDS: [(&str, &str, &str); 11] = [
     ("plan", "cohorts", "canary"),
     ("quantile", "q", "quantile"),
     ("sli", "*", "settings"),
+    ("stage", "at_most", "regions"),
+    ("stage", "waves", "regions"),
     ("step", "do", "act"),
     ("step", "for", "after"),
 ];
