@@ -377,7 +377,7 @@ fn waves_are_stages_one_after_the_other() {
             "P12]: the first wave reaches 2 of 3 regions: `at_most: 34%`",
         ),
         ("waves: [[east], [east]]", "P07]: the same one twice: a region is in one wave"),
-        ("waves: [east, west]", "P06]: not a list of lists of regions: write for example `[[sjc], [iad, fra]]`"),
+        ("waves: [[east], west]", "P06]: a single value instead of a list: `waves` takes a list"),
         ("waves: [[east], [wets, south]]", "P04]: unknown region `wets`: did you mean `west`?"),
         ("waves: [[west]]", "P11]: this lever can never be set: its `regions` (line "),
         ("waves: [[east]]\n    regions: [west]", "P08]: both `regions` and `waves` in one stage"),

@@ -414,13 +414,11 @@ impl Reader<'_> {
         })
     }
 
-    /// Written out before a plan is read: here they are only drawn.
+    /// Only what `waves` could not write out is still there: its shape is checked, and no more.
     fn waves(&mut self, s: Section<'_>) {
-        if self.sketch.is_some() {
-            let regions = |r: &mut Self, k: &str, n: &Node| r.list(k, n, STAGES_MAX, Self::token::<Region>);
-            let _: Option<Vec<_>> = self.or(s, "waves", Vec::new(), |r, k, n| r.list(k, n, WAVES_MAX, regions));
-            let _ = self.or(s, "at_most", Ratio::ZERO, Self::ratio);
-        }
+        let regions = |r: &mut Self, k: &str, n: &Node| r.list(k, n, STAGES_MAX, Self::token::<Region>);
+        let _: Option<Vec<_>> = self.or(s, "waves", Vec::new(), |r, k, n| r.list(k, n, WAVES_MAX, regions));
+        let _ = self.or(s, "at_most", Ratio::ZERO, Self::ratio);
     }
 
     fn sets(&mut self, key: &str, node: &Node) -> Option<Vec<Set>> {

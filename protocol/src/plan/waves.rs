@@ -1,7 +1,8 @@
 //! A stage with `waves`, written out: one stage for each wave, which looks at every region so far.
 //!
 //! Applied to the tree before anything is read, so that the judge knows only stages, and every value
-//! keeps the place at which it stands. What makes no sense is reported here and left where it is.
+//! keeps the place at which it stands. What makes no sense is reported here and left where it is; what
+//! has not even the right shape is left to `read`.
 
 use std::collections::BTreeSet;
 
@@ -42,41 +43,38 @@ fn written_out(stage: &Node, levers: Option<&Node>) -> Result<Vec<Node>, Box<Fin
         });
         return alone.map_or(Ok(Vec::new()), Err);
     };
-    let waves = waves(stage, node)?;
+    let Some(waves) = waves(node) else { return Ok(Vec::new()) };
+    apart(stage, node, &waves)?;
     capped(stage, &waves)?;
     let entered = entered(stage, levers, &waves)?;
     Ok((0..waves.len()).map(|index| wave(stage, &waves, index, &entered)).collect())
 }
 
-/// The regions of each wave.
-fn waves<'a>(stage: &Node, node: &'a Node) -> Result<Vec<&'a [Node]>, Box<Finding>> {
+/// The regions of each wave; nothing where `read` has something to say.
+fn waves(node: &Node) -> Option<Vec<&[Node]>> {
+    let waves: Vec<&[Node]> = node.items().iter().map(Node::items).collect();
+    let is_named = |wave: &&[Node]| !wave.is_empty() && wave.iter().all(|region| region.text().is_some());
+    let fits = (1..=WAVES_MAX).contains(&waves.len()) && waves.iter().all(is_named);
+    fits.then_some(waves)
+}
+
+/// Every region is named once.
+fn apart(stage: &Node, node: &Node, waves: &[&[Node]]) -> Result<(), Box<Finding>> {
     if stage.get("regions").is_some() {
         let help = "leave `regions` out: the waves name them";
         return Err(wrong("P08", "both `regions` and `waves` in one stage", "waves", node, help));
     }
-    let waves: Vec<&[Node]> = node.items().iter().map(Node::items).collect();
-    let is_named = |wave: &&[Node]| !wave.is_empty() && wave.iter().all(|region| region.text().is_some());
-    if waves.is_empty() || !waves.iter().all(is_named) {
-        let help = "write for example `[[sjc], [iad, fra]]`";
-        return Err(wrong("P06", "not a list of lists of regions", "waves", node, help));
-    }
-    if waves.len() > WAVES_MAX {
-        let message = format!("{} entries in `waves`", waves.len());
-        return Err(wrong("P10", &message, "waves", node, &format!("at most {WAVES_MAX}")));
-    }
     let mut seen = BTreeSet::new();
     match waves.iter().copied().flatten().find(|region| !seen.insert(region.text())) {
         Some(twice) => Err(wrong("P07", "the same one twice", "waves", twice, "a region is in one wave")),
-        None => Ok(waves),
+        None => Ok(()),
     }
 }
 
 /// The first wave reaches no larger share of the regions than the plan bears.
 fn capped(stage: &Node, waves: &[&[Node]]) -> Result<(), Box<Finding>> {
     let Some(cap) = stage.get("at_most") else { return Ok(()) };
-    let Some(most) = cap.text().and_then(|text| text.parse::<Ratio>().ok()) else {
-        return Err(wrong("P02", "not a percentage", "at_most", cap, "write for example `34%`"));
-    };
+    let Some(most) = cap.text().and_then(|text| text.parse::<Ratio>().ok()) else { return Ok(()) };
     let (first, all) = (waves.first().map_or(0, |wave| wave.len()), waves.iter().map(|wave| wave.len()).sum::<usize>());
     let is_more = first as u64 * u64::from(ONE_PPB) > all as u64 * u64::from(most.ppb());
     let Some(place) = waves.first().and_then(|wave| wave.last()).filter(|_| is_more) else { return Ok(()) };
