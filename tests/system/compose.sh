@@ -48,10 +48,11 @@ until_story_says() {
 
 daemon=
 clean_up() {
-    [[ -z ${began:-} ]] || compose down --volumes --timeout 5 >/dev/null 2>&1 || true
     [[ -z ${old:-} ]] || docker rm --force --volumes "$old" >/dev/null 2>&1 || true
+    [[ -z ${began:-} ]] || compose down --volumes --timeout 5 >/dev/null 2>&1 || true
     if [[ -n $daemon ]]; then
         kill "$daemon" && wait "$daemon" || true
+        [[ -n $had_bridge ]] || ip link delete docker0 2>/dev/null || true
     fi
 }
 trap clean_up EXIT
@@ -66,8 +67,10 @@ have_docker() {
     command -v dockerd >/dev/null || not_run "no Docker daemon answers, and there is no \`dockerd\`: apt-get install docker.io"
     export DOCKER_HOST=unix://$cache/docker.sock
     say "starting a Docker daemon below $cache"
+    had_bridge=$(ip -brief link show docker0 2>/dev/null || true)
+    # Containers speak to each other and to loopback alone, so this machine's firewall and routes stay as they are.
     dockerd --data-root "$cache/docker" --exec-root "$cache/exec" --pidfile "$cache/dockerd.pid" \
-        --host "$DOCKER_HOST" >"$cache/dockerd.log" 2>&1 &
+        --iptables=false --ip-masq=false --ip-forward=false --host "$DOCKER_HOST" >"$cache/dockerd.log" 2>&1 &
     daemon=$!
     local tries=0
     until docker version >/dev/null 2>&1; do
@@ -183,6 +186,8 @@ compose build >"$cache/build.log" 2>&1 || fail "the image is not built: $(tail -
 size() { docker image inspect "$1" --format '{{.Size}}'; }
 say "image: $(($(size "$BELLWETHER_IMAGE") / 1000000)) MB, of which Debian $(($(size debian:bookworm-slim) / 1000000)) MB"
 
+# What a run that was cut short has left.
+compose down --volumes --timeout 5 >/dev/null 2>&1 || true
 began=$(millis)
 compose up --detach >"$cache/up.log" 2>&1 || fail "the mesh does not come up: $(tail -n 3 "$cache/up.log")"
 until_story_says '14 agents' 120
