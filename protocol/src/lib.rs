@@ -22,6 +22,7 @@
 //! | [`report`] | all of that for people to read, and the evidence behind each number |
 //! | [`power`] | what a plan's looks can show |
 //! | [`cdevent`] | what a rollout has come to, in the words of others |
+//! | [`cloud_event`] | what says beside a message what it is, to those outside |
 //! | `asyncapi` | all of it as one document |
 //! | [`codec`] | bytes to values, bounded |
 
@@ -33,6 +34,7 @@ pub mod assignment;
 pub mod asyncapi;
 pub mod backtest;
 pub mod cdevent;
+pub mod cloud_event;
 pub mod codec;
 pub mod command;
 pub mod dry_run;

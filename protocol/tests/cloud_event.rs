@@ -1,0 +1,46 @@
+//! What leaves the mesh is CloudEvents: its headers, read as the binding says, hold by the schema of the
+//! specification. `cloudevents-1.0.json` is github.com/cloudevents/spec at c2845a49, Apache-2.0, unmodified.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use bellwether_protocol::cloud_event::CloudEvent;
+use bellwether_protocol::time::Timestamp;
+use serde_json::{Map, Value, json};
+
+/// The event that headers and a body are, in the format of JSON.
+fn event(headers: &[(&str, String)], body: Value) -> Value {
+    let attributes = headers.iter().map(|(name, value)| {
+        let name = name.strip_prefix("ce-").unwrap();
+        (name.to_owned(), Value::from(value.as_str()))
+    });
+    let mut event: Map<String, Value> = attributes.collect();
+    event.insert("data".to_owned(), body);
+    event.into()
+}
+
+#[test]
+fn what_leaves_the_mesh_is_cloud_events() {
+    let schema: Value = serde_json::from_str(include_str!("cloudevents-1.0.json")).unwrap();
+    let schema = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    for (word, id, subject) in [
+        ("alert", "alert-shop/1-error_rate-2", "shop/1-error_rate"),
+        ("decision", "shop-12-0af7651916cd", "shop"),
+        ("outcome", "outcome-shop-0192f8a0", "shop/1"),
+    ] {
+        let at = Timestamp::from_ms(1_700_000_000_123);
+        let said = CloudEvent::new(&Default::default(), word, id.to_owned(), subject.to_owned(), at);
+        let headers = said.headers();
+        let event = event(&headers, json!({"at": at}));
+        let flaws: Vec<String> = schema.iter_errors(&event).map(|error| error.to_string()).collect();
+        assert!(flaws.is_empty(), "{event:#}: {flaws:?}");
+        assert_eq!(event["type"], format!("bellwether.{word}.v1"));
+        let without = |name: &str| {
+            let mut event = event.clone();
+            event.as_object_mut().unwrap().remove(name);
+            schema.is_valid(&event)
+        };
+        for required in ["id", "source", "specversion", "type"] {
+            assert!(!without(required), "the schema lets an event without `{required}` pass");
+        }
+    }
+}
