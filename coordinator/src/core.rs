@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bellwether_bus::Trace;
 use bellwether_decide::project;
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Proof, Severity};
 use bellwether_protocol::assignment::Assignment;
@@ -73,6 +74,8 @@ pub enum Event {
         service: Service,
         /// Its stream sequence.
         seq: u64,
+        /// Where it stands in a trace; passed on with it, and otherwise left alone.
+        trace: Trace,
         /// What is stored.
         body: Vec<u8>,
     },
@@ -115,13 +118,11 @@ impl Event {
 pub enum Effect {
     /// Append a record. Report a failure; a success is read back.
     Append {
-        /// Whose log.
-        service: Service,
-        /// Which record.
-        ordinal: Ordinal,
+        /// Which.
+        record: Box<Record>,
         /// The stream sequence that must be the subject's last.
         expected: u64,
-        /// What to store.
+        /// What to store: its bytes.
         body: Vec<u8>,
     },
     /// Write the assignments, each unless a newer revision stands there.
@@ -143,6 +144,8 @@ pub struct Relayed {
     pub record: Record,
     /// The same in the words of CDEvents.
     pub events: Vec<CloudEvent>,
+    /// Where it stands in a trace.
+    pub trace: Trace,
 }
 
 /// One coordinator.
@@ -280,7 +283,11 @@ impl Core {
                 self.live_at.insert(presence.agent.clone(), at);
                 self.live.insert(presence.agent.clone(), *presence);
             }
-            Event::Record { service, seq, body } => self.fold(&service, seq, &body, now, effects),
+            Event::Record { service, seq, trace, body } => {
+                if let Some((record, events)) = self.fold(&service, seq, &body, now, effects) {
+                    self.queue(Relayed { record, events, trace }, now);
+                }
+            }
             Event::Sample { seq, tick } => {
                 // The log, which names the services, is read by another reader, which may be behind.
                 if tick.samples.iter().any(|sample| !self.rooms.contains_key(&sample.rollout.service)) {
@@ -315,30 +322,42 @@ impl Core {
         self.rooms.get_mut(service)
     }
 
-    fn fold(&mut self, service: &Service, seq: u64, body: &[u8], now: Timestamp, effects: &mut Vec<Effect>) {
-        let caught_up = self.caught_up;
-        let delay = self.delay();
-        let (id, remembered) = (self.id.clone(), self.remembered.get(service).copied());
-        let Some(room) = self.room_mut(service) else { return };
-        if room.stopped.is_some() {
-            return;
-        }
+    fn fold(
+        &mut self,
+        service: &Service,
+        seq: u64,
+        body: &[u8],
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Record, Vec<CloudEvent>)> {
+        let remembered = self.remembered.get(service).copied();
+        let room = self.room_mut(service).filter(|room| room.stopped.is_none())?;
         let (record, before) = match room.fold(seq, body) {
             Ok(folded) => folded,
-            Err(error) => return stop(room, error.to_string(), now, effects),
+            Err(error) => {
+                stop(room, error.to_string(), now, effects);
+                return None;
+            }
         };
         if remembered.is_some_and(|(ordinal, hash)| ordinal == record.ordinal && hash != room.hash) {
             let why = format!("record {} is not the one that this coordinator saw before", record.ordinal);
-            return stop(room, why, now, effects);
+            stop(room, why, now, effects);
+            return None;
         }
         effects.push(Effect::Remember(service.clone(), record.ordinal, room.hash));
+        let events = cdevents::events(&record, before.rollout.as_ref(), room.desk.rollout.as_ref());
+        Some((record, events))
+    }
+
+    fn queue(&mut self, relayed: Relayed, now: Timestamp) {
+        let record = &relayed.record;
         if record.now + RELAY_AGAIN < now {
             return;
         }
-        let events = cdevents::events(&record, before.rollout.as_ref(), room.desk.rollout.as_ref());
         // The writer relays at once; the others only in case that it died in between.
-        let due = if record.coordinator == id || !caught_up { now } else { now + delay.max(RANK_STEP) };
-        self.relays.push_back((due, Box::new(Relayed { record, events })));
+        let is_now = record.coordinator == self.id || !self.caught_up;
+        let due = if is_now { now } else { now + self.delay().max(RANK_STEP) };
+        self.relays.push_back((due, Box::new(relayed)));
     }
 
     fn catch_up(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -383,8 +402,7 @@ impl Core {
             let ctx = Context { coordinator: &self.id, now, heard: self.heard, created, delay, live };
             match room.look(&ctx) {
                 Verdict::Append(record, body) => {
-                    let (ordinal, expected) = (record.ordinal, room.log_seq);
-                    effects.push(Effect::Append { service: service.clone(), ordinal, expected, body });
+                    effects.push(Effect::Append { record, expected: room.log_seq, body });
                 }
                 Verdict::Wait(at, trial) => {
                     wakes.extend(at);

@@ -7,7 +7,9 @@
 //! | [`log`] | one record: written, hashed, verified |
 //! | `inbox` | messages of people and agents, read into inputs |
 //! | `shell` | the same core on NATS |
+//! | `causes` | where what was read stands in traces, until a decision names it |
 //! | `relay` | what a record says, on its way out |
+//! | `figures` | what is counted, and what is wrong |
 //! | `high_water` | a file that remembers how far the log went, should the log forget |
 //! | [`assess`] | whether the release that runs now should be taken back, by a few looks |
 //! | [`cdevents`] | what a record says in the words of CDEvents |
@@ -17,6 +19,8 @@
 //! | [`report`] | what a rollout has shown so far, from its records alone |
 //! | [`offline`] | verbs that need the judge without a mesh |
 
+mod causes;
+mod figures;
 mod high_water;
 mod inbox;
 mod relay;

@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bellwether_bus::trace::{KeyValue, SpanKind};
 use bellwether_bus::{
-    AppendError, Bus, Clock, ConnectError, ConnectOptions, From, Kv, KvError, Message, Next, Reader, StreamState,
+    AppendError, Bus, Clock, ConnectError, ConnectOptions, From, Hop, Kv, KvError, Message, Next, Reader, StreamState,
+    Trace,
 };
 use bellwether_protocol::assignment::Assignment;
+use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IdError, Role};
 use bellwether_protocol::presence::{PRESENCE_EVERY, Presence};
-use bellwether_protocol::record::Source;
+use bellwether_protocol::record::{Record, Source};
 use bellwether_protocol::sample::Tick;
 use bellwether_protocol::status::Status;
 use bellwether_protocol::subject::{Bucket, Stream, assignment_key};
 use tokio::sync::mpsc;
 
+use crate::causes::Causes;
 use crate::core::{Core, Effect, Event, Relayed};
+use crate::figures::{self, Figures};
 use crate::high_water::HighWater;
 use crate::inbox;
 use crate::relay::{page, relay_on};
@@ -81,10 +86,12 @@ pub async fn run(options: Options) -> Result<(), CoordinatorError> {
     let agent = AgentId { region: "hub".parse()?, role: Role::Coordinator, name: id.as_str().parse()? };
     let core = Core::new(id, high_water.marks());
     let (relays, records) = mpsc::channel(RECORDS_WAITING);
-    tokio::spawn(relay_on(bus.clone(), records));
+    bellwether_bus::metrics::watch(&bus, &clock);
+    tokio::spawn(relay_on(bus.clone(), clock.clone(), records));
     let (projections, projected) = mpsc::channel(RECORDS_WAITING);
     tokio::spawn(project_on(bus.clone(), projected));
-    let mut shell = Shell { core, bus, clock, agent, high_water, relays, projections };
+    let (causes, figures) = (Causes::default(), Figures::shown());
+    let mut shell = Shell { core, bus, clock, agent, high_water, causes, figures, relays, projections };
     shell.beat().await;
     tokio::spawn(beat_on(shell.bus.clone(), shell.clock.clone(), shell.agent.clone()));
     let (events, received) = mpsc::channel(EVENTS_WAITING);
@@ -107,6 +114,8 @@ struct Shell {
     clock: Clock,
     agent: AgentId,
     high_water: HighWater,
+    causes: Causes,
+    figures: Figures,
     relays: mpsc::Sender<Box<Relayed>>,
     projections: mpsc::Sender<Projection>,
 }
@@ -153,8 +162,9 @@ impl Shell {
         let from = samples_from.map_or(From::New, From::Sequence);
         let samples = self.bus.read(Stream::Samples, Vec::new(), from);
         tokio::spawn(pump_log(log, self.bus.clone(), events.clone()));
-        tokio::spawn(pump_inbox(inbox, self.bus.clone(), events.clone()));
-        tokio::spawn(pump_samples(samples, self.bus.clone(), self.agent.clone(), events.clone()));
+        tokio::spawn(pump_inbox(inbox, self.bus.clone(), self.causes.clone(), events.clone()));
+        let (bus, causes, own) = (self.bus.clone(), self.causes.clone(), self.agent.clone());
+        tokio::spawn(pump_samples(samples, bus, causes, own, events.clone()));
         tokio::spawn(pump_presence(presence, events.clone()));
         Ok(())
     }
@@ -184,12 +194,12 @@ impl Shell {
         let id = format!("mark-{}-{}", self.agent.name, self.clock.now().as_ms());
         let bus = self.bus.clone();
         if let Ok(body) = codec::to_msgpack("tick", &tick) {
-            tokio::spawn(async move { bus.publish(subject, &id, body).await });
+            tokio::spawn(async move { bus.publish_quietly(subject, &id, body).await });
         }
     }
 
     fn inbox_event(&self, message: Message) -> Option<Event> {
-        inbox_event(&self.bus, message)
+        inbox_event(&self.bus, &self.causes, message)
     }
 
     async fn handle_record(&mut self, message: Message, events: &mpsc::Sender<Event>) {
@@ -207,38 +217,72 @@ impl Shell {
 
     async fn carry_out(&mut self, effect: Effect, events: &mpsc::Sender<Event>) {
         match effect {
-            Effect::Append { service, ordinal, expected, body } => {
-                let (bus, events) = (self.bus.clone(), events.clone());
-                tokio::spawn(async move {
-                    let subject = bus.prefix().decision(&service);
-                    let id = format!("{service}-{ordinal}-{}", bellwether_protocol::record::Hash::of(&body).short());
-                    if let Err(error) = bus.append(subject, expected, &id, body).await {
-                        let conflict = matches!(error, AppendError::Conflict { .. });
-                        if !conflict {
-                            tracing::warn!(%service, error = &error as &dyn std::error::Error, "could not append");
-                        }
-                        // The receiver ends only with the whole program.
-                        let _ = events.send(Event::AppendFailed { service, ordinal, conflict }).await;
-                    }
-                });
-            }
+            Effect::Append { record, expected, body } => self.append(record, expected, body, events.clone()),
             // Both workers end only with the whole program; a full queue slows the core down.
             Effect::Assign(assignments) => drop(self.projections.send(Projection::Assignments(assignments)).await),
-            Effect::Page(alert) => drop(tokio::spawn(page(self.bus.clone(), alert))),
-            Effect::Relay(record) => drop(self.relays.send(record).await),
+            Effect::Page(alert) => {
+                self.figures.note_stopped(&alert.service, &alert.headline);
+                tokio::spawn(page(self.bus.clone(), alert));
+            }
+            Effect::Relay(relayed) => drop(self.relays.send(relayed).await),
             Effect::Remember(service, ordinal, hash) => {
                 if let Err(error) = self.high_water.remember(service, ordinal, hash) {
                     tracing::warn!(%error, "could not write the high-water file");
                 }
             }
             // A status is replaced within a second: one that finds the queue full is not missed.
-            Effect::Show(status) => drop(self.projections.try_send(Projection::Status(status))),
+            Effect::Show(status) => {
+                self.figures.note_status(&status);
+                drop(self.projections.try_send(Projection::Status(status)));
+            }
         }
+    }
+
+    fn append(&mut self, record: Box<Record>, expected: u64, body: Vec<u8>, events: mpsc::Sender<Event>) {
+        let causes = self.causes.of(&record);
+        let hop = deciding(&record, &causes);
+        self.causes.note_decision(&record, &hop.trace());
+        let bus = self.bus.clone();
+        tokio::spawn(async move {
+            let (service, ordinal, now) = (record.service.clone(), record.ordinal, record.now);
+            let id = format!("{service}-{ordinal}-{}", bellwether_protocol::record::Hash::of(&body).short());
+            let event = CloudEvent::new(bus.prefix(), "decision", id, service.to_string(), now);
+            let stored = hop.run(bus.append(bus.prefix().decision(&service), expected, &event, body)).await;
+            if stored.is_ok() {
+                figures::written(&record);
+            }
+            if let Err(error) = stored {
+                hop.fail(error.kind(), error.to_string());
+                let conflict = matches!(error, AppendError::Conflict { .. });
+                if !conflict {
+                    tracing::warn!(%service, error = &error as &dyn std::error::Error, "could not append");
+                }
+                // The receiver ends only with the whole program.
+                let _ = events.send(Event::AppendFailed { service, ordinal, conflict }).await;
+            }
+        });
     }
 
     async fn beat(&self) {
         beat(&self.bus, &self.clock, &self.agent).await;
     }
+}
+
+/// The hop in which `record` was decided. It follows its first cause.
+fn deciding(record: &Record, causes: &[Trace]) -> Hop {
+    let parent = causes.first().cloned().unwrap_or_default();
+    let number = i64::try_from(record.ordinal.0).unwrap_or(i64::MAX);
+    let attributes = vec![
+        KeyValue::new("messaging.system", "nats"),
+        KeyValue::new("messaging.operation.name", "decide"),
+        KeyValue::new("messaging.operation.type", "process"),
+        KeyValue::new("messaging.batch.message_count", i64::try_from(record.inputs.len()).unwrap_or(i64::MAX)),
+        KeyValue::new("bellwether.service", record.service.to_string()),
+        KeyValue::new("bellwether.record", number),
+        KeyValue::new("bellwether.actions", i64::try_from(record.actions.len()).unwrap_or(i64::MAX)),
+        KeyValue::new("bellwether.alerts", i64::try_from(record.alerts.len()).unwrap_or(i64::MAX)),
+    ];
+    Hop::because(&parent, causes.get(1..).unwrap_or_default(), SpanKind::Consumer, "decide", attributes)
 }
 
 async fn project_on(bus: Bus, mut projected: mpsc::Receiver<Projection>) {
@@ -341,10 +385,10 @@ async fn pump_log(mut log: Reader, bus: Bus, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn pump_inbox(mut inbox: Reader, bus: Bus, events: mpsc::Sender<Event>) {
+async fn pump_inbox(mut inbox: Reader, bus: Bus, causes: Causes, events: mpsc::Sender<Event>) {
     loop {
         let event = match inbox.next_or_reset().await {
-            Next::Message(message) => inbox_event(&bus, message),
+            Next::Message(message) => inbox_event(&bus, &causes, message),
             Next::Reset(state) => Some(opened(Source::Inbox, state)),
         };
         if let Some(event) = event
@@ -355,10 +399,10 @@ async fn pump_inbox(mut inbox: Reader, bus: Bus, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn pump_samples(mut samples: Reader, bus: Bus, own: AgentId, events: mpsc::Sender<Event>) {
+async fn pump_samples(mut samples: Reader, bus: Bus, causes: Causes, own: AgentId, events: mpsc::Sender<Event>) {
     loop {
         let event = match samples.next_or_reset().await {
-            Next::Message(message) => sample_event(&bus, &own, message),
+            Next::Message(message) => sample_event(&bus, &causes, &own, message),
             Next::Reset(state) => Some(opened(Source::Samples, state)),
         };
         if let Some(event) = event
@@ -382,22 +426,26 @@ async fn pump_presence(presence: Kv, events: mpsc::Sender<Event>) {
 
 fn record_event(bus: &Bus, message: Message) -> Option<Event> {
     let service = bus.prefix().read_decision(&message.subject)?;
-    Some(Event::Record { service, seq: message.seq, body: message.body })
+    Some(Event::Record { service, seq: message.seq, trace: message.trace, body: message.body })
 }
 
-fn inbox_event(bus: &Bus, message: Message) -> Option<Event> {
-    let Message { subject, seq, at, id, body } = message;
+fn inbox_event(bus: &Bus, causes: &Causes, message: Message) -> Option<Event> {
+    let Message { subject, seq, at, id, trace, body } = message;
+    causes.note_inbox(seq, &trace);
     let (service, input) = inbox::read(bus.prefix(), &subject, seq, at, id.as_deref(), &body)?;
     Some(Event::Inbox { service, seq, input: Box::new(input) })
 }
 
-fn sample_event(bus: &Bus, own: &AgentId, message: Message) -> Option<Event> {
+fn sample_event(bus: &Bus, causes: &Causes, own: &AgentId, message: Message) -> Option<Event> {
     let agent = bus.prefix().read_sample(&message.subject)?;
     let seq = message.seq;
     // The subject is what permissions pin: a body that names another agent is not believed.
     Some(match codec::from_msgpack::<Tick>("tick", &message.body) {
         _ if agent == *own => Event::Heard(message.at),
-        Ok(tick) if tick.agent == agent => Event::Sample { seq, tick: Box::new(tick) },
+        Ok(tick) if tick.agent == agent => {
+            causes.note_samples(&tick, &message.trace);
+            Event::Sample { seq, tick: Box::new(tick) }
+        }
         Ok(_) | Err(_) => Event::Unreadable { seq, agent },
     })
 }

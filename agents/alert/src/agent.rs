@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bellwether_bus::{From as Begin, Message, ReadError};
+use bellwether_bus::{From as Begin, Message, ReadError, Trace};
 use bellwether_protocol::alert::{Acknowledgement, Alert, Severity};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, IdError, Role};
-use bellwether_protocol::subject::{Bucket, Stream};
+use bellwether_protocol::subject::{Bucket, Prefix, Stream};
 use bellwether_protocol::time::Span;
 use bellwether_runtime::{ConfigError, HttpError, Runtime, StartError, load_config};
 use tokio::task::JoinSet;
@@ -75,12 +75,13 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(config: &Path) -> Result<(), AlertError> {
     let config: Config = load_config(config)?;
     config.alert.check()?;
-    let bridges = bridges(&config.alert)?;
+    let bridges = bridges(&config.alert, &config.agent.prefix)?;
     let runtime = Runtime::start(Role::Alert, &config.agent).await?;
     let mut outbox = open(&runtime).await?;
     outbox.keep_only(&bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>())?;
     let last = runtime.bus.state(Stream::Alerts).await.map_err(AlertError::Alerts)?.last;
     let shelf = Shelf::new(outbox);
+    shelf.show();
     let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
     let counter = |bridge: &Bridge| Counter { takes: bridge.takes(), is_local: bridge.is_local() };
     let counters = bridges.iter().map(|bridge| (bridge.name.clone(), counter(bridge))).collect();
@@ -105,10 +106,10 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
 }
 
 /// The bridges that the file names.
-fn bridges(config: &AlertConfig) -> Result<Vec<Bridge>, AlertError> {
+fn bridges(config: &AlertConfig, prefix: &Prefix) -> Result<Vec<Bridge>, AlertError> {
     let client = bellwether_runtime::http()?;
     let named = config.bridges.iter();
-    let named = named.map(|(name, bridge)| Bridge::new(name.as_str(), bridge, &config.link, &client));
+    let named = named.map(|(name, bridge)| Bridge::new(name.as_str(), bridge, &config.link, prefix, &client));
     let mut bridges = named.collect::<Result<Vec<_>, _>>()?;
     if config.console {
         bridges.push(Bridge { name: CONSOLE.to_owned(), kind: Kind::Console(Console) });
@@ -153,14 +154,16 @@ impl Desk {
         let filters = vec![bus.prefix().alerts(), bus.prefix().acks()];
         let mut messages = bus.read(Stream::Alerts, filters, from);
         loop {
-            let Message { seq, subject, body, at, .. } = messages.next().await;
+            let message = messages.next().await;
+            let hop = message.process("take up");
+            let Message { seq, subject, body, at, .. } = message;
             let read = match bus.prefix().read_ack(&subject) {
                 Some((_, by)) => match codec::from_json::<Acknowledgement>("acknowledgement", &body) {
-                    Ok(ack) => Ok(self.acknowledge(&ack, Acknowledged { by, at }, seq).await?),
+                    Ok(ack) => Ok(hop.run(self.acknowledge(&ack, Acknowledged { by, at }, seq)).await?),
                     Err(error) => Err(error),
                 },
                 None => match codec::from_json::<Alert>("alert", &body) {
-                    Ok(alert) => Ok(self.take_up(&alert, Some(seq)).await?),
+                    Ok(alert) => Ok(hop.run(self.take_up(&alert, Some(seq))).await?),
                     Err(error) => Err(error),
                 },
             };
@@ -303,12 +306,14 @@ impl Desk {
         if !fold(outbox.case_mut(alert)) {
             return Ok(outbox.take_up(Vec::new(), position)?);
         }
+        let trace = Trace::current();
         let orders = due.into_iter().filter(|(bridge, _)| is_local(bridge) || keeps);
         let orders = orders.map(|(bridge, not_before)| {
             let standby = standby.filter(|_| !is_local(&bridge));
             let not_before = standby.unwrap_or(not_before);
             let figure = figure && self.counters.get(&bridge).is_some_and(|counter| counter.takes == Takes::Newest);
-            Order { bridge, alert: alert.clone(), occasion, not_before, standby: standby.is_some(), figure }
+            let (alert, standby) = (alert.clone(), standby.is_some());
+            Order { bridge, alert, occasion, not_before, standby, figure, trace: trace.clone() }
         });
         outbox.take_up(orders.collect(), position)?;
         drop(outbox);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bellwether_protocol::alert::{Alert, Severity};
+use bellwether_protocol::subject::Prefix;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::alertmanager::Alertmanager;
@@ -116,6 +117,7 @@ impl Bridge {
         name: &str,
         config: &BridgeConfig,
         link: &str,
+        prefix: &Prefix,
         client: &reqwest::Client,
     ) -> Result<Self, BridgeFlaw> {
         let (client, link) = (client.clone(), link.to_owned());
@@ -125,7 +127,7 @@ impl Bridge {
             BridgeConfig::Pagerduty(config) => Pagerduty::new(config, client, link).map(Kind::Pagerduty),
             BridgeConfig::Slack(config) => Slack::new(config, client, link).map(Kind::Slack),
             BridgeConfig::SlackWebhook(config) => SlackWebhook::new(config, client, link).map(Kind::SlackWebhook),
-            BridgeConfig::Webhook(config) => Webhook::new(config, client).map(Kind::Webhook),
+            BridgeConfig::Webhook(config) => Webhook::new(config, prefix, client).map(Kind::Webhook),
         };
         kind.map(|kind| Self { name: name.to_owned(), kind }).map_err(|why| BridgeFlaw { name: name.to_owned(), why })
     }

@@ -3,12 +3,13 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bellwether_bus::Clock;
+use bellwether_bus::{Clock, Trace};
 use bellwether_fakes::pagerduty::Pagerduty as PagerdutyFake;
 use bellwether_fakes::slack::Slack as SlackFake;
 use bellwether_fakes::{Fake, Family, Fault, Reply, Seen};
 use bellwether_protocol::alert::{IncidentKind, NextStep, Proof};
 use bellwether_protocol::id::Ordinal;
+use bellwether_protocol::subject::Prefix;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -77,7 +78,7 @@ impl Served {
         let yaml = config.replace("HIDDEN", &format!("\"file:{}\"", path.display()));
         let config = bellwether_runtime::parse_config("bridge.yaml", &yaml).unwrap();
         let client = bellwether_runtime::http().unwrap();
-        let bridge = Bridge::new("under-test", &config, "https://x/{rollout}", &client).unwrap();
+        let bridge = Bridge::new("under-test", &config, "https://x/{rollout}", &Prefix::default(), &client).unwrap();
         let (shelf, takes) = (Shelf::new(Outbox::open(dir).unwrap()), bridge.takes());
         let courier = tokio::spawn(courier::serve(bridge, shelf.clone(), None, Clock::new(), QUICK));
         Self { shelf, takes, courier }
@@ -93,9 +94,10 @@ impl Served {
         }
         let (bridge, not_before, standby) = ("under-test".to_owned(), Timestamp::default(), false);
         let figure = !is_news && self.takes == Takes::Newest;
-        let order = Order { bridge, alert: alert.clone(), occasion, not_before, standby, figure };
+        let (alert, seq, trace) = (alert.clone(), alert.seq, Trace::default());
+        let order = Order { bridge, alert, occasion, not_before, standby, figure, trace };
         let wanted = is_news || occasion != Occasion::News || matches!(self.takes, Takes::Each | Takes::Newest);
-        outbox.take_up(wanted.then_some(order).into_iter().collect(), Some(u64::from(alert.seq))).unwrap();
+        outbox.take_up(wanted.then_some(order).into_iter().collect(), Some(u64::from(seq))).unwrap();
         drop(outbox);
         self.shelf.ring();
     }

@@ -1,14 +1,16 @@
 //! Carries what waits in the outbox to one bridge, again and again, until it is told or too late.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bellwether_bus::Clock;
+use bellwether_bus::metrics::{self, Counter, KeyValue};
+use bellwether_bus::trace::SpanKind;
+use bellwether_bus::{Clock, Hop, Trace};
 use bellwether_protocol::alert::{Alert, IncidentKind};
 use bellwether_protocol::time::{Span, Timestamp};
 use tokio::sync::watch;
 
-use crate::bridge::{Bridge, Delivery, DeliveryError, Takes};
+use crate::bridge::{Bridge, Delivery, DeliveryError, Receipt, Takes};
 use crate::case::Thread;
 use crate::claim::Claims;
 use crate::outbox::{Batch, Outbox, OutboxError, Waiting};
@@ -24,6 +26,16 @@ pub(crate) struct Shelf {
 impl Shelf {
     pub(crate) fn new(outbox: Outbox) -> Self {
         Self { outbox: Arc::new(Mutex::new(outbox)), bell: Arc::new(watch::Sender::new(())) }
+    }
+
+    /// Shows how much waits to whoever asks for this process's figures.
+    pub(crate) fn show(&self) {
+        let own = self.clone();
+        metrics::gauge("bellwether.alerts.waiting", "{alert}", "Alerts that a bridge has not told yet", move |gauge| {
+            for (bridge, count) in own.lock().waiting() {
+                gauge.observe(count as f64, &[KeyValue::new("bridge", bridge)]);
+            }
+        });
     }
 
     pub(crate) fn ring(&self) {
@@ -145,7 +157,12 @@ impl Courier {
         let notes = Notes { shelf: self.shelf.clone(), alert: alert.clone(), bridge: bridge.clone() };
         let delivery = Delivery { batch, notes: &notes, now: self.clock.now() };
         let may_give_up = self.bridge.repeats().is_none() || alert.kind == IncidentKind::Resolved;
-        match self.bridge.deliver(&delivery).await {
+        let hop = telling(batch, bridge);
+        let told = hop.run(self.bridge.deliver(&delivery)).await;
+        let gives_up = may_give_up && tries.saturating_add(1) >= TRIES_MAX;
+        count(&hop, bridge, &told, gives_up);
+        drop(hop);
+        match told {
             Ok(receipt) => {
                 tracing::debug!(%incident, seq, bridge, said = receipt.said, "delivered");
                 self.finish(batch, true).await?;
@@ -154,7 +171,7 @@ impl Courier {
                 tracing::error!(%incident, seq, bridge, why, "alert not delivered, not tried again");
                 self.finish(batch, false).await?;
             }
-            Err(DeliveryError::Retry { why, .. }) if may_give_up && tries.saturating_add(1) >= TRIES_MAX => {
+            Err(DeliveryError::Retry { why, .. }) if gives_up => {
                 tracing::error!(%incident, seq, bridge, why, tries, "alert not delivered, given up");
                 self.finish(batch, false).await?;
             }
@@ -180,6 +197,33 @@ impl Courier {
         self.shelf.lock().done(batch, told, again)
     }
 }
+
+/// The hop of one try to tell `batch`; what waited with the newest took part.
+fn telling(batch: &Batch, bridge: &str) -> Hop {
+    let causes: Vec<Trace> = batch.waiting.iter().map(|waiting| waiting.trace.clone()).collect();
+    let attributes = vec![
+        KeyValue::new("bellwether.bridge", bridge.to_owned()),
+        KeyValue::new("bellwether.incident", batch.newest.alert.incident.to_string()),
+    ];
+    Hop::because(&batch.newest.trace, &causes, SpanKind::Internal, "tell", attributes)
+}
+
+/// Counts what came of a try.
+fn count(hop: &Hop, bridge: &str, told: &Result<Receipt, DeliveryError>, gives_up: bool) {
+    let outcome = match told {
+        Ok(_) => "delivered",
+        Err(DeliveryError::Refused { .. }) => "refused",
+        Err(DeliveryError::Retry { .. }) if gives_up => "given_up",
+        Err(DeliveryError::Retry { .. }) => "retried",
+    };
+    TOLD.add(1, &[KeyValue::new("bridge", bridge.to_owned()), KeyValue::new("outcome", outcome)]);
+    if let Err(error) = told {
+        hop.fail(outcome, error.to_string());
+    }
+}
+
+static TOLD: LazyLock<Counter<u64>> =
+    LazyLock::new(|| metrics::counter("bellwether.alerts.told", "Tries to tell an alert, by bridge and outcome"));
 
 fn span(duration: Duration) -> Span {
     Span::from_ms(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use bellwether_bus::Trace;
 use bellwether_protocol::alert::{Alert, Severity};
 use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub(crate) struct Waiting {
     /// Only a figure has changed: the next of these takes its place.
     #[serde(default)]
     pub(crate) figure: bool,
+    /// Where it stands in a trace: telling it follows that.
+    #[serde(default)]
+    pub(crate) trace: Trace,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -61,6 +65,7 @@ pub(crate) struct Order {
     pub(crate) not_before: Timestamp,
     pub(crate) standby: bool,
     pub(crate) figure: bool,
+    pub(crate) trace: Trace,
 }
 
 /// What waits for one bridge and is told at once: all of one incident, oldest first, never empty.
@@ -132,6 +137,14 @@ impl Outbox {
         Self { path: None, is_new: true, contents: Contents::default() }
     }
 
+    /// How much waits, by bridge.
+    pub(crate) fn waiting(&self) -> BTreeMap<String, usize> {
+        self.contents.waiting.iter().fold(BTreeMap::new(), |mut count, waiting| {
+            *count.entry(waiting.bridge.clone()).or_default() += 1;
+            count
+        })
+    }
+
     pub(crate) fn position(&self) -> u64 {
         self.contents.position
     }
@@ -181,7 +194,7 @@ impl Outbox {
 
     /// Takes up `orders`, and moves the position to `position` if given.
     pub(crate) fn take_up(&mut self, orders: Vec<Order>, position: Option<u64>) -> Result<(), OutboxError> {
-        for Order { bridge, alert, occasion, not_before, standby, figure } in orders {
+        for Order { bridge, alert, occasion, not_before, standby, figure, trace } in orders {
             if figure {
                 let is_same = |old: &Waiting| old.bridge == bridge && old.alert.incident == alert.incident;
                 self.contents.waiting.retain(|old| !(old.figure && is_same(old)));
@@ -204,6 +217,7 @@ impl Outbox {
                 not_before,
                 standby,
                 figure,
+                trace,
             });
         }
         self.contents.position = position.unwrap_or(self.contents.position);
@@ -310,7 +324,15 @@ mod tests {
 
     fn order(bridge: &str, alert: Alert, not_before: i64) -> Order {
         let (bridge, not_before) = (bridge.to_owned(), ms(not_before));
-        Order { bridge, alert, occasion: Occasion::News, not_before, standby: false, figure: false }
+        Order {
+            bridge,
+            alert,
+            occasion: Occasion::News,
+            not_before,
+            standby: false,
+            figure: false,
+            trace: Trace::default(),
+        }
     }
 
     fn seqs(batch: Result<Batch, Option<Timestamp>>) -> Vec<u32> {

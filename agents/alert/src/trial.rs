@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bellwether_bus::Trace;
 use bellwether_protocol::alert::{Alert, IncidentKind, Proof, Severity};
 use bellwether_protocol::id::{IdError, IncidentId, Ordinal, RolloutId};
 use bellwether_protocol::time::{Span, Timestamp};
@@ -71,7 +72,7 @@ impl TestArgs {
             if self.only.as_ref().is_some_and(|only| only != name.as_str() && only != kind) {
                 continue;
             }
-            let tried = match Bridge::new(name.as_str(), entry, &config.alert.link, &client) {
+            let tried = match Bridge::new(name.as_str(), entry, &config.alert.link, &config.agent.prefix, &client) {
                 Ok(bridge) => try_out(&bridge).await?,
                 Err(flaw) => Err(flaw.why),
             };
@@ -103,7 +104,8 @@ async fn try_out(bridge: &Bridge) -> Result<Result<String, String>, AlertError> 
             outbox.case_mut(&alert).fold(&alert);
             let (name, occasion) = (bridge.name.clone(), Occasion::News);
             let (bridge, not_before, standby, figure) = (name.clone(), now, false, false);
-            let order = Order { bridge, alert: alert.clone(), occasion, not_before, standby, figure };
+            let order =
+                Order { bridge, alert: alert.clone(), occasion, not_before, standby, figure, trace: Trace::default() };
             outbox.take_up(vec![order], None)?;
             outbox.next(&name, false, now)
         };

@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bellwether_protocol::alert::Alert;
+use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::codec;
+use bellwether_protocol::subject::Prefix;
 use bellwether_runtime::web::chain;
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
@@ -26,21 +28,23 @@ pub(crate) struct Webhook {
     client: reqwest::Client,
     url: reqwest::Url,
     key: SecretSlice<u8>,
+    /// Of which mesh its events are.
+    prefix: Prefix,
 }
 
 impl Webhook {
-    pub(crate) fn new(config: &WebhookConfig, client: reqwest::Client) -> Result<Self, String> {
+    pub(crate) fn new(config: &WebhookConfig, prefix: &Prefix, client: reqwest::Client) -> Result<Self, String> {
         let secret = config.secret.resolve().map_err(|error| chain(&error))?;
-        Self::with(&config.url, &secret, client)
+        Self::with(&config.url, &secret, prefix, client)
     }
 
     /// A bridge to `url`. The client must not follow redirects.
-    fn with(url: &str, secret: &SecretString, client: reqwest::Client) -> Result<Self, String> {
+    fn with(url: &str, secret: &SecretString, prefix: &Prefix, client: reqwest::Client) -> Result<Self, String> {
         let text = secret.expose_secret().trim();
         let key = text.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
         let key = key.filter(|key| (24..=64).contains(&key.len()));
         let key = key.ok_or_else(|| "the secret is not `whsec_` followed by base64 of 24 to 64 bytes".to_owned())?;
-        Ok(Self { client, url: http::parse(url)?, key: key.into() })
+        Ok(Self { client, url: http::parse(url)?, key: key.into(), prefix: prefix.clone() })
     }
 
     pub(crate) async fn deliver(&self, delivery: &Delivery<'_>) -> Result<Receipt, DeliveryError> {
@@ -52,10 +56,11 @@ impl Webhook {
         let id = message_id(delivery.newest(), delivery.occasion());
         // The receiver compares this with its own clock, so it is when we send, not when it happened.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let request = self.client.post(self.url.clone()).header("content-type", "application/json");
         let request = self
-            .client
-            .post(self.url.clone())
-            .header("content-type", "application/json")
+            .event(delivery.newest(), &id)
+            .into_iter()
+            .fold(request, |request, (name, value)| request.header(name, value))
             .header("webhook-id", &id)
             .header("webhook-timestamp", now)
             .header("webhook-signature", sign(self.key.expose_secret(), &id, now, &body))
@@ -63,6 +68,15 @@ impl Webhook {
         let answer = http::send(request).await?;
         answer.judge(&[410, 413])?;
         Ok(Receipt { said: format!("{} answered {}", http::shown(self.url.as_str()), answer.status) })
+    }
+}
+
+impl Webhook {
+    /// What the message is, for those who know CloudEvents; the type of the body has HTTP's own header.
+    fn event(&self, alert: &Alert, id: &str) -> Vec<(&'static str, String)> {
+        let about = alert.incident.to_string();
+        let event = CloudEvent::new(&self.prefix, "alert", id.to_owned(), about, alert.at);
+        event.headers().into_iter().filter(|(name, _)| *name != "ce-datacontenttype").collect()
     }
 }
 
@@ -103,7 +117,7 @@ mod tests {
             ("hidden", SECRET),
         ] {
             let client = bellwether_runtime::http().unwrap();
-            let error = Webhook::with(url, &secret.to_owned().into(), client).unwrap_err();
+            let error = Webhook::with(url, &secret.to_owned().into(), &Prefix::default(), client).unwrap_err();
             assert!(!error.contains("hidden"), "{error}");
         }
     }

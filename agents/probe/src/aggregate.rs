@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use bellwether_bus::Trace;
 use bellwether_protocol::id::{Class, Revision};
 use bellwether_protocol::sample::{Control, Level, Sample};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
@@ -42,6 +43,8 @@ pub(crate) struct Aggregate {
     watches: BTreeMap<WatchId, Open>,
     next: u64,
     control: Option<ControlLook>,
+    /// The first bad look among the slots that were handed over and not yet sent.
+    blamed: Trace,
 }
 
 /// The control target's last look.
@@ -62,6 +65,8 @@ struct Open {
 struct Slot {
     running_since: Option<Timestamp>,
     was_control_well: Option<bool>,
+    /// Where its first bad look stands in a trace.
+    blamed: Trace,
     gathered: Gathered,
 }
 
@@ -111,6 +116,20 @@ impl Aggregate {
         }
     }
 
+    /// A look was bad, and this is its place in a trace: what is sent of its slot follows it.
+    pub(crate) fn blame(&mut self, ticket: &Ticket, trace: Trace) {
+        let open = self.watches.get_mut(&ticket.watch);
+        if let Some(slot) = open.and_then(|open| open.slots.get_mut(&ticket.slot)).filter(|slot| slot.blamed.is_none())
+        {
+            slot.blamed = trace;
+        }
+    }
+
+    /// What the slots follow that were handed over.
+    pub(crate) fn take_blamed(&mut self) -> Trace {
+        std::mem::take(&mut self.blamed)
+    }
+
     /// How often the control target must be looked at, so that every slot holds at least one look.
     pub(crate) fn control_every(&self) -> Span {
         let half = |open: &Open| Span::from_ms(open.watch.slot.as_ms() / 2);
@@ -138,8 +157,8 @@ impl Aggregate {
 
     /// Hands over every slot that is over, and opens the ones of `now`.
     pub(crate) fn close(&mut self, now: Timestamp) -> Vec<Sample> {
-        let control = self.control;
-        self.watches.values_mut().flat_map(|open| open.close(control, now)).collect()
+        let (control, blamed) = (self.control, &mut self.blamed);
+        self.watches.values_mut().flat_map(|open| open.close(control, blamed, now)).collect()
     }
 }
 
@@ -165,7 +184,7 @@ impl Open {
         Some(start)
     }
 
-    fn close(&mut self, control: Option<ControlLook>, now: Timestamp) -> Vec<Sample> {
+    fn close(&mut self, control: Option<ControlLook>, blamed: &mut Trace, now: Timestamp) -> Vec<Sample> {
         self.touch(now);
         let watch = &self.watch;
         let is_over = |start: Timestamp, slot: &Slot| {
@@ -178,6 +197,11 @@ impl Open {
             self.slots.iter().filter(|(start, slot)| is_over(**start, slot)).map(|(start, _)| *start).collect();
         self.handed_over = self.handed_over.max(over.last().copied());
         let slots = over.into_iter().filter_map(|start| Some((start, self.slots.remove(&start)?)));
+        let slots = slots.inspect(|(_, slot)| {
+            if blamed.is_none() {
+                *blamed = slot.blamed.clone();
+            }
+        });
         slots.map(|(start, slot)| slot.sample(watch, start, control.is_some())).collect()
     }
 }

@@ -154,9 +154,8 @@ async fn serve(runtime: &Runtime, looks: &mut Looks<Prober>, post: &Post) {
             }
             _ = due.tick() => {
                 let samples = post.close();
-                for samples in samples.chunks(SAMPLES_MAX) {
-                    sender.send(samples.to_vec());
-                }
+                let sending = async { samples.chunks(SAMPLES_MAX).for_each(|samples| sender.send(samples.to_vec())) };
+                post.take_blamed().around(sending).await;
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bellwether_protocol::sample::Sample;
+use bellwether_bus::trace::SpanKind;
+use bellwether_bus::{Hop, Trace};
+use bellwether_protocol::sample::{Sample, class};
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::web::{Dialer, Target};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -34,6 +36,11 @@ impl Post {
         self.with(Aggregate::close)
     }
 
+    /// What the slots follow that were handed over.
+    pub(crate) fn take_blamed(&self) -> Trace {
+        self.with(|aggregate, _| aggregate.take_blamed())
+    }
+
     /// Does something with the aggregate, at one instant.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Aggregate, Timestamp) -> T) -> T {
         let mut aggregate: MutexGuard<'_, Aggregate> = self.aggregate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,8 +52,13 @@ impl Post {
         self.with(|aggregate, now| aggregate.begin(watch, now))
     }
 
-    fn end(&self, ticket: Ticket, seen: Observation) {
-        self.with(|aggregate, now| aggregate.end(ticket, seen, now));
+    fn end(&self, ticket: Ticket, seen: Observation, trace: Trace) {
+        self.with(|aggregate, now| {
+            if seen.class != class::OK {
+                aggregate.blame(&ticket, trace);
+            }
+            aggregate.end(ticket, seen, now);
+        });
     }
 
     fn now(&self) -> Timestamp {
@@ -77,9 +89,13 @@ impl Look {
         loop {
             sleep_until(due).await;
             if let Some(ticket) = post.begin(self.watch) {
-                let seen = self.probe.look(&self.target, &dialer).await;
+                let hop = Hop::begin(SpanKind::Internal, "look", Vec::new());
+                let seen = hop.run(self.probe.look(&self.target, &dialer)).await;
                 tracing::debug!(class = seen.class, host = self.target.origin.host, "looked");
-                post.end(ticket, seen);
+                if seen.class != class::OK {
+                    hop.fail(seen.class, seen.evidence.clone().unwrap_or_default());
+                }
+                post.end(ticket, seen, hop.trace());
             }
             let (next, missed) = following(due, every, Instant::now());
             // The looks that were not made are missing from `n`; they are counted nowhere as good or bad.

@@ -7,6 +7,7 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use bellwether_bus::Trace;
 use bellwether_protocol::id::ActionId;
 use rustix::process::{Pid, Signal, kill_process_group};
 use secrecy::{ExposeSecret, SecretString};
@@ -28,6 +29,8 @@ const DETAIL_LEN_MAX: usize = 1_000;
 const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 /// Tells the command which action it runs for, so that it can recognise a repeat.
 const ACTION_VARIABLE: &str = "BELLWETHER_ACTION";
+/// Tells the command where it stands in a trace, under OpenTelemetry's own name for it.
+const TRACE_VARIABLE: &str = "TRACEPARENT";
 
 /// Runs one command to its end and answers with what it printed, if it exited with 0.
 pub(crate) async fn run(
@@ -67,6 +70,8 @@ impl Group {
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.envs(env.iter().map(|(name, secret)| (name, secret.expose_secret())));
         command.envs(action.map(|action| (ACTION_VARIABLE, action.to_string())));
+        let trace = Some(Trace::current()).filter(|trace| !trace.is_none());
+        command.envs(trace.map(|trace| (TRACE_VARIABLE, trace.to_string())));
         // A group of its own, so that a timeout also ends what the command started.
         command.process_group(0).kill_on_drop(true);
         command.spawn().map(Self).map_err(|e| match e.kind() {

@@ -84,3 +84,14 @@ pub enum DriverError {
     #[error("outcome unknown: {0}")]
     Unknown(String),
 }
+
+impl DriverError {
+    /// In one word, for figures.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Retry(_) => "retry",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwether_bus::Hop;
+use bellwether_bus::trace::{KeyValue, SpanKind, TRACEPARENT};
+use hyper::HeaderMap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -68,6 +71,52 @@ pub fn tls_with_ca(ca: &Path) -> Result<Arc<ClientConfig>, HttpError> {
         return Err(wrong("it holds none".to_owned()));
     }
     Ok(Arc::new(configured(roots)))
+}
+
+/// Sends `request` as a hop of the trace that we are in, and says so to whoever answers.
+///
+/// # Errors
+/// As the client's own.
+pub(crate) async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, reqwest::Error> {
+    let (client, request) = request.build_split();
+    let mut request = request?;
+    let url = request.url();
+    let hop = asking(request.method().as_str(), url.host_str().unwrap_or_default(), url.port_or_known_default());
+    tell(request.headers_mut(), &hop);
+    let answer = client.execute(request).await;
+    match &answer {
+        Ok(answer) => answered(&hop, answer.status().as_u16()),
+        Err(error) if error.is_timeout() => hop.fail("timeout", "no answer in time"),
+        Err(error) if error.is_connect() => hop.fail("connect", "no connection"),
+        Err(_) => hop.fail("exchange", "no whole answer"),
+    }
+    answer
+}
+
+/// The hop of one request. Its path is left out: it may hold a secret.
+pub(crate) fn asking(method: &str, host: &str, port: Option<u16>) -> Hop {
+    let port = port.map(|port| KeyValue::new("server.port", i64::from(port)));
+    let attributes =
+        [KeyValue::new("http.request.method", method.to_owned()), KeyValue::new("server.address", host.to_owned())];
+    Hop::begin(SpanKind::Client, method.to_owned(), attributes.into_iter().chain(port).collect())
+}
+
+/// Says in the headers of a request which hop it is.
+pub(crate) fn tell(headers: &mut HeaderMap, hop: &Hop) {
+    let trace = hop.trace();
+    if !trace.is_none()
+        && let Ok(value) = trace.to_string().parse()
+    {
+        headers.insert(TRACEPARENT, value);
+    }
+}
+
+/// What came back.
+pub(crate) fn answered(hop: &Hop, status: u16) {
+    hop.note(KeyValue::new("http.response.status_code", i64::from(status)));
+    if status >= 400 {
+        hop.fail(status.to_string(), "");
+    }
 }
 
 fn roots() -> RootCertStore {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwether_bus::{Bus, Clock, From, Message, PublishError, fault};
+use bellwether_bus::trace::{KeyValue, SpanKind};
+use bellwether_bus::{Bus, Clock, From, Hop, Message, PublishError, Trace, fault};
 use bellwether_protocol::action::{Action, ActionOutcome, ActionResult};
 use bellwether_protocol::codec::{from_json, to_json};
 use bellwether_protocol::id::{ActionId, AgentId, LeverName, LeverValue, Release, Service};
@@ -73,7 +74,7 @@ impl Runtime {
     /// When two levers are the same, or a ledger cannot be read.
     pub async fn serve_levers(&self, levers: Vec<Lever>) -> Result<(), LeverError> {
         let mut tasks = JoinSet::new();
-        let mut queues: BTreeMap<Key, mpsc::Sender<(u64, Action)>> = BTreeMap::new();
+        let mut queues: BTreeMap<Key, mpsc::Sender<Given>> = BTreeMap::new();
         let dir = self.state_dir.join("ledger");
         for lever in levers {
             let key = (lever.service.clone(), lever.name.clone());
@@ -102,7 +103,8 @@ impl Runtime {
                 message = actions.next() => match decode(&self.bus, &message) {
                     Ok(action) => {
                         let queue = queues.get(&(action.service.clone(), action.lever.clone()));
-                        if let Some(queue) = queue && queue.send((message.seq, action)).await.is_err() {
+                        let given = Given { seq: message.seq, action, hop: message.process("act") };
+                        if let Some(queue) = queue && queue.send(given).await.is_err() {
                             tracing::error!(subject = message.subject, "the lever's task has ended");
                         }
                     }
@@ -113,19 +115,25 @@ impl Runtime {
         }
     }
 
-    /// The sequence of the last action that was published for `lever` before we came.
-    async fn newest(&self, lever: &Lever) -> u64 {
+    /// The last action that was published for `lever` before we came: its sequence, and where it stands.
+    async fn newest(&self, lever: &Lever) -> (u64, Trace) {
         let subject = self.bus.prefix().action(&lever.service, &lever.name);
         loop {
             match self.bus.last(Stream::Actions, &subject).await {
-                Ok(last) => return last.map_or(0, |last| last.seq),
+                Ok(last) => return last.map(|last| (last.seq, last.trace)).unwrap_or_default(),
                 Err(error) => tracing::warn!(%error, "cannot read the actions, trying again"),
             }
             tokio::time::sleep(REPEAT_AFTER).await;
         }
     }
 
-    fn hand(&self, lever: Lever, path: PathBuf, held: Held, newest: u64) -> Result<Hand, LeverError> {
+    fn hand(
+        &self,
+        lever: Lever,
+        path: PathBuf,
+        held: Held,
+        (newest, follows): (u64, Trace),
+    ) -> Result<Hand, LeverError> {
         let wrong = |source| LeverError::Ledger { path: path.display().to_string(), source };
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(wrong)?;
@@ -143,6 +151,7 @@ impl Runtime {
             is_active: false,
             newest,
             waiting: None,
+            follows,
             wake_at: None,
             history: Vec::new(),
             history_due: tokio::time::Instant::now(),
@@ -160,6 +169,14 @@ fn decode(bus: &Bus, message: &Message) -> Result<Action, String> {
     }
 }
 
+/// An action that was read.
+struct Given {
+    seq: u64,
+    action: Action,
+    /// What is done because of it.
+    hop: Hop,
+}
+
 /// One lever, and what is being done with it.
 struct Hand {
     lever: Lever,
@@ -175,13 +192,15 @@ struct Hand {
     newest: u64,
     /// The newest action that came while another agent acted.
     waiting: Option<Action>,
+    /// Where the last action that was read stands in a trace: what is done later follows it too.
+    follows: Trace,
     wake_at: Option<Timestamp>,
     history: Vec<Release>,
     history_due: tokio::time::Instant,
 }
 
 impl Hand {
-    async fn run(mut self, mut actions: mpsc::Receiver<(u64, Action)>) {
+    async fn run(mut self, mut actions: mpsc::Receiver<Given>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -190,7 +209,7 @@ impl Hand {
                 biased;
                 changed = self.held.changed() => if changed.is_err() { return },
                 action = actions.recv() => match action {
-                    Some((seq, action)) => self.take(seq, action).await,
+                    Some(given) => self.take(given).await,
                     None => return,
                 },
                 () = sleep_if(wake_in) => {
@@ -221,7 +240,7 @@ impl Hand {
             });
             return;
         }
-        self.handle(Event::Resume).await;
+        self.handle_later(Event::Resume).await;
         if !self.ledger.is_busy() {
             self.look().await;
         }
@@ -229,17 +248,19 @@ impl Hand {
         if let Some(action) = self.waiting.take()
             && self.clock.now() < action.deadline
         {
-            self.handle(Event::Action(action)).await;
+            self.handle_later(Event::Action(action)).await;
         }
     }
 
-    async fn take(&mut self, seq: u64, action: Action) {
+    async fn take(&mut self, Given { seq, action, hop }: Given) {
         self.follow_claim().await;
+        self.follows = hop.trace();
         // Whoever did it answers for it, holder or not. What was superseded before we came is
         // neither done, for that would move the lever back, nor refused, for another may have done it.
         let is_answered = self.ledger.has_answered(&action.id);
         if is_answered || (self.is_active && seq >= self.newest) {
-            self.handle(Event::Action(action)).await;
+            let handled = self.handle(Event::Action(action));
+            hop.run(handled).await;
         } else if seq < self.newest {
             tracing::debug!(action = %action.id, "superseded before this agent came");
         } else if self.waiting.as_ref().is_none_or(|waiting| waiting.generation <= action.generation) {
@@ -250,8 +271,14 @@ impl Hand {
     async fn wake(&mut self) {
         // Without the claim nothing is done; becoming active again looks anew.
         if self.is_active {
-            self.handle(Event::Wake).await;
+            self.handle_later(Event::Wake).await;
         }
+    }
+
+    /// Handles what follows an action that was read before.
+    async fn handle_later(&mut self, event: Event) {
+        let follows = self.follows.clone();
+        follows.around(self.handle(event)).await;
     }
 
     async fn handle(&mut self, event: Event) {
@@ -310,12 +337,27 @@ impl Hand {
         if !is_held(&self.held) {
             return Err(DriverError::Retry("the claim on this lever has run out".to_owned()));
         }
-        tracing::info!(%action, lever = %self.lever.name, %to, "setting");
-        let set = tokio::time::timeout(SET_TIMEOUT, self.lever.driver.set(to, action)).await;
+        tracing::debug!(%action, lever = %self.lever.name, %to, "setting");
+        let hop = self.setting(to, action);
+        let set = hop.run(tokio::time::timeout(SET_TIMEOUT, self.lever.driver.set(to, action))).await;
         let too_slow = || Err(DriverError::Unknown(format!("no answer in {} s", SET_TIMEOUT.as_secs())));
         let result = set.unwrap_or_else(|_| too_slow());
+        if let Err(error) = &result {
+            hop.fail(error.kind(), error.to_string());
+        }
+        drop(hop);
         fault::point(&format!("between set and result: {} to {to}", self.lever.name)).await;
         result
+    }
+
+    fn setting(&self, to: &LeverValue, action: &ActionId) -> Hop {
+        let attributes = vec![
+            KeyValue::new("bellwether.service", self.lever.service.to_string()),
+            KeyValue::new("bellwether.lever", self.lever.name.to_string()),
+            KeyValue::new("bellwether.lever.value", to.to_string()),
+            KeyValue::new("bellwether.action", action.to_string()),
+        ];
+        Hop::begin(SpanKind::Internal, "set lever", attributes)
     }
 
     /// Reads the lever, and tells everyone where it stands.

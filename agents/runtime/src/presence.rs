@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bellwether_bus::metrics::{self, KeyValue};
 use bellwether_bus::{Bus, Clock};
 use bellwether_protocol::codec::to_msgpack;
 use bellwether_protocol::id::AgentId;
@@ -54,6 +55,11 @@ impl Heartbeat {
         self.clock.now()
     }
 
+    /// Ticks that wait to be sent.
+    pub(crate) fn spooled(&self) -> u64 {
+        self.lock().spooled
+    }
+
     /// Tries once; [`Heartbeat::run`] goes on and tells what is wrong.
     pub(crate) async fn first(&self) {
         let _ = tokio::time::timeout(PRESENCE_EVERY.to_std(), self.beat()).await;
@@ -79,6 +85,28 @@ impl Heartbeat {
             was_heard = error.is_none();
             let _ = tokio::time::timeout(PRESENCE_EVERY.to_std(), self.changed.notified()).await;
         }
+    }
+
+    /// Shows what it says to whoever asks for this process's figures and health.
+    pub(crate) fn show(self: &Arc<Self>) {
+        let own = Arc::clone(self);
+        let levers = "Whether a lever that is held here was read back";
+        metrics::gauge("bellwether.levers.read", "1", levers, move |gauge| {
+            for (service, held) in &own.lock().levers {
+                for reading in held {
+                    let labels = [("service", service.to_string()), ("lever", reading.lever.to_string())];
+                    let is_read = if reading.value.is_some() { 1.0 } else { 0.0 };
+                    gauge.observe(is_read, &labels.map(|(key, value)| KeyValue::new(key, value)));
+                }
+            }
+        });
+        let own = Arc::clone(self);
+        metrics::check("levers", move || {
+            let presence = own.lock();
+            let unread = presence.levers.values().flatten().filter(|reading| reading.value.is_none());
+            let names: Vec<String> = unread.map(|reading| reading.lever.to_string()).collect();
+            (!names.is_empty()).then(|| format!("cannot be read back, or their targets differ: {}", names.join(", ")))
+        });
     }
 
     async fn beat(&self) -> Result<(), String> {

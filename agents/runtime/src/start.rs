@@ -83,10 +83,12 @@ impl Runtime {
         let bus = Bus::connect(&connect_options(&agent, config)?).await?;
         bus.provision().await?;
         let clock = Clock::new();
+        bellwether_bus::metrics::watch(&bus, &clock);
         let mut tasks = tokio::task::JoinSet::new();
         let heartbeat = Arc::new(Heartbeat::new(agent.clone(), bus.clone(), clock.clone()));
         // The first heartbeat anchors the clock; without it the first samples would count as adrift.
         heartbeat.first().await;
+        heartbeat.show();
         tasks.spawn(Arc::clone(&heartbeat).run());
         let (assigned, assignments) = watch::channel(BTreeMap::new());
         tasks.spawn(assignments::follow(bus.clone(), agent.region.clone(), assigned));

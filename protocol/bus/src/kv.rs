@@ -82,7 +82,7 @@ impl Kv {
     /// When it is not known to be stored.
     pub async fn put(&self, key: &str, value: Vec<u8>) -> Result<u64, KvError> {
         let subject = self.subject(key)?;
-        Ok(self.bus.publish(subject, &unique_id(), value).await?.seq)
+        Ok(self.bus.publish_quietly(subject, &unique_id(), value).await?.seq)
     }
 
     /// Sets `key` if it has no value, and returns its revision.

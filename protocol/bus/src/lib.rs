@@ -14,6 +14,8 @@
 //! | [`Subscription`] | messages that no stream keeps |
 //! | [`Kv`] | the latest value of each key, and its changes |
 //! | `sync` | whether what is acknowledged is on disk |
+//! | [`trace`] | where a message stands in a trace |
+//! | [`metrics`] | figures of this process, and what is wrong with it |
 //! | [`Clock`] | time anchored on NATS |
 //! | [`server`] | finding, installing and supervising a local `nats-server` |
 //! | [`child`] | processes that die with their parent |
@@ -27,6 +29,7 @@ mod connect;
 pub mod fault;
 mod health;
 mod kv;
+pub mod metrics;
 mod publish;
 mod read;
 pub mod server;
@@ -34,6 +37,7 @@ mod subscribe;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trace;
 
 pub use assets::ProvisionError;
 pub use clock::{ANCHOR_AGE_MAX, Clock};
@@ -43,3 +47,4 @@ pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
 pub use read::{From, Message, Next, ReadError, Reader, StreamState};
 pub use subscribe::{SubscribeError, Subscription};
 pub use sync::Syncs;
+pub use trace::{Hop, Trace};

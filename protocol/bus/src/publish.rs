@@ -7,10 +7,13 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
+use bellwether_protocol::cloud_event::CloudEvent;
 use tokio::time::Instant;
 
 use crate::connect::{Bus, backoff};
 use crate::kv::KEYS;
+use crate::metrics::{self, KeyValue};
+use crate::trace::{self, Hop, SpanKind, TRACEPARENT, Told, Trace};
 
 /// How long an unanswered publish is repeated before it is given up.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -77,6 +80,28 @@ pub enum AppendError {
     },
 }
 
+impl PublishError {
+    /// In one word, for figures.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Forbidden { .. } => "forbidden",
+            Self::Refused { .. } => "refused",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
+impl AppendError {
+    /// In one word, for figures.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "conflict",
+            Self::Refused(error) => error.kind(),
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
 fn hint(said: &Option<String>) -> String {
     // A server whose disk is full answers to everything but what it would have to store.
     let nothing = || " (is NATS there, and has its disk room? its log and its `/healthz` say)".to_owned();
@@ -94,12 +119,42 @@ enum Attempt {
 
 impl Bus {
     /// Publishes `body` and waits for the stream's acknowledgement. Repeats with the same `id`
-    /// while the outcome is unknown, for up to [`PUBLISH_DEADLINE`].
+    /// while the outcome is unknown, for up to [`PUBLISH_DEADLINE`]. A hop of the trace that we are in.
     ///
     /// # Errors
     /// When the message is refused, or not known to be stored at the deadline.
     pub async fn publish(&self, subject: String, id: &str, body: Vec<u8>) -> Result<Stored, PublishError> {
-        let message = PublishMessage::build().payload(body.into()).message_id(id);
+        self.publish_with(subject, id, &[], body).await
+    }
+
+    /// As [`Bus::publish`], with headers that say what the body is.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn publish_with(
+        &self,
+        subject: String,
+        id: &str,
+        headers: &[(&str, String)],
+        body: Vec<u8>,
+    ) -> Result<Stored, PublishError> {
+        let hop = sending("publish", &subject, id, body.len());
+        let (begun, word) = (Instant::now(), trace::word(&subject).to_owned());
+        let sent = self.store(subject, id, message(body, headers, &hop)).await;
+        count("publish", word, begun, &hop, sent.as_ref().err().map(|error| (error.kind(), error.to_string())));
+        sent
+    }
+
+    /// As [`Bus::publish`], for what is sent all day and is no hop of a trace.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn publish_quietly(&self, subject: String, id: &str, body: Vec<u8>) -> Result<Stored, PublishError> {
+        self.store(subject, id, PublishMessage::build().payload(body.into())).await
+    }
+
+    async fn store(&self, subject: String, id: &str, message: PublishMessage) -> Result<Stored, PublishError> {
+        let message = message.message_id(id);
         let deadline = Instant::now() + PUBLISH_DEADLINE;
         for attempts in 0.. {
             if !self.wait_until_connected(deadline).await {
@@ -119,7 +174,7 @@ impl Bus {
         Err(PublishError::Unknown { subject, said: self.health.recent_error() })
     }
 
-    /// Publishes `body` if the last message of `subject` has the sequence `expected_last` (0: there
+    /// Appends `body` if the last message of `subject` has the sequence `expected_last` (0: there
     /// is none), and returns its own sequence. After an unknown outcome it looks whether the
     /// message is there before it tries again, so that a caller's own message is never a conflict.
     ///
@@ -129,12 +184,16 @@ impl Bus {
         &self,
         subject: String,
         expected_last: u64,
-        id: &str,
+        event: &CloudEvent,
         body: Vec<u8>,
     ) -> Result<u64, AppendError> {
-        let message = PublishMessage::build().payload(body.into()).message_id(id);
+        let hop = sending("append", &subject, &event.id, body.len());
+        let message = message(body, &event.headers(), &hop).message_id(&event.id);
         let stream = self.prefix().stream_of(&subject).map(|stream| self.prefix().stream(stream));
-        self.append_in(&stream.unwrap_or_default(), subject, expected_last, id, message).await
+        let (begun, word) = (Instant::now(), trace::word(&subject).to_owned());
+        let stored = self.append_in(&stream.unwrap_or_default(), subject, expected_last, &event.id, message).await;
+        count("append", word, begun, &hop, stored.as_ref().err().map(|error| (error.kind(), error.to_string())));
+        stored
     }
 
     pub(crate) async fn append_in(
@@ -222,6 +281,28 @@ impl Bus {
         }
         true
     }
+}
+
+fn sending(operation: &'static str, subject: &str, id: &str, len: usize) -> Hop {
+    Told { operation, is: "send", subject, id, len }.hop(&Trace::default(), &[], SpanKind::Producer)
+}
+
+/// Counts what became of a message, and notes it in its hop.
+fn count(operation: &'static str, word: String, begun: Instant, hop: &Hop, error: Option<(&'static str, String)>) {
+    let labels = [("messaging.operation.name", operation.to_owned()), ("messaging.destination.name", word)];
+    let labels = labels.into_iter().chain(error.as_ref().map(|(kind, _)| ("error.type", (*kind).to_owned())));
+    let labels: Vec<KeyValue> = labels.map(|(key, value)| KeyValue::new(key, value)).collect();
+    metrics::SENT.record(begun.elapsed(), &labels);
+    if let Some((kind, why)) = error {
+        hop.fail(kind, why);
+    }
+}
+
+fn message(body: Vec<u8>, headers: &[(&str, String)], hop: &Hop) -> PublishMessage {
+    let trace = hop.trace();
+    let place = (!trace.is_none()).then(|| (TRACEPARENT, trace.to_string()));
+    let headers = headers.iter().map(|(name, value)| (*name, value.clone())).chain(place);
+    headers.fold(PublishMessage::build().payload(body.into()), |message, (name, value)| message.header(name, value))
 }
 
 /// Events of the connection wake the wait; this only covers one that came between.

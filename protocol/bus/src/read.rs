@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::connect::{Bus, backoff};
 use crate::health::Health;
+use crate::trace::{Hop, SpanKind, TRACEPARENT, Told, Trace};
 
 /// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Message {
     pub at: Timestamp,
     /// Its `Nats-Msg-Id`.
     pub id: Option<String>,
+    /// Where it stands in a trace.
+    pub trace: Trace,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -98,6 +101,15 @@ pub(crate) struct Delivered {
     pub(crate) is_deletion: bool,
 }
 
+impl Message {
+    /// Begins the hop of what is done because of it; `operation` is what we call that.
+    pub fn process(&self, operation: &'static str) -> Hop {
+        let id = self.id.as_deref().unwrap_or_default();
+        let told = Told { operation, is: "process", subject: &self.subject, id, len: self.body.len() };
+        told.hop(&self.trace, &[], SpanKind::Consumer)
+    }
+}
+
 impl Bus {
     /// Reads `stream` from `from` on; only subjects that match one of `filters`, or all without any.
     pub fn read(&self, stream: Stream, filters: Vec<String>, from: From) -> Reader {
@@ -147,6 +159,7 @@ impl Bus {
                     seq: raw.sequence,
                     at: timestamp(raw.time),
                     id: header(&raw.headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
+                    trace: trace(&raw.headers),
                     body: raw.payload.to_vec(),
                 },
             })),
@@ -412,6 +425,7 @@ fn delivered(message: async_nats::Message, seq: u64, at: Timestamp) -> Delivered
             seq,
             at,
             id: header(&headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
+            trace: trace(&headers),
             body: message.payload.to_vec(),
         },
     }
@@ -419,6 +433,10 @@ fn delivered(message: async_nats::Message, seq: u64, at: Timestamp) -> Delivered
 
 fn header(headers: &async_nats::HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| value.as_str().to_owned())
+}
+
+fn trace(headers: &async_nats::HeaderMap) -> Trace {
+    headers.get(TRACEPARENT).map(|value| Trace::read(value.as_str())).unwrap_or_default()
 }
 
 /// Whether a bucket's message says that its key is gone: deleted by a client, or aged out.

@@ -16,7 +16,9 @@ use bellwether_bus::{
     AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, Next, ProvisionError, PublishError,
     child,
 };
+use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::subject::{Bucket, Stream};
+use bellwether_protocol::time::Timestamp;
 const TESTS: [Test; 14] = bellwether_bus::tests![
     provisioning_is_idempotent_and_repairs,
     a_repeated_publish_is_stored_once,
@@ -98,7 +100,10 @@ async fn a_repeated_publish_is_stored_once() {
 async fn an_append_is_fenced() {
     let world = World::new().await;
     let bus = world.bus.clone();
-    let append = |id: &'static str, expected: u64| bus.append(subject("shop"), expected, id, id.as_bytes().to_vec());
+    let append = async |id: &str, expected: u64| {
+        let event = CloudEvent::new(bus.prefix(), "decision", id.to_owned(), "shop".to_owned(), Timestamp::default());
+        bus.append(subject("shop"), expected, &event, id.as_bytes().to_vec()).await
+    };
     assert_eq!(append("a", 0).await.expect("first"), 1);
     assert!(matches!(append("b", 0).await, Err(AppendError::Conflict { .. })));
     assert_eq!(append("a", 0).await.expect("our own, again"), 1);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bellwether_bus::Trace;
 use bellwether_coordinator::core::{Core, Effect, Event};
 use bellwether_protocol::id::{AgentId, CoordinatorId, Ordinal, Service};
 use bellwether_protocol::presence::PRESENCE_EVERY;
@@ -168,7 +169,10 @@ impl World {
             let seq = at as u64 + 1;
             let service = self.service.clone();
             let event = match stream {
-                Stored::Log => self.broker.log.get(at).map(|body| Event::Record { service, seq, body: body.clone() }),
+                Stored::Log => {
+                    let (body, trace) = (self.broker.log.get(at), Trace::default());
+                    body.map(|body| Event::Record { service, seq, trace, body: body.clone() })
+                }
                 Stored::Inbox => {
                     let input = self.broker.inbox.get(at);
                     input.map(|input| Event::Inbox { service, seq, input: Box::new(input.clone()) })
@@ -217,11 +221,11 @@ impl World {
     fn carry_out(&mut self, i: usize, life: u64, effect: Effect) {
         let lag = self.lag();
         match effect {
-            Effect::Append { service, ordinal, expected, body } => {
+            Effect::Append { record, expected, body } => {
                 if self.bug == Some(Bug::RelayFirst) {
-                    let record: Record = serde_json::from_slice(&body).unwrap();
                     self.relay(&record);
                 }
+                let Record { service, ordinal, .. } = *record;
                 let unknown = self.faults.append_unknown;
                 let lost = self.strikes(unknown).then(|| self.rng.bool());
                 // What was sent arrives, whatever became of the sender.

@@ -125,6 +125,11 @@ impl Disk {
         Ok(None)
     }
 
+    /// Bytes of all segments.
+    pub(super) fn len(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.len).sum()
+    }
+
     /// How many records lie behind number `after`, and the bytes of their files from there on.
     pub(super) fn waiting_after(&self, after: u64) -> (u64, u64) {
         self.segments.iter().fold((0, 0), |(count, len), segment| {
@@ -136,7 +141,7 @@ impl Disk {
 
     /// Drops what is no longer needed: sent and old, or simply too much. `sent` is the last number sent.
     pub(super) fn prune(&mut self, sent: u64, now: Timestamp) {
-        let mut total: u64 = self.segments.iter().map(|segment| segment.len).sum();
+        let mut total = self.len();
         while self.segments.len() > 1 {
             let Some(first) = self.segments.front() else { return };
             let last = first.records.last();

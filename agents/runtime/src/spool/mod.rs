@@ -8,10 +8,11 @@ mod disk;
 mod publisher;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bellwether_bus::{Bus, Clock};
+use bellwether_bus::metrics::{self, Counter};
+use bellwether_bus::{Bus, Clock, Trace};
 use bellwether_protocol::codec::{MESSAGE_LEN_MAX, to_msgpack};
 use bellwether_protocol::id::AgentId;
 use bellwether_protocol::sample::{SAMPLES_MAX, Sample, Tick};
@@ -55,6 +56,9 @@ impl Shared {
 /// A tick stays below what NATS takes, headers included.
 const TICK_LEN_MAX: usize = MESSAGE_LEN_MAX - 64 * 1024;
 
+static SAMPLES: LazyLock<Counter<u64>> =
+    LazyLock::new(|| metrics::counter("bellwether.samples.taken", "Samples that were handed over to be sent"));
+
 /// Opens the spool in `dir`; what it still holds is sent first.
 pub(crate) fn open(
     dir: &Path,
@@ -69,12 +73,20 @@ pub(crate) fn open(
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let disk = Disk::open(dir, u64::try_from(now_ms).unwrap_or(0)).map_err(wrong)?;
     let shared = Arc::new(Shared { disk: Mutex::new(disk), appended: Notify::new() });
+    let own = Arc::clone(&shared);
+    metrics::gauge("bellwether.spool.size", "By", "What the spool takes on disk", move |gauge| {
+        gauge.observe(own.disk().len() as f64, &[]);
+    });
+    let own = Arc::clone(&heartbeat);
+    metrics::gauge("bellwether.spool.waiting", "{tick}", "Ticks that NATS does not have yet", move |gauge| {
+        gauge.observe(own.spooled() as f64, &[]);
+    });
     let publisher = Publisher::new(dir, agent.clone(), bus, Arc::clone(&shared), heartbeat);
     Ok((SampleSender { agent, clock, shared }, publisher))
 }
 
 impl SampleSender {
-    /// Sends what one tick saw: at once when NATS is there, later when it is not, with the same
+    /// Sends what one tick saw, following where we are in a trace: at once when NATS is there, later when it is not, with the same
     /// times. Writes a few KiB to a local file, and never waits for NATS.
     pub fn send(&self, samples: Vec<Sample>) {
         let mut rest = vec![samples];
@@ -113,9 +125,41 @@ impl SampleSender {
                 return true;
             }
         };
-        if let Err(error) = disk.append(self.clock.now(), &body) {
+        if let Err(error) = disk.append(self.clock.now(), &placed(&Trace::current(), &body)) {
             tracing::error!(%error, "cannot write the spool, samples dropped");
+            return true;
         }
+        SAMPLES.add(u64::try_from(samples.len()).unwrap_or_default(), &[]);
         true
+    }
+}
+
+/// A tick as the spool holds it: behind the place in a trace that it follows, so that what is sent
+/// after a cut or a restart follows it too.
+fn placed(trace: &Trace, tick: &[u8]) -> Vec<u8> {
+    let place = trace.to_string();
+    let len = u8::try_from(place.len()).unwrap_or_default();
+    [&[len], place.as_bytes(), tick].concat()
+}
+
+/// The place and the tick of what the spool holds.
+fn read_placed(held: &[u8]) -> Option<(Trace, &[u8])> {
+    let (len, rest) = held.split_first()?;
+    let (place, tick) = rest.split_at_checked(usize::from(*len))?;
+    Some((Trace::read(std::str::from_utf8(place).ok()?), tick))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_held_with_its_place() {
+        let here = Trace::read("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        for trace in [Trace::default(), here] {
+            assert_eq!(read_placed(&placed(&trace, b"tick")), Some((trace, b"tick".as_slice())));
+        }
+        assert_eq!(read_placed(b""), None);
+        assert_eq!(read_placed(b"\x37short"), None);
     }
 }

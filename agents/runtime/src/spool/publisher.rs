@@ -1,10 +1,11 @@
 //! Sends what is spooled, the oldest first and several at once, and again when the stream has lost it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use bellwether_bus::{Bus, PublishError, ReadError, Stored, StreamState};
+use bellwether_bus::metrics::{self, Counter};
+use bellwether_bus::{Bus, PublishError, ReadError, Stored, StreamState, Trace};
 use bellwether_protocol::id::AgentId;
 use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::Timestamp;
@@ -13,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
+use super::{Shared, read_placed};
 use crate::presence::Heartbeat;
 use crate::store;
 
@@ -63,6 +64,9 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const UNDER_WAY_MAX: usize = 64;
 /// Their bytes, once there are several: on a slow link more would only be late, and sent twice.
 const UNDER_WAY_LEN_MAX: usize = 64 * 1024;
+static LOST: LazyLock<Counter<u64>> =
+    LazyLock::new(|| metrics::counter("bellwether.spool.lost", "Ticks that the spool had no room for"));
+
 /// How often we look whether the stream still has what it acknowledged.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait after a publish that failed.
@@ -71,6 +75,7 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 impl Publisher {
     pub(super) fn new(dir: &Path, agent: AgentId, bus: Bus, shared: Arc<Shared>, heartbeat: Arc<Heartbeat>) -> Self {
         let path = dir.join("sent.json");
+        LOST.add(0, &[]);
         // An unreadable position only means that more is sent twice.
         let sent = store::load(&path).ok().flatten().unwrap_or_default();
         Self { agent, bus, shared, heartbeat, path, sent, dropped: 0, away: None }
@@ -142,7 +147,14 @@ impl Publisher {
     fn publish(&self, seq: u64, body: Vec<u8>) -> BoxFuture<'static, Answer> {
         let (bus, subject, id) = (self.bus.clone(), self.bus.prefix().sample(&self.agent), id(&self.agent, seq));
         let (len, last) = (body.len(), self.sent.last);
-        Box::pin(async move { Answer { seq, len, last, published: bus.publish(subject, &id, body).await } })
+        // What holds no place was spooled by an earlier version, and is sent as it is.
+        let (trace, tick) =
+            read_placed(&body).map_or((Trace::default(), None), |(trace, tick)| (trace, Some(tick.to_vec())));
+        let tick = tick.unwrap_or(body);
+        Box::pin(async move {
+            let published = trace.around(bus.publish(subject, &id, tick)).await;
+            Answer { seq, len, last, published }
+        })
     }
 
     /// Sends the last minutes again when the stream is another one, or has lost its end.
@@ -183,6 +195,7 @@ impl Publisher {
             disk.dropped
         };
         if dropped > self.dropped {
+            LOST.add(dropped - self.dropped, &[]);
             tracing::warn!(ticks = dropped - self.dropped, "the spool is full, its oldest ticks are lost");
             self.dropped = dropped;
         }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::dial::{Dialer, Stream};
 use super::redaction::is_sensitive;
 use super::target::Origin;
+use crate::http;
 
 /// Longest head of an answer that is read, in bytes.
 pub const HEAD_LEN_MAX: usize = 64 * 1024;
@@ -61,19 +62,29 @@ impl Failure {
     }
 }
 
-/// Asks once, until `deadline`; a body of more than `body_len_max` bytes is a failure.
+/// Asks once, until `deadline`; a body of more than `body_len_max` bytes is a failure. A hop of the
+/// trace that we are in.
 pub async fn ask(
     dialer: &Dialer,
     origin: &Origin,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
     deadline: Instant,
     body_len_max: usize,
 ) -> Received {
+    let hop = http::asking(request.method().as_str(), &origin.host, Some(origin.port));
+    http::tell(request.headers_mut(), &hop);
     let mut phases = Phases::default();
-    match dialer.dial(origin, deadline, &mut phases).await {
+    let received = match dialer.dial(origin, deadline, &mut phases).await {
         Ok(stream) => exchange(stream, request, deadline, body_len_max, phases).await,
         Err(failure) => Received { head: None, body: Err(failure), phases },
+    };
+    if let Some((status, _)) = &received.head {
+        http::answered(&hop, *status);
     }
+    if let Err(failure) = &received.body {
+        hop.fail(failure.class, failure.text.clone());
+    }
+    received
 }
 
 /// Values that must never be repeated, even where the target echoes them.

@@ -60,7 +60,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// # Errors
 /// When no whole answer came.
 pub async fn reply(request: RequestBuilder, len_max: usize) -> Result<Reply, ReplyError> {
-    let mut response = request.send().await?;
+    let mut response = crate::http::send(request).await?;
     let number = |name: &str| response.headers().get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     let after = number(RETRY_AFTER.as_str()).map(Duration::from_secs);
     let (left, reset) = (number("x-ratelimit-remaining"), number("x-ratelimit-reset"));
