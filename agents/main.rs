@@ -84,12 +84,13 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { mesh, verb } = cli;
-    let stays = [
-        matches!(verb, Verb::Agent(_)).then_some("bellwether-agent"),
-        matches!(verb, Verb::Coordinator(_)).then_some("bellwether-coordinator"),
-        matches!(verb, Verb::Operator(operator::Verb::Up(_))).then_some("bellwether-up"),
-    ];
-    let _telemetry = stays.into_iter().flatten().next().map(telemetry::init);
+    let stays = match &verb {
+        Verb::Agent(args) => Some(args.role.process()),
+        Verb::Coordinator(_) => Some("bellwether-coordinator"),
+        Verb::Operator(operator::Verb::Up(_)) => Some("bellwether-up"),
+        _ => None,
+    };
+    let _telemetry = stays.map(telemetry::init);
     let looks = bellwether_probe::validators().into_iter().chain(bellwether_metric::validators());
     let validators: Validators = looks.chain(bellwether_load::validators()).collect();
     Ok(ExitCode::from(match verb {

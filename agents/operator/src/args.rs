@@ -76,6 +76,20 @@ pub enum AgentRole {
     Rollback,
 }
 
+impl AgentRole {
+    /// What its process is called among those that are watched.
+    pub fn process(self) -> &'static str {
+        match self {
+            Self::Alert => "bellwether-alert",
+            Self::Flag => "bellwether-flag",
+            Self::Load => "bellwether-load",
+            Self::Metric => "bellwether-metric",
+            Self::Probe => "bellwether-probe",
+            Self::Rollback => "bellwether-rollback",
+        }
+    }
+}
+
 impl Mesh {
     /// How to connect to it.
     pub fn options(&self) -> ConnectOptions {
