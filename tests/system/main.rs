@@ -11,6 +11,7 @@
 //! | `pairs` | run two coordinators |
 //! | `parent` | kill what started everything |
 //! | `regions` | lose the hub, a region, or the link between them |
+//! | `telemetry` | follow a failing sample to the message about it, and read the figures |
 //! | `ways` | look in the shadow, hotfix, amend, freeze, run, and not undo |
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
@@ -25,6 +26,7 @@ mod mistakes;
 mod pairs;
 mod parent;
 mod regions;
+mod telemetry;
 #[path = "../scenarios/transcript.rs"]
 mod transcript;
 mod ways;

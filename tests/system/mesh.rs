@@ -73,6 +73,8 @@ pub(crate) struct Mesh {
     /// A region's leaf, and its wire to the hub; none where agents connect to the one server.
     pub(crate) leaves: BTreeMap<String, (LocalServer, Wire)>,
     processes: BTreeMap<String, Process>,
+    /// What every process finds in its environment.
+    env: BTreeMap<String, String>,
     began: Instant,
 }
 
@@ -94,13 +96,18 @@ impl Drop for Mesh {
 impl Mesh {
     /// Starts everything, and waits until it is ready to act.
     pub(crate) async fn start(coordinators: &[&str]) -> Self {
-        Self::bare(coordinators).await.filled().await
+        Self::start_in(&[], coordinators).await
+    }
+
+    /// As [`Mesh::start`], with these variables.
+    pub(crate) async fn start_in(env: &[(&str, &str)], coordinators: &[&str]) -> Self {
+        Self::linked(env, coordinators, Link::Alone).await.filled().await
     }
 
     /// As [`Mesh::start`], with a leaf in each region that its agents connect to.
     pub(crate) async fn start_with_leaves(coordinators: &[&str]) -> Self {
         let port = free_port();
-        let mut mesh = Self::linked(coordinators, Link::Hub { port }).await;
+        let mut mesh = Self::linked(&[], coordinators, Link::Hub { port }).await;
         for name in ["east", "west"] {
             let wire = Wire::to(port).await;
             let (region, hub) = (name.parse().expect("a region"), format!("nats-leaf://{}", wire.address()));
@@ -119,10 +126,10 @@ impl Mesh {
 
     /// Starts a server and coordinators, with nothing to look at.
     pub(crate) async fn bare(coordinators: &[&str]) -> Self {
-        Self::linked(coordinators, Link::Alone).await
+        Self::linked(&[], coordinators, Link::Alone).await
     }
 
-    async fn linked(coordinators: &[&str], link: Link) -> Self {
+    async fn linked(env: &[(&str, &str)], coordinators: &[&str], link: Link) -> Self {
         let domain = (link != Link::Alone).then(|| HUB_DOMAIN.to_owned());
         let dir = tempfile::tempdir().expect("a directory");
         let server = Arc::new(start_server(&dir.path().join("nats"), link).await);
@@ -132,7 +139,8 @@ impl Mesh {
         let site = bellwether_site::Addresses { admin: String::new(), environments: BTreeMap::new() };
         let (processes, began) = (BTreeMap::new(), Instant::now());
         let leaves = BTreeMap::new();
-        let mut mesh = Self { bus, dir, plan: String::new(), site, server, leaves, processes, began };
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut mesh = Self { bus, dir, plan: String::new(), site, server, leaves, processes, env, began };
         let domain = domain.map(|domain| format!("--nats-domain={domain}"));
         for id in coordinators {
             let data = mesh.path(id);
@@ -214,11 +222,13 @@ impl Mesh {
     pub(crate) fn spawn(&mut self, name: &str, stall_at: &str) {
         let path = self.dir.path().join(format!("{name}.log"));
         let process = self.processes.get_mut(name).expect("a process of that name");
+        let mut env = self.env.clone();
+        env.insert("BELLWETHER_STALL_AT".to_owned(), stall_at.to_owned());
         let child = Child::spawn(&Spec {
             shim: PROGRAM.into(),
             program: PROGRAM.into(),
             args: process.args.iter().map(Into::into).collect(),
-            env: BTreeMap::from([("BELLWETHER_STALL_AT".to_owned(), stall_at.to_owned())]),
+            env,
             output: Said::File(path),
         });
         process.child = Some(child.expect("started"));
@@ -241,6 +251,16 @@ impl Mesh {
         }
         self.kill(name);
         self.spawn(name, stall_at);
+    }
+
+    /// Ends the server for good.
+    pub(crate) fn end_server(&self) {
+        kill_9(self.server.pid());
+    }
+
+    /// Every process, with what it has said.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = (&str, String)> {
+        self.processes.keys().map(|name| (name.as_str(), self.log(name)))
     }
 
     /// How often a process has said that it stalls at a point.
