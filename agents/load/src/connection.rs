@@ -55,6 +55,10 @@ impl Connection {
             let Open { sender, driver } = self.0.insert(open);
             let (done, is_over) = {
                 let talk = async {
+                    // It may still have to notice that the last answer is over, or that the other side is gone.
+                    if let Err(error) = sender.ready().await {
+                        return Err((broken(&error), Some(request)));
+                    }
                     let response = match sender.try_send_request(request).await {
                         Ok(response) => response,
                         Err(mut error) => return Err((broken(error.error()), error.take_message())),

@@ -8,12 +8,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What came in; a path that begins with `/hang` is never answered.
 #[derive(Clone, Default)]
-pub(crate) struct Server(Arc<AtomicU64>);
+pub(crate) struct Server {
+    asked: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
+}
 
 impl Server {
     /// How many requests came.
     pub(crate) fn asked(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// On how many connections.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Serves; gives the address.
@@ -36,6 +44,7 @@ impl Server {
     }
 
     async fn answer(self, stream: TcpStream) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let mut stream = BufReader::new(stream);
         loop {
             let mut head = String::new();
@@ -44,7 +53,7 @@ impl Server {
                     return;
                 }
             }
-            let n = self.0.fetch_add(1, Ordering::Relaxed);
+            let n = self.asked.fetch_add(1, Ordering::Relaxed);
             let path = head.split(' ').nth(1).unwrap_or_default();
             let (status, body) = match path {
                 path if path.starts_with("/hang") => std::future::pending().await,

@@ -53,19 +53,22 @@ async fn every_planned_arrival_is_answered_on_kept_connections() {
     let tally = all(Engine::start(work(&url, &settings, "200/s for 500ms")).unwrap()).await;
     assert_eq!((tally.counts().planned, tally.counts().ok), (100, 100), "{:?}", tally.counts());
     assert_eq!(server.asked(), 100);
+    assert!((1..=5).contains(&server.connections()), "{} connections", server.connections());
     let releases: Vec<_> = tally.sound.gathered.portions().map(|portion| portion.release.clone().unwrap()).collect();
     assert_eq!(releases.iter().map(|release| release.as_str()).collect::<Vec<_>>(), ["v42"]);
 }
 
 #[tokio::test]
 async fn users_carry_values_through_a_chain() {
-    let url = Server::default().start().await;
+    let server = Server::default();
+    let url = server.start().await;
     let settings = json!({"users": 3, "think": "20ms", "chain": [
         {"path": "/login", "capture": {"token": {"json": "$.token"}, "user": {"json": "$.user"}}},
         {"path": "/user/{user}", "headers": {"authorization": "Bearer {token}"}, "expect": ["status == 200"]},
     ]});
     let counts = all(Engine::start(work(&url, &settings, "3 for 500ms")).unwrap()).await.counts();
     assert!(counts.ok >= 6 && counts.ok == counts.planned, "{counts:?}");
+    assert_eq!(server.connections(), 3, "each user has one");
     let settings = json!({"users": 1, "chain": [
         {"path": "/login", "capture": {"token": {"json": "$.tokens"}}},
         {"path": "/never"},
