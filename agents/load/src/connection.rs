@@ -16,9 +16,11 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub(crate) struct Connection(Option<Open>);
 
+type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
+
 struct Open {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>,
+    driver: Pin<Box<Driver>>,
 }
 
 /// As much of an answer as came: status and headers, and the whole body, or why it is not there.

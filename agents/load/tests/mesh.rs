@@ -2,7 +2,7 @@
 //!
 //! The test program is its own harness, so that it can also be the shim under which the server runs.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(clippy::expect_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
