@@ -74,8 +74,8 @@ const fn family(
 }
 
 const ACTING: &[&str] = &["flag", "rollback"];
-const LOOKING: &[&str] = &["metric", "probe"];
-const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "metric", "probe", "rollback"];
+const LOOKING: &[&str] = &["load", "metric", "probe"];
+const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "load", "metric", "probe", "rollback"];
 
 /// Every family of subjects.
 pub const FAMILIES: [Family; 16] = [
@@ -372,6 +372,12 @@ mod tests {
         ];
         let on_the_bus = FAMILIES.iter().filter(|family| !matches!(family.kept, Kept::Bucket(_)));
         assert!(on_the_bus.map(|family| family.word).eq(subjects.iter().map(|(word, _)| *word)));
+        let present = FAMILIES.iter().find(|family| family.kept == Kept::Bucket(Bucket::Presence)).expect("presence");
+        assert_eq!(
+            present.from,
+            crate::id::Role::ALL.map(crate::id::Role::as_str),
+            "whoever runs says that it is there"
+        );
         for (word, subject) in &subjects {
             let family = FAMILIES.iter().find(|family| family.word == *word).expect("a family");
             let pattern = prefix.subjects(family, |_| "*".to_owned());
