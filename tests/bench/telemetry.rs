@@ -58,6 +58,7 @@ async fn compare() {
         shim: PROGRAM.into(),
         dir: dir.path().join("nats"),
         port: 0,
+        monitor: None,
         link: Default::default(),
     };
     let server =
