@@ -75,7 +75,7 @@ impl ProbeVerb {
     /// When what was asked for makes no sense, or is over the limits of `--config`.
     pub async fn run(&self, json: bool) -> Result<u8, ProbeError> {
         let Self::Once(args) = self;
-        let seen = args.look().await?;
+        let seen = args.see().await?;
         let code = match seen.observation.class {
             class::OK => AS_EXPECTED,
             class::RESOLVE | class::CONNECT | class::TLS => COULD_NOT_LOOK,
@@ -89,7 +89,7 @@ impl ProbeVerb {
 }
 
 impl OnceArgs {
-    async fn look(&self) -> Result<Seen, ProbeError> {
+    async fn see(&self) -> Result<Seen, ProbeError> {
         let refused = ProbeError::Refused;
         let (origin, path) = Origin::split(&self.url).map_err(refused)?;
         let (method, body) = (self.method.as_deref(), self.body.as_deref());
@@ -210,7 +210,7 @@ mod tests {
             args: OnceArgs,
         }
         let line = <Line as clap::Parser>::try_parse_from(std::iter::once(&"once").chain(args)).unwrap();
-        let seen = line.args.look().await.unwrap();
+        let seen = line.args.see().await.unwrap();
         (seen.text(1), seen.json(1))
     }
 
