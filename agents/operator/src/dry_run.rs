@@ -139,7 +139,7 @@ mod tests {
             stages: stages.map(|(stage, one)| (stage.parse().unwrap(), vec![one])).into(),
             levels: vec![vec![Move { lever: "staging".parse().unwrap(), to: None }]],
         };
-        let text: Vec<String> = lines(&plan, &would, &[roll.clone()]).iter().map(Line::plain).collect();
+        let text: Vec<String> = lines(&plan, &would, std::slice::from_ref(&roll)).iter().map(Line::plain).collect();
         let expected = "\
 stage staging   looks for 1h
   staging v43             now v42         east/roll-1: deploy {value}
