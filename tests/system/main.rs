@@ -5,6 +5,7 @@
 //! | `compose` | start from what compose.yaml stands on |
 //! | `fault_lens` | live through story 3 on Render |
 //! | `by_hand` | ask and read with any NATS client |
+//! | `first_hour` | go from an empty folder to an alert |
 //! | `kills` | lose any process at any named point |
 //! | `lost_streams` | lose a stream under a rollout |
 //! | `mistakes` | be told what to do |
@@ -19,6 +20,7 @@
 mod by_hand;
 mod compose;
 mod fault_lens;
+mod first_hour;
 mod kills;
 mod lost_streams;
 mod mesh;
