@@ -65,7 +65,8 @@ impl Causes {
 
     /// Notes where a decision stands.
     pub(crate) fn note_decision(&self, record: &Record, trace: &Trace) {
-        if !trace.is_none() && !(record.actions.is_empty() && record.alerts.is_empty()) {
+        let tells_nobody = record.actions.is_empty() && record.alerts.is_empty();
+        if !trace.is_none() && !tells_nobody {
             self.lock().told.insert(record.service.clone(), trace.clone());
         }
     }

@@ -117,7 +117,7 @@ mod tests {
         for (agents, why) in [
             (vec![], "no live agent holds lever backup; no live agent holds lever release; region east has 0 of 1"),
             (vec![probe.clone(), levers(None)], "lever release could not be read back"),
-            (vec![probe.clone(), levers(Some("v2"))], "v2 is out already"),
+            (vec![probe, levers(Some("v2"))], "v2 is out already"),
         ] {
             let blocked = dry("v2", &agents);
             assert!(blocked.refused.as_ref().is_some_and(|said| said.starts_with(why)), "{:?}", blocked.refused);

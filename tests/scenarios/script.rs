@@ -91,19 +91,7 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
         }
         ["fault", rest @ ..] => world.site.faults.push(fault(rest)),
         ["heal"] => world.site.faults.clear(),
-        ["lever", name, "refuses"] => world.site.real(name).refuses = Some("403: the token has expired".to_owned()),
-        ["lever", name, "obeys"] => world.site.real(name).refuses = None,
-        ["lever", name, "at", value] => {
-            world.site.lever(name, &["here"], value, Span::from_secs(1));
-            world.hands.push(Hand::new(&format!("hub.flag.{name}"), name, &[], 0));
-            world.hand_beats(world.hands.len() - 1);
-        }
-        ["lever", name, "loses", target] => drop(world.site.real(name).targets.remove(*target)),
-        ["lever", name, "target", target, "at", value] => {
-            drop(world.site.real(name).targets.insert((*target).to_owned(), value.parse().unwrap()));
-        }
-        ["lever", name, "moves", value] => world.order(&name.parse().unwrap(), &value.parse().unwrap()),
-        ["lever", name, "stuck", target] => drop(world.site.real(name).stuck.insert((*target).to_owned())),
+        ["lever", name, happens @ ..] => lever(world, name, happens),
         ["region", region, "held", "by", lever] => {
             world.site.held_by.insert(region.parse().unwrap(), lever.parse().unwrap());
         }
@@ -123,6 +111,25 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
             }
         }
         _ => panic!("cannot read `{}`", words.join(" ")),
+    }
+}
+
+fn lever(world: &mut World, name: &str, words: &[&str]) {
+    match words {
+        ["refuses"] => world.site.real(name).refuses = Some("403: the token has expired".to_owned()),
+        ["obeys"] => world.site.real(name).refuses = None,
+        ["at", value] => {
+            world.site.lever(name, &["here"], value, Span::from_secs(1));
+            world.hands.push(Hand::new(&format!("hub.flag.{name}"), name, &[], 0));
+            world.hand_beats(world.hands.len() - 1);
+        }
+        ["loses", target] => drop(world.site.real(name).targets.remove(*target)),
+        ["target", target, "at", value] => {
+            drop(world.site.real(name).targets.insert((*target).to_owned(), value.parse().unwrap()));
+        }
+        ["moves", value] => world.order(&name.parse().unwrap(), &value.parse().unwrap()),
+        ["stuck", target] => drop(world.site.real(name).stuck.insert((*target).to_owned())),
+        _ => panic!("cannot read `{}` of a lever", words.join(" ")),
     }
 }
 

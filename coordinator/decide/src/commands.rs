@@ -170,16 +170,8 @@ fn flag_off(rollout: &mut Rollout, out: &mut Out) -> Result<(), String> {
 }
 
 fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Result<(), String> {
-    if let Some(running) = desk.running().filter(|_| !start.supersede) {
-        return Err(format!("{} is running; one rollout at a time: abort it first, or `--supersede`", running.id));
-    }
-    if start.shadow && start.supersede {
-        return Err("a shadow moves nothing, so it takes nobody's place".to_owned());
-    }
+    may_start(desk, start)?;
     let plan = start.plan.clone();
-    if plan.service != desk.service {
-        return Err(format!("the plan is for service {}", plan.service));
-    }
     let superseded = desk.running();
     missing_agents(desk, &plan, start.shadow)?;
     let levers = plan.levers.iter().map(|(name, own)| {
@@ -242,6 +234,19 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
         principal: command.principal.clone(),
     });
     desk.rollout = Some(rollout);
+    Ok(())
+}
+
+fn may_start(desk: &Desk, start: &Start) -> Result<(), String> {
+    if let Some(running) = desk.running().filter(|_| !start.supersede) {
+        return Err(format!("{} is running; one rollout at a time: abort it first, or `--supersede`", running.id));
+    }
+    if start.shadow && start.supersede {
+        return Err("a shadow moves nothing, so it takes nobody's place".to_owned());
+    }
+    if start.plan.service != desk.service {
+        return Err(format!("the plan is for service {}", start.plan.service));
+    }
     Ok(())
 }
 

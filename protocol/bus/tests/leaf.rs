@@ -8,7 +8,9 @@ use std::time::Duration;
 use bellwether_bus::server::{HUB_DOMAIN, Link, LocalServer};
 use bellwether_bus::testing::{Fault, Test, WITHIN, Wire, connect_options, free_port, harness, start, until};
 use bellwether_bus::{Bus, ConnectError, ConnectOptions, From, KvError, Reader};
+use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::subject::{Bucket, Stream};
+use bellwether_protocol::time::Timestamp;
 
 const TESTS: [Test; 4] = bellwether_bus::tests![
     everything_is_the_hubs,
@@ -68,8 +70,10 @@ async fn everything_is_the_hubs() {
     bus.provision().await.expect("seen from here");
     let stored = bus.publish("bw.sample.sjc.probe.p1".to_owned(), "1", b"a".to_vec()).await.expect("stored");
     assert_eq!((stored.seq, pair.at_hub.state(Stream::Samples).await.expect("there").last), (1, 1));
-    bus.append("bw.decision.shop".to_owned(), 0, "1", b"a".to_vec()).await.expect("appended");
-    bus.append("bw.decision.shop".to_owned(), 0, "2", b"b".to_vec()).await.expect_err("fenced");
+    let event =
+        |id: &str| CloudEvent::new(bus.prefix(), "decision", id.to_owned(), "shop".to_owned(), Timestamp::default());
+    bus.append("bw.decision.shop".to_owned(), 0, &event("1"), b"a".to_vec()).await.expect("appended");
+    bus.append("bw.decision.shop".to_owned(), 0, &event("2"), b"b".to_vec()).await.expect_err("fenced");
     let (here, there) = (bus.kv(Bucket::Presence), pair.at_hub.kv(Bucket::Presence));
     let mut watch = there.watch();
     let revision = here.create("sjc.probe.p1", b"one".to_vec()).await.expect("created");

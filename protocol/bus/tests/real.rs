@@ -133,7 +133,7 @@ async fn a_reader_survives_a_killed_server() {
             kill_and_restart(&world).await;
         }
     }
-    let mut last = bellwether_protocol::time::Timestamp::default();
+    let mut last = Timestamp::default();
     for n in 0..300_u64 {
         let message = all.next().await;
         assert_eq!((message.seq, message.body), (n + 1, n.to_string().into_bytes()));
