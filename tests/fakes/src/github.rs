@@ -1,8 +1,15 @@
 //! GitHub: deployments of one repository, and their statuses.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
+use crate::public::schema;
 use crate::{Family, Reply, Seen};
+
+/// As GitHub names where bodies are posted.
+const DEPLOYMENTS: &str = "/repos/{owner}/{repo}/deployments";
+const STATUSES: &str = "/repos/{owner}/{repo}/deployments/{deployment_id}/statuses";
 
 /// One deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,13 +76,17 @@ fn refusal(status: u16, message: &str) -> Reply {
     Reply::json(status, &json!({ "message": message, "documentation_url": "https://docs.github.com/rest" }))
 }
 
-/// What is wrong with a body, by GitHub's own description of it.
-fn wrong(kind: &str, body: &Value) -> Option<String> {
-    let bodies: Value = serde_json::from_str(include_str!("github/bodies.json")).unwrap_or_default();
-    let error = match jsonschema::validate(&bodies[kind], body) {
-        Ok(()) => None,
-        Err(error) => Some(error.to_string()),
-    };
+/// What is wrong with a body that is posted to `path`, by GitHub's own description of it. Stricter in
+/// one thing: an unknown field is wrong.
+fn wrong(path: &str, body: &Value) -> Option<String> {
+    static PATHS: LazyLock<Option<Value>> =
+        LazyLock::new(|| Some(schema("github/deployments-statuses-subset.openapi.json")?["paths"].take()));
+    let described = PATHS.as_ref().map(|paths| {
+        let mut schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"].clone();
+        schema["additionalProperties"] = Value::Bool(false);
+        schema
+    });
+    let error = described.and_then(|schema| jsonschema::validate(&schema, body).err().map(|error| error.to_string()));
     let is_long = body["description"].as_str().is_some_and(|text| text.chars().count() > 140);
     error.or_else(|| is_long.then(|| "description is too long (maximum is 140 characters)".to_owned()))
 }
@@ -99,7 +110,7 @@ impl Family for Github {
         let index = index.filter(|index| *index < self.deployments.len());
         match (request.method.as_str(), rest, index) {
             ("GET", "", _) => self.list(&request.query),
-            ("POST", "", _) => match wrong("deployment", &body) {
+            ("POST", "", _) => match wrong(DEPLOYMENTS, &body) {
                 Some(error) => refusal(422, &error),
                 None => self.create(body),
             },
@@ -107,7 +118,7 @@ impl Family for Github {
                 let newest_first: Vec<&Value> = self.deployments[index].statuses.iter().rev().collect();
                 Reply::json(200, &json!(newest_first))
             }
-            ("POST", _, Some(index)) => match wrong("status", &body) {
+            ("POST", _, Some(index)) => match wrong(STATUSES, &body) {
                 Some(error) => refusal(422, &error),
                 None => {
                     self.deployments[index].statuses.push(body.clone());

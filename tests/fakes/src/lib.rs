@@ -8,6 +8,7 @@
 pub mod github;
 pub mod launchdarkly;
 pub mod pagerduty;
+pub mod public;
 pub mod render;
 pub mod slack;
 pub mod unleash;
