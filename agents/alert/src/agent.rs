@@ -78,10 +78,11 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
     let bridges = bridges(&config.alert, &config.agent.prefix)?;
     let runtime = Runtime::start(Role::Alert, &config.agent).await?;
     let mut outbox = open(&runtime).await?;
-    outbox.keep_only(&bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>())?;
+    let names: Vec<&str> = bridges.iter().map(|bridge| bridge.name.as_str()).collect();
+    outbox.keep_only(&names)?;
     let last = runtime.bus.state(Stream::Alerts).await.map_err(AlertError::Alerts)?.last;
     let shelf = Shelf::new(outbox);
-    shelf.show();
+    shelf.show(&names);
     let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
     let counter = |bridge: &Bridge| Counter { takes: bridge.takes(), is_local: bridge.is_local() };
     let counters = bridges.iter().map(|bridge| (bridge.name.clone(), counter(bridge))).collect();

@@ -28,12 +28,15 @@ impl Shelf {
         Self { outbox: Arc::new(Mutex::new(outbox)), bell: Arc::new(watch::Sender::new(())) }
     }
 
-    /// Shows how much waits to whoever asks for this process's figures.
-    pub(crate) fn show(&self) {
+    /// Shows how much waits for each bridge to whoever asks for this process's figures.
+    pub(crate) fn show(&self, bridges: &[&str]) {
         let own = self.clone();
+        let bridges: Vec<String> = bridges.iter().map(ToString::to_string).collect();
         metrics::gauge("bellwether.alerts.waiting", "{alert}", "Alerts that a bridge has not told yet", move |gauge| {
-            for (bridge, count) in own.lock().waiting() {
-                gauge.observe(count as f64, &[KeyValue::new("bridge", bridge)]);
+            let waiting = own.lock().waiting();
+            for bridge in &bridges {
+                let count = waiting.get(bridge).copied().unwrap_or_default();
+                gauge.observe(count as f64, &[KeyValue::new("bridge", bridge.clone())]);
             }
         });
     }
