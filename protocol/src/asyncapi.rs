@@ -68,7 +68,7 @@ const fn said<T: JsonSchema>(word: &'static str, about: &'static str, content: &
     Said { word, about, content, payload: Some(SchemaGenerator::subschema_for::<T>) }
 }
 
-const SAID: [Said; 16] = [
+const SAID: [Said; 17] = [
     said::<Acknowledgement>("ack", "Somebody has taken an incident up", JSON),
     said::<Action>("action", "A lever is to be set; published under an id that a repeat has too", JSON),
     said::<Alert>("alert", "What people are told of an incident", JSON),
@@ -87,6 +87,12 @@ const SAID: [Said; 16] = [
     said::<CommandBody>("command", "What a person asks; an empty body is an empty object", JSON),
     said::<Record>("decision", "One decision with all that came in and why; the truth", JSON),
     Said { word: "flags", about: "Where flags stand; the flag agents' alone", content: JSON, payload: None },
+    Said {
+        word: "invites",
+        about: "That an agent may join, under the hash of its one-time token; the operator's alone",
+        content: JSON,
+        payload: None,
+    },
     said::<Outcome>("outcome", "What became of a command", JSON),
     said::<Presence>("presence", "That a process is there, what it holds, and where its levers stand", PACKED),
     said::<Pushed>("pushed", "What anyone measured", JSON),

@@ -78,7 +78,7 @@ const LOOKING: &[&str] = &["load", "metric", "probe"];
 const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "load", "metric", "probe", "rollback"];
 
 /// Every family of subjects.
-pub const FAMILIES: [Family; 16] = [
+pub const FAMILIES: [Family; 17] = [
     family("ack", &["service", "principal"], Kept::Stream(Stream::Alerts), &["alert", "person"], &["alert"]),
     family("action", &["service", "lever"], Kept::Stream(Stream::Actions), &["coordinator"], ACTING),
     family(
@@ -104,6 +104,7 @@ pub const FAMILIES: [Family; 16] = [
     family("assignments", &["region", "service"], Kept::Bucket(Bucket::Assignments), &["coordinator"], LOOKING),
     family("claims", &["service", "lever"], Kept::Bucket(Bucket::Claims), ACTING, ACTING),
     family("flags", &["service"], Kept::Bucket(Bucket::Flags), &["flag"], &["flag"]),
+    family("invites", &["hash"], Kept::Bucket(Bucket::Invites), &["person"], &["person"]),
     family(
         "presence",
         &["region", "role", "agent"],
@@ -144,6 +145,8 @@ pub enum Bucket {
     Claims,
     /// Flags: key `<service>`, JSON.
     Flags,
+    /// Who may join: key is the SHA-256 of a one-time token in hex, JSON; forgotten after eight days.
+    Invites,
     /// Who is there: key `<region>.<role>.<agent>`, MessagePack.
     Presence,
     /// The projection of each service's rollout: key `<service>`, JSON.
@@ -154,7 +157,8 @@ pub enum Bucket {
 
 impl Bucket {
     /// Every bucket.
-    pub const ALL: [Self; 6] = [Self::Assignments, Self::Claims, Self::Flags, Self::Presence, Self::Status, Self::Told];
+    pub const ALL: [Self; 7] =
+        [Self::Assignments, Self::Claims, Self::Flags, Self::Invites, Self::Presence, Self::Status, Self::Told];
 }
 
 impl Prefix {
@@ -197,6 +201,7 @@ impl Prefix {
             Bucket::Assignments => "assignments",
             Bucket::Claims => "claims",
             Bucket::Flags => "flags",
+            Bucket::Invites => "invites",
             Bucket::Presence => "presence",
             Bucket::Status => "status",
             Bucket::Told => "told",

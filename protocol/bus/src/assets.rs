@@ -183,6 +183,7 @@ fn bucket_config(prefix: &Prefix, bucket: Bucket) -> Config {
         Bucket::Assignments | Bucket::Status => (1, Duration::ZERO),
         Bucket::Flags => (16, Duration::ZERO),
         Bucket::Claims | Bucket::Presence => (1, Duration::from_secs(15)),
+        Bucket::Invites => (1, 8 * DAY),
         Bucket::Told => (1, DAY),
     };
     Config {

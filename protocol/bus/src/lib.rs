@@ -17,6 +17,7 @@
 //! | [`trace`] | where a message stands in a trace |
 //! | [`metrics`] | figures of this process, and what is wrong with it |
 //! | [`Clock`] | time anchored on NATS |
+//! | `joining` | keys of a new user, and what it may do |
 //! | [`server`] | finding, installing and supervising a local `nats-server` |
 //! | [`child`] | processes that die with their parent |
 //! | `testing` | for the tests of other rooms, with the feature of that name |
@@ -28,6 +29,7 @@ mod clock;
 mod connect;
 pub mod fault;
 mod health;
+mod joining;
 mod kv;
 pub mod metrics;
 mod publish;
@@ -42,6 +44,7 @@ pub mod trace;
 pub use assets::ProvisionError;
 pub use clock::{ANCHOR_AGE_MAX, Clock};
 pub use connect::{Bus, ConnectError, ConnectOptions, Credentials};
+pub use joining::{NewUser, one_time_token, user_line};
 pub use kv::{Kv, KvEntry, KvError, KvWatch};
 pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
 pub use read::{From, Message, Next, ReadError, Reader, StreamState};

@@ -13,13 +13,14 @@ use std::time::Duration;
 use bellwether_bus::server::{LocalServer, StartServerError};
 use bellwether_bus::testing::{Test, WITHIN, World, connect_options, harness, options};
 use bellwether_bus::{
-    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, Next, ProvisionError, PublishError,
-    child,
+    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, NewUser, Next, ProvisionError,
+    PublishError, child, user_line,
 };
 use bellwether_protocol::cloud_event::CloudEvent;
+use bellwether_protocol::id::AgentId;
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::Timestamp;
-const TESTS: [Test; 14] = bellwether_bus::tests![
+const TESTS: [Test; 15] = bellwether_bus::tests![
     provisioning_is_idempotent_and_repairs,
     a_repeated_publish_is_stored_once,
     an_append_is_fenced,
@@ -31,6 +32,7 @@ const TESTS: [Test; 14] = bellwether_bus::tests![
     an_absent_server_is_named,
     wrong_credentials_are_named,
     a_denied_subject_is_named,
+    a_user_line_allows_what_an_agent_does_and_no_more,
     a_server_that_may_lose_what_it_acknowledged_is_named,
     a_server_is_supervised_and_dies_with_its_pipe,
     a_server_dies_with_a_killed_parent,
@@ -252,13 +254,17 @@ async fn an_absent_server_is_named() {
 
 /// A server with users, which [`LocalServer`] does not configure: its configuration, run directly.
 async fn guarded() -> (child::Child, String, tempfile::TempDir) {
+    let probe = "{ user: probe, password: right, permissions: { publish: [\"$JS.API.>\", \"bw.sample.>\"], subscribe: [\"_INBOX.>\"] } }";
+    guarded_with(probe).await
+}
+
+async fn guarded_with(user: &str) -> (child::Child, String, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let options = options(dir.path().to_owned(), 0);
     let config = dir.path().join("guarded.conf");
     let text = format!(
         "host: \"127.0.0.1\"\nport: -1\nhttp: \"127.0.0.1:-1\"\nports_file_dir: \"{0}\"\njetstream {{ store_dir: \"{0}/store\" }}\n\
-         authorization {{ users: [\n {{ user: admin, password: right }}\n {{ user: probe, password: right, \
-         permissions: {{ publish: [\"$JS.API.>\", \"bw.sample.>\"], subscribe: [\"_INBOX.>\"] }} }}\n] }}\n",
+         authorization {{ users: [\n {{ user: admin, password: right }}\n {user}\n] }}\n",
         dir.path().display()
     );
     std::fs::write(&config, text).expect("written");
@@ -359,6 +365,32 @@ async fn a_denied_subject_is_named() {
     probe.publish("bw.sample.sjc.probe.one".to_owned(), "a", Vec::new()).await.expect("allowed");
     let error = probe.publish("bw.command.shop.pause.me".to_owned(), "b", Vec::new()).await.expect_err("denied");
     assert!(matches!(error, PublishError::Forbidden { .. }), "{error}");
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
+}
+
+async fn a_user_line_allows_what_an_agent_does_and_no_more() {
+    let agent: AgentId = "sjc.probe.one".parse().expect("an agent");
+    let user = NewUser::generate().expect("a key");
+    let prefix = connect_options("").prefix;
+    let (mut child, url, _dir) = guarded_with(&user_line(&prefix, &agent, None, &user.public)).await;
+    let admin = Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
+    admin.provision().await.expect("provisioned");
+    let options = ConnectOptions { credentials: Some(Credentials::NkeySeed(user.seed)), ..connect_options(&url) };
+    let bus = Bus::connect(&options).await.expect("let in");
+    bus.provision().await.expect("all is as it must be");
+    let presence = bus.kv(Bucket::Presence);
+    presence.put("sjc.probe.one", b"here".to_vec()).await.expect("its own");
+    presence.get("sjc.probe.one").await.expect("read");
+    bus.publish(prefix.sample(&agent), "a", Vec::new()).await.expect("its own");
+    admin.kv(Bucket::Assignments).put("sjc.shop", b"look".to_vec()).await.expect("assigned");
+    assert_eq!(bus.kv(Bucket::Assignments).watch().next().await.key, "sjc.shop");
+    for other in ["bw.sample.iad.probe.one", "bw.sample.sjc.probe.two", "bw.command.shop.pause.me", "bw.decision.shop"]
+    {
+        let error = bus.publish(other.to_owned(), other, Vec::new()).await.expect_err("denied");
+        assert!(matches!(error, PublishError::Forbidden { .. }), "{error}");
+    }
+    assert!(presence.put("sjc.probe.two", Vec::new()).await.is_err());
+    assert!(bus.kv(Bucket::Assignments).put("sjc.shop", Vec::new()).await.is_err());
     tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
 }
 
