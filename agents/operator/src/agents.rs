@@ -1,4 +1,4 @@
-//! `bellwether agents list`: who is there, and where their levers stand.
+//! `bellwether agents`: who is there, and where their levers stand; who may come.
 
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
@@ -7,12 +7,17 @@ use bellwether_protocol::subject::Bucket;
 
 use crate::args::{Mesh, now};
 use crate::error::{VerbError, exit};
+use crate::join::{InviteArgs, JoinArgs};
 use crate::out::outln;
 use crate::render::table;
 
-/// Look at the agents
-#[derive(Debug, Clone, Copy, clap::Subcommand)]
+/// Look at the agents, and let more in
+#[derive(Debug, Clone, clap::Subcommand)]
 pub enum AgentsVerb {
+    /// Print a one-time token with which one agent can join
+    Invite(InviteArgs),
+    /// Write what an invited agent needs into a new folder; says what is left to do
+    Join(JoinArgs),
     /// Who is there, heard within the last 15 s
     List,
 }
@@ -20,13 +25,17 @@ pub enum AgentsVerb {
 /// Most agents that are listed.
 const AGENTS_MAX: usize = 1_000;
 
-/// Lists agents.
+/// Lists agents, or lets one in.
 ///
 /// # Errors
-/// When the mesh cannot be read.
+/// When the mesh cannot be read, or a token is not good.
 pub(crate) async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbError> {
-    let AgentsVerb::List = verb;
     let bus = mesh.connect().await?;
+    match verb {
+        AgentsVerb::Invite(args) => return args.run(&bus, mesh.json).await,
+        AgentsVerb::Join(args) => return args.run(&bus, mesh).await,
+        AgentsVerb::List => {}
+    }
     let here = presences(&bus).await?;
     if mesh.json {
         let text = codec::to_json("agents", &here)?;

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use bellwether_bus::{Bus, ConnectOptions, Credentials};
-use bellwether_protocol::id::{CoordinatorId, Principal};
+use bellwether_protocol::id::{CoordinatorId, Principal, Role};
 use bellwether_protocol::subject::Prefix;
 use bellwether_protocol::time::Timestamp;
 
@@ -74,6 +74,19 @@ pub enum AgentRole {
     Probe,
     /// Moves a service between releases
     Rollback,
+}
+
+impl From<AgentRole> for Role {
+    fn from(role: AgentRole) -> Self {
+        match role {
+            AgentRole::Alert => Self::Alert,
+            AgentRole::Flag => Self::Flag,
+            AgentRole::Load => Self::Load,
+            AgentRole::Metric => Self::Metric,
+            AgentRole::Probe => Self::Probe,
+            AgentRole::Rollback => Self::Rollback,
+        }
+    }
 }
 
 impl AgentRole {

@@ -14,6 +14,7 @@
 //! | `drill` | a take-back, rehearsed and timed |
 //! | `dry_run` | what a start would do |
 //! | `init` | the files of a first rollout |
+//! | `join` | an agent that is invited, and joins |
 //! | `assess` | one look at a release, and the way back, without a mesh |
 //! | `follow` | one rollout until it ends: events above, the live block below |
 //! | `screen`, `keys`, `out` | the terminal, and pipes |
@@ -36,6 +37,7 @@ mod error;
 mod follow;
 mod health;
 mod init;
+mod join;
 mod keys;
 mod out;
 mod plan;
@@ -59,6 +61,7 @@ pub use drill::DrillArgs;
 pub use error::{VerbError, complain, exit};
 pub use health::HealthArgs;
 pub use init::InitArgs;
+pub use join::{InviteArgs, JoinArgs};
 pub use out::{CompletionsArgs, ManArgs, completions, man};
 pub use plan::PlanVerb;
 pub use replay::{Asked, AuditVerb, ExplainArgs, Heads, Log, ReplayArgs};

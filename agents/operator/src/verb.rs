@@ -51,7 +51,7 @@ pub enum Verb {
     /// Ask something of a rollout
     #[command(subcommand)]
     Command(CommandVerb),
-    /// Look at the agents
+    /// Look at the agents, and let more in
     #[command(subcommand)]
     Agents(AgentsVerb),
     /// Say what is wrong with the mesh, and what would mend it; changes nothing

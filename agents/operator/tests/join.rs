@@ -1,0 +1,83 @@
+//! Joining by token on a real `nats-server`: once, in time, and with a folder that is whole or not there.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::ExitCode;
+
+use bellwether_bus::testing::{Test, WITHIN, World, harness};
+use bellwether_operator::{AgentsVerb, InviteArgs, JoinArgs, Mesh};
+use bellwether_protocol::time::{Span, Timestamp};
+use clap::Parser;
+
+const TESTS: [Test; 1] = bellwether_bus::tests![a_token_makes_one_agent];
+
+fn main() -> ExitCode {
+    harness(&TESTS, WITHIN)
+}
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    mesh: Mesh,
+    #[command(subcommand)]
+    verb: AgentsVerb,
+}
+
+fn invite(flags: &str) -> InviteArgs {
+    let line = format!("agents invite --role probe --region sjc --as ann {flags}");
+    match Line::parse_from(line.split_whitespace()).verb {
+        AgentsVerb::Invite(args) => args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn join(world: &World, token: &str, dir: &std::path::Path) -> (Mesh, JoinArgs) {
+    let dir = dir.to_str().expect("text");
+    let line = Line::parse_from(["agents", "--nats", world.server.url(), "join", token, "--dir", dir]);
+    match line.verb {
+        AgentsVerb::Join(args) => (line.mesh, args),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_token_makes_one_agent() {
+    let world = World::new().await;
+    let now: Timestamp = "2026-05-05T14:00:00Z".parse().expect("an instant");
+    let dir = |name: &str| world.dir.path().canonicalize().expect("there").join(name);
+    let invited = invite("").invite(&world.bus, now).await.expect("invited");
+    let kept = world.bus.kv(bellwether_protocol::subject::Bucket::Invites).entries().await.expect("read");
+    assert!(
+        kept.iter()
+            .all(|entry| !String::from_utf8_lossy(entry.value.as_deref().unwrap_or_default()).contains(&invited.token))
+    );
+
+    let refused = async |token: &str, name: &str, now: Timestamp, why: &str| {
+        let (mesh, args) = join(&world, token, &dir(name));
+        let error = args.join(&world.bus, &mesh, now).await.expect_err("refused");
+        assert!(error.to_string().contains(why) && error.exit_code() == 2, "{error}");
+        assert!(!dir(&format!("{name}.joining")).exists());
+    };
+    refused("0123", "unknown", now, "not known").await;
+    refused(&invited.token, "late", now + Span::from_secs(86_401), "was good until 2026-05-06").await;
+    std::fs::create_dir(dir("full")).expect("made");
+    std::fs::write(dir("full").join("probe.yaml"), "mine").expect("written");
+    refused(&invited.token, "full", now, "full/probe.yaml").await;
+
+    // Two at once: one of them joins.
+    let ((mesh, one), (_, other)) = (join(&world, &invited.token, &dir("a")), join(&world, &invited.token, &dir("b")));
+    let (one, other) = tokio::join!(one.join(&world.bus, &mesh, now), other.join(&world.bus, &mesh, now));
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    assert!(dir("a").exists() != dir("b").exists() && !dir("late").exists() && !dir("unknown").exists());
+    refused(&invited.token, "again", now, "was used at 2026-05-05").await;
+
+    let joined = one.or(other).expect("one of them");
+    assert_eq!(joined.agent.to_string(), "sjc.probe.probe-1");
+    let [seed, config, unit] = joined.written.as_slice() else { panic!("{joined:?}") };
+    assert_eq!(std::fs::metadata(seed).expect("there").permissions().mode() & 0o777, 0o600);
+    let read = |path| std::fs::read_to_string(path).expect("read");
+    assert!(read(seed).starts_with("SU") && read(unit).contains("agent probe --config /"));
+    let text = read(config);
+    let read: serde_json::Value = bellwether_runtime::parse_config("probe.yaml", &text).expect("a configuration");
+    assert_eq!(read["agent"]["region"], "sjc", "{text}");
+}
