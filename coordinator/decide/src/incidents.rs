@@ -171,15 +171,18 @@ pub(crate) fn tell_holds(
             open(rollout, Tell { regions, ..Tell::new(cause, "holding", headline) }, out);
         }
     }
-    resolve_all_but(rollout, &on, out);
+    resolve_all_but(rollout, &on, "is over", out);
 }
 
-fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], out: &mut Out) {
+/// What a rollout leaves open at its end: nobody looks whether it goes on.
+const LEFT: &str = "is no longer watched: the rollout ended";
+
+fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], why: &str, out: &mut Out) {
     let over = rollout.incidents.iter().filter(|(cause, incident)| !incident.resolved && !on.contains(cause));
     let over: Vec<(CriterionName, Severity)> =
         over.map(|(cause, incident)| (cause.clone(), incident.severity)).collect();
     for (cause, severity) in over {
-        let headline = format!("{} {}: {cause} is over", rollout.release, stage(rollout));
+        let headline = format!("{} {}: {cause} {why}", rollout.release, stage(rollout));
         resolve(rollout, Tell { severity, ..Tell::new(cause, "over", headline) }, out);
     }
 }
@@ -192,13 +195,13 @@ pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
     match ending {
         Ending::Aborted => say(rollout, IncidentKind::Resolved, tell("aborted", Severity::Info, "aborted"), out),
         Ending::Completed => {
-            resolve_all_but(rollout, &[], out);
+            resolve_all_but(rollout, &[], LEFT, out);
             say(rollout, IncidentKind::Resolved, tell("completed", Severity::Info, "completed"), out);
         }
         Ending::NotStarted => {
             say(rollout, IncidentKind::Opened, tell("not-started", Severity::Warn, "not_started"), out)
         }
-        Ending::RolledBack | Ending::Superseded | Ending::WouldTakeBack => resolve_all_but(rollout, &[], out),
+        Ending::RolledBack | Ending::Superseded | Ending::WouldTakeBack => resolve_all_but(rollout, &[], LEFT, out),
         Ending::NotTakenBack => {}
     }
 }
