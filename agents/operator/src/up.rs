@@ -89,7 +89,7 @@ impl FromStr for AgentFile {
         let (role, file) = text.split_once(':').unwrap_or((text, ""));
         let role: Role = role.parse()?;
         if role == Role::Coordinator || file.is_empty() {
-            let expected = "write ROLE:FILE with alert, flag, probe or rollback";
+            let expected = "write ROLE:FILE with alert, flag, load, metric, probe or rollback";
             return Err(IdError { kind: "agent", text: text.chars().take(80).collect(), expected });
         }
         Ok(Self { role, file: file.into() })
@@ -247,7 +247,7 @@ mod tests {
     fn agents_are_named_by_role_and_file() {
         let read = |text: &str| text.parse::<AgentFile>();
         assert_eq!(read("probe:a/b.yaml").unwrap(), AgentFile { role: Role::Probe, file: "a/b.yaml".into() });
-        for wrong in ["probe", "probe:", "coordinator:a.yaml", "load:a.yaml", ""] {
+        for wrong in ["probe", "probe:", "coordinator:a.yaml", "dashboard:a.yaml", ""] {
             assert!(read(wrong).is_err(), "`{wrong}` was accepted");
         }
     }
