@@ -28,7 +28,7 @@ pub struct InitArgs {
     /// The service's name; default: that of this folder, or the app in fly.toml
     #[arg(long)]
     service: Option<String>,
-    /// Where the service answers, such as https://shop.example.com/health
+    /// Where the service answers, such as `https://shop.example.com/health`
     #[arg(long)]
     url: Option<String>,
     /// How a release is brought out; default: fly where there is a fly.toml, else watch
