@@ -37,7 +37,9 @@ fn parser() -> PathBuf {
         println!("installing {PARSER} with npm into {}", dir.display());
         let partial = root.join(format!("npm-partial-{}", std::process::id()));
         let mut npm = Command::new("npm");
-        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&partial).arg(PARSER);
+        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--prefix"])
+            .arg(&partial)
+            .arg(PARSER);
         let output = npm.output().expect("npm");
         assert!(output.status.success(), "{npm:?} failed: {}", String::from_utf8_lossy(&output.stderr));
         // Another process may have been faster, and its directory is as good.

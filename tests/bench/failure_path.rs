@@ -6,10 +6,11 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench says what is wrong by panicking")]
 
+mod server;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
 use bellwether_bus::{Bus, ConnectOptions, From};
 use bellwether_protocol::action::{Action, ActionResult};
 use bellwether_protocol::alert::Severity;
@@ -47,7 +48,7 @@ fn main() {
 async fn bench() {
     let runs: usize = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
     let dir = tempfile::tempdir().expect("a directory");
-    let server = start_server(dir.path()).await;
+    let server = server::start(dir.path(), PROGRAM).await;
     let url = server.url().to_owned();
     let site = start_site(runs).await;
     let bus = connect(&url).await;
@@ -61,23 +62,6 @@ async fn bench() {
     print_table(&hops, &floor(&bus).await);
     drop(site);
     tokio::task::spawn_blocking(move || server.stop()).await.expect("joined").expect("stopped");
-}
-
-async fn start_server(dir: &Path) -> LocalServer {
-    let options = ServerOptions {
-        binary: tokio::task::spawn_blocking(|| {
-            server::find(None).or_else(|_| server::install(|line| println!("{line}")))
-        })
-        .await
-        .expect("joined")
-        .expect("a nats-server"),
-        shim: PROGRAM.into(),
-        dir: dir.join("nats"),
-        port: 0,
-        monitor: None,
-        link: Default::default(),
-    };
-    tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("joined").expect("started")
 }
 
 async fn start_site(runs: usize) -> Site {

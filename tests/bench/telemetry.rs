@@ -5,11 +5,12 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench says what is wrong by panicking")]
 
+mod server;
+
 use std::time::Instant;
 
 use axum::Router;
 use axum::routing::any;
-use bellwether_bus::server::{self, LocalServer, ServerOptions};
 use bellwether_bus::trace::SpanKind;
 use bellwether_bus::{Bus, ConnectOptions, Hop};
 
@@ -48,21 +49,7 @@ async fn compare() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let collector = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(any(async || ""))).await });
-    let options = ServerOptions {
-        binary: tokio::task::spawn_blocking(|| {
-            server::find(None).or_else(|_| server::install(|line| println!("{line}")))
-        })
-        .await
-        .expect("joined")
-        .expect("a nats-server"),
-        shim: PROGRAM.into(),
-        dir: dir.path().join("nats"),
-        port: 0,
-        monitor: None,
-        link: Default::default(),
-    };
-    let server =
-        tokio::task::spawn_blocking(move || LocalServer::start(&options)).await.expect("joined").expect("started");
+    let server = server::start(dir.path(), PROGRAM).await;
     let options = ConnectOptions {
         url: server.url().to_owned(),
         domain: None,

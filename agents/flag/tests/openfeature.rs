@@ -285,7 +285,9 @@ fn scripts() -> PathBuf {
 fn node(script: &str) -> Command {
     let modules = installed("npm", &NPM, |dir| {
         let mut npm = Command::new("npm");
-        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(dir).args(NPM);
+        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--prefix"])
+            .arg(dir)
+            .args(NPM);
         vec![npm]
     });
     let mut node = Command::new("node");

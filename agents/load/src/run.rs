@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::time::{Span, Timestamp};
+use bellwether_runtime::Mode;
 use bellwether_runtime::web::{Allow, Dialer, Mark, Origin, Question, Target, headers};
 use hyper::header::HeaderName;
 use serde_json::Value;
@@ -17,7 +18,7 @@ use crate::course::{Course, Level, Stage, Unit};
 use crate::desk::Rules;
 use crate::engine::{Engine, Word, Work};
 use crate::settings::{CONNECTIONS, Load, connections};
-use crate::show::{Ended, Mode, Screen};
+use crate::show::{Ended, Screen};
 use crate::tally::Tally;
 use crate::threshold::{Threshold, Verdict};
 

@@ -1,9 +1,10 @@
 //! What a person, or a machine, sees of a run. Results go to standard output.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use bellwether_protocol::time::Span;
+use bellwether_runtime::Mode;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -11,17 +12,6 @@ use crate::course::{Course, Unit};
 use crate::tally::Tally;
 use crate::threshold::{Judged, Verdict, percent};
 use crate::window::{Window, quantile, shown};
-
-/// How a run is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// One JSON object per window, and one for the run.
-    Json,
-    /// One line each ten seconds.
-    Lines,
-    /// A block that is redrawn.
-    Live,
-}
 
 /// How a run came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,17 +38,6 @@ pub(crate) struct Screen {
 
 /// Between two lines.
 const LINE_EVERY: u64 = 10;
-
-impl Mode {
-    pub(crate) fn choose(json: bool, plain: bool) -> Self {
-        let is_dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
-        match (json, plain || is_dumb || !io::stdout().is_terminal()) {
-            (true, _) => Self::Json,
-            (false, true) => Self::Lines,
-            (false, false) => Self::Live,
-        }
-    }
-}
 
 impl Screen {
     pub(crate) fn new(mode: Mode, url: &str, course: &Course) -> Self {

@@ -13,6 +13,7 @@ use bellwether_protocol::reason::{Ending, Hold, Reason};
 use bellwether_protocol::record::Record;
 use bellwether_protocol::status::{StageMark, State, Status};
 use bellwether_protocol::subject::{Bucket, Stream};
+use bellwether_runtime::Mode;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::error::{VerbError, exit};
 use crate::keys::{Pressed, Prompt};
 use crate::render::{Frame, Line, Look, Told, draw, events, final_lines, hold_words, span};
 use crate::replay::{Explain, explained};
-use crate::screen::{Keyboard, Mode, Screen};
+use crate::screen::{Keyboard, Screen};
 
 /// What to follow, and how to show it.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use bellwether_protocol::plan::Validators;
 use bellwether_protocol::status::Status;
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Span;
+use bellwether_runtime::Mode;
 
 use crate::args::{Asker, Mesh, now};
 use crate::ask::{Asked, DECIDED_WITHIN, ask, say};
@@ -22,7 +23,7 @@ use crate::plan;
 use crate::render::{Frame, draw, table};
 use crate::replay::{Explain, ExplainArgs, ReplayArgs};
 use crate::report::{EvidenceArgs, ReportArgs};
-use crate::screen::{Mode, Screen};
+use crate::screen::Screen;
 use crate::verb::Judge;
 
 /// Start, list, look at, watch, explain and report rollouts

@@ -10,28 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 
-/// How a rollout is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// One JSON object per event.
-    Json,
-    /// One line per event.
-    Lines,
-    /// Lines above a live block.
-    Live,
-}
-
-impl Mode {
-    pub(crate) fn choose(json: bool, plain: bool) -> Self {
-        let is_dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
-        match (json, plain || is_dumb || !io::stdout().is_terminal()) {
-            (true, _) => Self::Json,
-            (false, true) => Self::Lines,
-            (false, false) => Self::Live,
-        }
-    }
-}
-
 /// Columns and rows when the terminal does not say.
 const SIZE: (usize, usize) = (80, 24);
 

@@ -18,6 +18,7 @@
 //! | `levers` | the ledger's hands: claims, actions, drivers, results |
 //! | `alone` | one action on one lever, without a mesh |
 //! | [`store`] | small JSON files that are whole or not there |
+//! | `mode` | lines, a live block, or JSON |
 //! | `http` | one TLS configuration, HTTP clients made from it |
 //! | [`telemetry`] | logs and traces |
 //! | [`web`] | looking at what answers over HTTP, and asking platforms |
@@ -36,6 +37,7 @@ mod http;
 pub mod ledger;
 mod levers;
 mod looks;
+mod mode;
 mod presence;
 mod secret;
 mod shutdown;
@@ -56,6 +58,7 @@ pub use gather::{Gathered, Watch};
 pub use http::{HttpError, http, http_with_ca, tls, tls_with_ca};
 pub use levers::LeverError;
 pub use looks::{LOOKS_MAX, Looker, Looks};
+pub use mode::Mode;
 pub use secret::{SecretError, SecretRef};
 pub use shutdown::shutdown;
 pub use spool::{SampleSender, SpoolError};

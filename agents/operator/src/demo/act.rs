@@ -9,6 +9,7 @@ use bellwether_protocol::id::{Entry, Principal, Release, RolloutId, Service};
 use bellwether_protocol::reason::Ending;
 use bellwether_protocol::status::{State, Status};
 use bellwether_protocol::subject::Bucket;
+use bellwether_runtime::Mode;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -20,7 +21,6 @@ use crate::error::VerbError;
 use crate::follow::{Follow, Followed, follow};
 use crate::render::Look;
 use crate::replay::Explain;
-use crate::screen::Mode;
 
 /// The plan's durations, short enough to be watched. Recorded with the rollout, as any override.
 pub(super) const SHORTENED: [&str; 13] = [

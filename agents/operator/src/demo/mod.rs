@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use bellwether_bus::{Bus, ConnectOptions};
 use bellwether_protocol::subject::Prefix;
+use bellwether_runtime::Mode;
 use tokio::sync::mpsc;
 
 use crate::args::Mesh;
@@ -24,7 +25,6 @@ use crate::demo::place::Place;
 use crate::error::{VerbError, exit};
 use crate::render::{Look, span};
 use crate::replay::Explain;
-use crate::screen::Mode;
 
 /// Run the whole product on this machine: a good release, then a bad one
 #[derive(Debug, clap::Args)]
