@@ -81,6 +81,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    aborted
     amended
     approval_late
     baseline_as_red

@@ -193,7 +193,10 @@ pub(crate) fn tell_end(rollout: &mut Rollout, ending: Ending, out: &mut Out) {
     let headline = summary.clone();
     let tell = |name: &str, severity, state| Tell { severity, ..Tell::new(cause(name), state, headline.clone()) };
     match ending {
-        Ending::Aborted => say(rollout, IncidentKind::Resolved, tell("aborted", Severity::Info, "aborted"), out),
+        Ending::Aborted => {
+            resolve_all_but(rollout, &[], LEFT, out);
+            say(rollout, IncidentKind::Resolved, tell("aborted", Severity::Info, "aborted"), out);
+        }
         Ending::Completed => {
             resolve_all_but(rollout, &[], LEFT, out);
             say(rollout, IncidentKind::Resolved, tell("completed", Severity::Info, "completed"), out);

@@ -94,7 +94,7 @@ impl Told {
 /// The last two lines of a rollout that was waited for.
 pub(crate) fn final_lines(rollout: &RolloutId, release: &str, ending: Ending, summary: &str) -> [String; 2] {
     let (word, meaning) = match ending {
-        Ending::Aborted => ("ABORTED", "ended by a person and taken back"),
+        Ending::Aborted => ("ABORTED", "ended by a person"),
         Ending::Completed => ("COMPLETED", "completed"),
         Ending::NotStarted => ("NOT STARTED", "not started, nothing was moved"),
         Ending::NotTakenBack => ("NOT TAKEN BACK", "failed and NOT taken back"),

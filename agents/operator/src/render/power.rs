@@ -12,16 +12,25 @@ pub(crate) fn power_lines(alpha: Ratio, stages: &[StagePower]) -> Vec<String> {
     let mut lines = vec![format!("error budget {alpha}: the chance that a release within every limit is taken back")];
     for stage in stages {
         lines.push(format!(
-            "{} {}   {} of it, shared by {}{}",
+            "{} {}   {}{}",
             stage.stage,
             span(stage.soak),
-            stage.alpha.rounded_up(),
-            if stage.tests == 1 { "1 test".to_owned() } else { format!("{} tests", stage.tests) },
+            spent(stage.alpha, stage.tests),
             outside(stage),
         ));
         lines.extend(stage.criteria.iter().flat_map(|criterion| criterion_lines(stage, criterion)));
     }
     lines.into_iter().map(|line| Line::of(line).plain()).collect()
+}
+
+/// What a stage may spend of the error budget, and on how many tests: only what takes the release back does.
+pub(crate) fn spent(part: Ratio, tests: u64) -> String {
+    let part = part.rounded_up();
+    match tests {
+        0 => "none spent, for no hard criterion is tested".to_owned(),
+        1 => format!("{part} for 1 test"),
+        more => format!("{part} for {more} tests"),
+    }
 }
 
 fn outside(stage: &StagePower) -> String {

@@ -9,6 +9,7 @@ use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
 use bellwether_protocol::time::Timestamp;
 
+use super::power::spent;
 use super::table::gap_words;
 use super::{Line, Look, Style, count, face, hold_words, span};
 
@@ -346,9 +347,8 @@ fn budget(frame: &Frame) -> Option<Line> {
     let budget = frame.status.budget.as_ref()?;
     let outside: Vec<&str> = budget.outside.iter().map(|name| name.as_str()).collect();
     let outside = if outside.is_empty() { String::new() } else { format!("; outside it: {}", outside.join(", ")) };
-    let tests = if budget.tests == 1 { "1 test".to_owned() } else { format!("{} tests", budget.tests) };
-    let part = budget.stage.rounded_up();
-    Some(Line::of(format!("error budget {}, here {part} for {tests}{outside}", budget.alpha)))
+    let spent = spent(budget.stage, budget.tests);
+    Some(Line::of(format!("error budget {}, here {spent}{outside}", budget.alpha)))
 }
 
 fn agents(frame: &Frame) -> Line {

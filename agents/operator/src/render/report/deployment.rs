@@ -6,6 +6,7 @@ use bellwether_protocol::time::{Span, Timestamp};
 
 use super::words::{LOG, dated, moment};
 use super::{Block, Cell, Chart, Face, Row, Table};
+use crate::render::power::spent;
 use crate::render::span;
 
 pub(super) fn deployment(report: &Report) -> Vec<Block> {
@@ -32,8 +33,8 @@ pub(super) fn deployment(report: &Report) -> Vec<Block> {
         ),
     ];
     if let Some(budget) = status.budget.as_ref().filter(|budget| budget.tests > 0) {
-        let tests = format!("{}, here {} for {} tests", budget.alpha, budget.stage.rounded_up(), budget.tests);
-        facts.push(fact("error budget", tests.into()));
+        let said = format!("{}, here {}", budget.alpha, spent(budget.stage, budget.tests));
+        facts.push(fact("error budget", said.into()));
     }
     let facts = Table { head: &["what", "value"], rows: facts, empty: "" };
     let levers = status.levers.iter().map(|lever| {
