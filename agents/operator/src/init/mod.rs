@@ -68,6 +68,9 @@ const FLY_TOML_LEN_MAX: u64 = 1024 * 1024;
 const PATHS_MAX: usize = 8;
 /// What `up` serves on its monitoring port.
 const LOCAL_CONTROL: &str = "http://127.0.0.1:8222/healthz";
+/// What an agent without a control target cannot tell.
+const UNCONTROLLED: &str = "without a control target, a service that cannot be connected to at all is `no data`: it holds, and never fails. \
+     Uncomment `control:` in the probe agent's file, or say `--control https://…`";
 
 /// Writes the files, and says what to do with them.
 ///
@@ -80,13 +83,16 @@ pub(crate) fn init(args: &InitArgs, mesh: &Mesh) -> Result<u8, VerbError> {
     let setting = setting(args, fly.as_ref(), &mesh.nats, &mut asker)?;
     let written = write(&args.dir, &setting.files())?;
     let next = setting.next();
+    let warning = setting.control.is_none().then_some(UNCONTROLLED);
     if mesh.json {
         let next: Vec<&String> = next.iter().map(|(command, _)| command).collect();
-        outln!("{}", serde_json::json!({ "written": written, "next": next, "exit": exit::DONE }));
+        let said = serde_json::json!({ "written": written, "warning": warning, "next": next, "exit": exit::DONE });
+        outln!("{said}");
         return Ok(exit::DONE);
     }
     written.iter().for_each(|path| outln!("wrote {}", path.display()));
     outln!("bellwether-data/ will hold what the agents remember: keep it, and out of git");
+    warning.iter().for_each(|warning| outln!("warning: {warning}"));
     outln!("\nnext");
     for (command, why) in next {
         outln!("  # {why}\n  {command}");
@@ -149,7 +155,8 @@ fn setting<R: BufRead, W: Write>(
     regions.sort();
     regions.dedup();
     let is_local = origin.host == "localhost" || origin.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    let control = args.control.clone().or_else(|| is_local.then(|| LOCAL_CONTROL.to_owned()));
+    let what = "what else answers whenever this machine's own network is well (an address, or nothing)";
+    let control = asker.ask(args.control.as_deref(), what, is_local.then(|| LOCAL_CONTROL.to_owned()));
     if let Some(control) = &control {
         Origin::parse(control).map_err(VerbError::Setup)?;
     }
