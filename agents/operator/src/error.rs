@@ -8,6 +8,7 @@ use bellwether_bus::server::{InstallError, StartServerError};
 use bellwether_bus::{ConnectError, KvError, ProvisionError, PublishError, ReadError};
 use bellwether_protocol::codec::{DecodeError, EncodeError};
 use bellwether_protocol::id::{IdError, RolloutId, Service};
+use bellwether_runtime::AskError;
 
 /// Exit codes, as CI reads them.
 pub mod exit {
@@ -194,6 +195,16 @@ impl VerbError {
             | Self::Setup(_)
             | Self::Spawn { .. }
             | Self::Until(_) => exit::USAGE,
+        }
+    }
+}
+
+impl From<AskError> for VerbError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Decode(error) => Self::Decode(error),
+            AskError::Encode(error) => Self::Encode(error),
+            AskError::Publish(error) => Self::Publish(error),
         }
     }
 }

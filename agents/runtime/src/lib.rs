@@ -9,6 +9,7 @@
 //! | `config` | one YAML file per agent, bounded, with errors that name the line |
 //! | `secret` | `env:NAME` and `file:PATH` |
 //! | `presence` | the heartbeat, and the clock that it anchors |
+//! | `ask` | a command, and what became of it |
 //! | `assignments` | what this region is to watch, never an older revision |
 //! | `looks`, `gather`, `gaps` | assignments to running looks, what a slot of one came to, and why one did not |
 //! | `spool` | samples, on disk until NATS has them |
@@ -25,6 +26,7 @@
 
 mod allowed;
 mod alone;
+mod ask;
 mod assignments;
 mod claim;
 mod command;
@@ -50,6 +52,7 @@ pub mod web;
 
 pub use allowed::Allowed;
 pub use alone::act_alone;
+pub use ask::{Answer, AskError, Asked, ask};
 pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config};
 pub use driver::{Driver, DriverError, Lever, Reading};
 pub use exec::{Exec, ExecConfig, ExecError};
