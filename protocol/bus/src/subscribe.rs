@@ -32,6 +32,11 @@ impl Bus {
 }
 
 impl Subscription {
+    /// The next message, once it comes; `None` when the connection was closed for good.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.0.next().await.map(|message| message.payload)
+    }
+
     /// The next message that has come; never waits.
     pub fn take(&mut self) -> Option<Bytes> {
         // Without the budget that ends a long run of messages early.
