@@ -115,6 +115,8 @@ tokens! {
     SliName = "sli";
     /// The name of a stage in a plan.
     StageName = "stage";
+    /// The name of what starts rollouts, as the agent's own configuration gives it.
+    TriggerName = "trigger";
 }
 
 macro_rules! texts {
@@ -184,12 +186,22 @@ pub enum Role {
     Probe,
     /// Moves a service between releases.
     Rollback,
+    /// Starts rollouts.
+    Trigger,
 }
 
 impl Role {
     /// Every role, in order.
-    pub const ALL: [Self; 7] =
-        [Self::Alert, Self::Coordinator, Self::Flag, Self::Load, Self::Metric, Self::Probe, Self::Rollback];
+    pub const ALL: [Self; 8] = [
+        Self::Alert,
+        Self::Coordinator,
+        Self::Flag,
+        Self::Load,
+        Self::Metric,
+        Self::Probe,
+        Self::Rollback,
+        Self::Trigger,
+    ];
 
     /// The role as a subject token.
     pub fn as_str(self) -> &'static str {
@@ -201,6 +213,7 @@ impl Role {
             Self::Metric => "metric",
             Self::Probe => "probe",
             Self::Rollback => "rollback",
+            Self::Trigger => "trigger",
         }
     }
 }
@@ -216,7 +229,9 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| IdError::new("role", text, "use alert, coordinator, flag, load, metric, probe or rollback"))
+        found.ok_or_else(|| {
+            IdError::new("role", text, "use alert, coordinator, flag, load, metric, probe, rollback or trigger")
+        })
     }
 }
 

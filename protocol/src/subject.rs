@@ -75,7 +75,7 @@ const fn family(
 
 const ACTING: &[&str] = &["flag", "rollback"];
 const LOOKING: &[&str] = &["load", "metric", "probe"];
-const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "load", "metric", "probe", "rollback"];
+const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "load", "metric", "probe", "rollback", "trigger"];
 
 /// Every family of subjects.
 pub const FAMILIES: [Family; 17] = [
@@ -93,11 +93,11 @@ pub const FAMILIES: [Family; 17] = [
         "command",
         &["service", "verb", "principal"],
         Kept::Stream(Stream::Inbox),
-        &["alert", "person"],
+        &["alert", "person", "trigger"],
         &["coordinator"],
     ),
     family("decision", &["service"], Kept::Stream(Stream::Decisions), &["coordinator"], &["coordinator", "person"]),
-    family("outcome", &["service", "command"], Kept::Stream(Stream::Alerts), &["coordinator"], &["person"]),
+    family("outcome", &["service", "command"], Kept::Stream(Stream::Alerts), &["coordinator"], &["person", "trigger"]),
     family("pushed", &["service", "region", "sli"], Kept::Nowhere, &["anyone"], &["metric"]),
     family("result", &["region", "role", "agent", "service"], Kept::Stream(Stream::Inbox), ACTING, &["coordinator"]),
     family("sample", &["region", "role", "agent"], Kept::Stream(Stream::Samples), LOOKING, &["coordinator"]),
@@ -110,9 +110,9 @@ pub const FAMILIES: [Family; 17] = [
         &["region", "role", "agent"],
         Kept::Bucket(Bucket::Presence),
         EVERYBODY,
-        &["alert", "coordinator", "person"],
+        &["alert", "coordinator", "person", "trigger"],
     ),
-    family("status", &["service"], Kept::Bucket(Bucket::Status), &["coordinator"], &["person"]),
+    family("status", &["service"], Kept::Bucket(Bucket::Status), &["coordinator"], &["person", "trigger"]),
     family("told", &["service", "number", "cause", "seq"], Kept::Bucket(Bucket::Told), &["alert"], &["alert"]),
 ];
 

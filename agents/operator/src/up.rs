@@ -89,7 +89,7 @@ impl FromStr for AgentFile {
         let (role, file) = text.split_once(':').unwrap_or((text, ""));
         let role: Role = role.parse()?;
         if role == Role::Coordinator || file.is_empty() {
-            let expected = "write ROLE:FILE with alert, flag, load, metric, probe or rollback";
+            let expected = "write ROLE:FILE with alert, flag, load, metric, probe, rollback or trigger";
             return Err(IdError { kind: "agent", text: text.chars().take(80).collect(), expected });
         }
         Ok(Self { role, file: file.into() })

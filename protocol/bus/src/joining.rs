@@ -2,7 +2,8 @@
 //!
 //! The line follows from the table of subjects: whoever adds a family there has said who may publish it.
 
-use bellwether_protocol::id::AgentId;
+use bellwether_protocol::command::Verb;
+use bellwether_protocol::id::{AgentId, Role};
 use bellwether_protocol::subject::{Bucket, FAMILIES, Family, Kept, Prefix, Stream};
 use secrecy::SecretString;
 
@@ -102,6 +103,9 @@ fn own(token: &str, agent: &AgentId) -> String {
         "agent" => agent.name.to_string(),
         "region" => agent.region.to_string(),
         "role" => agent.role.to_string(),
+        // Whoever starts rollouts by itself asks for nothing else, and in no other name.
+        "principal" if agent.role == Role::Trigger => agent.name.to_string(),
+        "verb" if agent.role == Role::Trigger => Verb::Start.to_string(),
         _ => "*".to_owned(),
     }
 }
@@ -123,6 +127,7 @@ mod tests {
             ("sjc.rollback.one", "\"bw.result.sjc.rollback.one.*\"", "bw.sample.sjc"),
             ("sjc.metric.one", "\"bw.pushed.*.sjc.*\"", "bw.decision"),
             ("sjc.alert.one", "\"$KV.bw-told.*.*.*.>\"", "bw.action"),
+            ("sjc.trigger.one", "\"bw.command.*.start.one\"", "bw.command.*.*"),
         ] {
             let agent: AgentId = agent.parse().unwrap();
             let line = user_line(&prefix, &agent, None, "UX");

@@ -131,7 +131,7 @@ impl Place {
         let is_ready = |presence: &Presence| match presence.agent.role {
             Role::Flag => flags_read && !presence.serving.is_empty(),
             Role::Rollback => is_read(presence),
-            Role::Alert | Role::Coordinator | Role::Load | Role::Metric | Role::Probe => true,
+            Role::Alert | Role::Coordinator | Role::Load | Role::Metric | Role::Probe | Role::Trigger => true,
         };
         let ready: Vec<String> = here.iter().filter(|one| is_ready(one)).map(|one| one.agent.to_string()).collect();
         let mut missing: Vec<&str> = self.agents.iter().filter(|id| !ready.contains(id)).map(String::as_str).collect();

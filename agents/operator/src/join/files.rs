@@ -115,5 +115,8 @@ fn part(role: Role) -> &'static str {
         Role::Rollback => {
             "rollback:\n  service: SERVICE      # whose levers\n  levers: []            # see agents/rollback/README.md\n"
         }
+        Role::Trigger => {
+            "trigger: []             # see agents/trigger/README.md; subjects that it hears go into `subscribe` of its user\n"
+        }
     }
 }

@@ -76,7 +76,7 @@ fn write_logs() {
 }
 
 /// The crates of the house, whose `info` is a rollout's life in a dozen lines.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "alert",
     "bus",
     "coordinator",
@@ -89,6 +89,7 @@ const OURS: [&str; 12] = [
     "protocol",
     "rollback",
     "runtime",
+    "trigger",
 ];
 
 fn default_filter() -> String {
