@@ -76,12 +76,20 @@ pub const FILE_LEN_MAX: u64 = 1024 * 1024;
 /// # Errors
 /// When it cannot be read, or is not a `T`; names file, line and column.
 pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    parse_config(&path.display().to_string(), &read_text(path)?)
+}
+
+/// Reads a file that a person wrote.
+///
+/// # Errors
+/// When it cannot be read, is no text, or is over [`FILE_LEN_MAX`].
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     let shown = path.display().to_string();
     let io = |source| ConfigError::Io { path: shown.clone(), source };
     if std::fs::metadata(path).map_err(io)?.len() > FILE_LEN_MAX {
         return Err(ConfigError::TooLong { path: shown });
     }
-    parse_config(&shown, &std::fs::read_to_string(path).map_err(io)?)
+    std::fs::read_to_string(path).map_err(io)
 }
 
 /// Reads the text of an agent's file; `path` is only for errors.
