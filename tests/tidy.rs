@@ -78,6 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // A client, not a room of its own: two agents speak to this one platform, and one file knows its rules.
     ("agents/render", &["bellwether-protocol", "bellwether-runtime"]),
     ("agents/rollback", &["bellwether-bus", "bellwether-protocol", "bellwether-render", "bellwether-runtime"]),
+    ("agents/trigger", AGENT),
     ("tests/fakes", &[]),
     ("tests/site", &["bellwether-protocol"]),
 ];
