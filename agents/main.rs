@@ -96,7 +96,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(match verb {
         Verb::Operator(verb) => verb.run(&mesh, &validators, &JUDGING).await?,
         Verb::Coordinator(args) => coordinate(&mesh, args).await?,
-        Verb::Agent(args) => agent(args.role, &args.config).await?,
+        Verb::Agent(args) => agent(args.role, &args.config, &validators).await?,
         Verb::Alert(Alert::Ack(args)) => args.run(&mesh).await?,
         Verb::Alert(Alert::Test(args)) => args.run(mesh.json).await?,
         Verb::Load(verb) => verb.run(mesh.json).await?,
@@ -126,7 +126,7 @@ async fn assess(mesh: &Mesh, args: &operator::AssessArgs, validators: &Validator
     Ok(args.run(mesh, validators, agent, JUDGE, &kinds, async |glance: Glance<'_>| eyes.see(glance).await).await?)
 }
 
-async fn agent(role: operator::AgentRole, config: &std::path::Path) -> anyhow::Result<u8> {
+async fn agent(role: operator::AgentRole, config: &std::path::Path, validators: &Validators) -> anyhow::Result<u8> {
     match role {
         operator::AgentRole::Alert => bellwether_alert::run(config).await?,
         operator::AgentRole::Flag => bellwether_flag::run(config).await?,
@@ -134,6 +134,7 @@ async fn agent(role: operator::AgentRole, config: &std::path::Path) -> anyhow::R
         operator::AgentRole::Metric => bellwether_metric::run(config).await?,
         operator::AgentRole::Probe => bellwether_probe::run(config).await?,
         operator::AgentRole::Rollback => bellwether_rollback::run(config).await?,
+        operator::AgentRole::Trigger => bellwether_trigger::run(config, validators).await?,
     }
     Ok(exit::DONE)
 }

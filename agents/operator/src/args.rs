@@ -74,6 +74,8 @@ pub enum AgentRole {
     Probe,
     /// Moves a service between releases
     Rollback,
+    /// Starts rollouts
+    Trigger,
 }
 
 impl From<AgentRole> for Role {
@@ -85,6 +87,7 @@ impl From<AgentRole> for Role {
             AgentRole::Metric => Self::Metric,
             AgentRole::Probe => Self::Probe,
             AgentRole::Rollback => Self::Rollback,
+            AgentRole::Trigger => Self::Trigger,
         }
     }
 }
@@ -99,6 +102,7 @@ impl AgentRole {
             Self::Metric => "bellwether-metric",
             Self::Probe => "bellwether-probe",
             Self::Rollback => "bellwether-rollback",
+            Self::Trigger => "bellwether-trigger",
         }
     }
 }

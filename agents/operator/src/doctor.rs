@@ -228,6 +228,10 @@ fn refusals(here: &[&Presence]) -> Vec<Check> {
     watching
         .flat_map(|(presence, service, watching)| {
             let refused = watching.refused.iter().map(move |why| {
+                if presence.agent.role == Role::Trigger {
+                    let said = format!("{} for {service}: {why}", name(presence));
+                    return Check::unknown("triggers", said, "start it by hand, if it is still wanted");
+                }
                 let said = format!("{} refuses to look at {service}: {why}", name(presence));
                 Check::wrong("looks", said, "its own configuration says what it may look at, such as `probe.allow`")
             });

@@ -120,7 +120,6 @@ impl<'a> Desk<'a> {
                 Effect::Start(firing) => {
                     fault::point("between intent and start").await;
                     let started = start::start(self.runtime, &self.own, &firing, self.validators).await;
-                    fault::point("between start and memory").await;
                     match started {
                         Ok(rollout) => {
                             let (trigger, release) = (&self.own.name, &firing.release);
@@ -155,7 +154,7 @@ impl<'a> Desk<'a> {
     fn tell_not_started(&self, release: &Release, kind: &'static str, why: &str) {
         tracing::warn!(trigger = %self.own.name, %release, why, "no rollout started");
         self.count(kind);
-        self.show(Some(format!("{}: {release} not started: {why}", self.own.name)));
+        self.show(Some(format!("{release} not started by {}: {why}", self.own.name)));
     }
 
     fn count(&self, outcome: &'static str) {

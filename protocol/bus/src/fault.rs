@@ -6,6 +6,7 @@
 //! | name | where |
 //! |---|---|
 //! | `between append and relay` | the coordinator has appended a take-back and not published its actions |
+//! | `between intent and start` | a trigger has written down what it starts, and not asked for it |
 //! | `between set and result: <lever> to <value>` | an agent has set a lever and neither read it back nor answered |
 
 use std::sync::OnceLock;

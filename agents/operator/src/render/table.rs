@@ -26,6 +26,9 @@ pub(crate) fn agents(here: &[Presence], now: Timestamp) -> Vec<Line> {
     for one in here {
         let gaps = one.watching.values().flat_map(|watching| &watching.gaps);
         lines.extend(gaps.map(|gap| Line::of(gap_words(&one.agent, gap, now))));
+        let refused = one.watching.iter().filter_map(|(service, watching)| Some((service, watching.refused.as_ref()?)));
+        let AgentId { region, name, .. } = &one.agent;
+        lines.extend(refused.map(|(service, why)| Line::of(format!("{service} refused: {why} ({region}/{name})"))));
     }
     lines.push(match here.len() {
         0 => Line::of("no agents. do: bellwether agent ROLE --config FILE"),
@@ -104,7 +107,7 @@ mod tests {
             since: "2026-05-05T13:50:57Z".parse().unwrap(),
             why: "number `memory` is NaN".into(),
         };
-        let watching = Watching { revision: Revision(7), refused: None, gaps: vec![gap] };
+        let watching = Watching { revision: Revision(7), refused: Some("no allow".into()), gaps: vec![gap] };
         let here = Presence {
             agent: "sjc.rollback.roll-1".parse().unwrap(),
             version: "0.1.0".into(),
@@ -126,6 +129,7 @@ mod tests {
 AGENT       ROLE      VERSION  SEEN  CLOCK  SPOOL  LEVERS READ BACK
 sjc/roll-1  rollback  0.1.0    2s    +2ms   0      traffic 0%, release ?
 memory of canary not measured: number `memory` is NaN (15s, sjc/roll-1)
+estimator refused: no allow (sjc/roll-1)
 1 agent";
         assert_eq!(text, expected);
     }
