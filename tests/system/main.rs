@@ -13,6 +13,7 @@
 //! | `parent` | kill what started everything |
 //! | `regions` | lose the hub, a region, or the link between them |
 //! | `telemetry` | follow a failing sample to the message about it, and read the figures |
+//! | `triggers` | have a rollout started by a message, or by the platform |
 //! | `ways` | look in the shadow, hotfix, amend, freeze, run, and not undo |
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
@@ -31,6 +32,7 @@ mod regions;
 mod telemetry;
 #[path = "../scenarios/transcript.rs"]
 mod transcript;
+mod triggers;
 mod ways;
 
 use tokio::runtime::Runtime;
