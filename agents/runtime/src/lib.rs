@@ -53,7 +53,9 @@ pub mod web;
 pub use allowed::Allowed;
 pub use alone::act_alone;
 pub use ask::{Answer, AskError, Asked, ask};
-pub use config::{AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config, read_text};
+pub use config::{
+    AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config, read_text,
+};
 pub use driver::{Driver, DriverError, Lever, Reading};
 pub use exec::{Exec, ExecConfig, ExecError};
 pub use gaps::{Gaps, Place};

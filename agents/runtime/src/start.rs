@@ -72,7 +72,8 @@ pub enum StartError {
 }
 
 impl Runtime {
-    /// Connects, checks the streams, and starts the heartbeat and the watch on assignments.
+    /// Connects, checks the streams, and starts the heartbeat; for a role that looks, also the watch on
+    /// assignments and the sending of samples.
     ///
     /// # Errors
     /// When NATS cannot be reached or used, or the state directory cannot.
@@ -91,10 +92,13 @@ impl Runtime {
         heartbeat.show();
         tasks.spawn(Arc::clone(&heartbeat).run());
         let (assigned, assignments) = watch::channel(BTreeMap::new());
-        tasks.spawn(assignments::follow(bus.clone(), agent.region.clone(), assigned));
         let (sender, publisher) =
             spool::open(&state_dir.join("spool"), agent.clone(), bus.clone(), clock.clone(), Arc::clone(&heartbeat))?;
-        tasks.spawn(publisher.run());
+        // Who does not look may read neither, and would be refused every few seconds.
+        if matches!(role, Role::Load | Role::Metric | Role::Probe) {
+            tasks.spawn(assignments::follow(bus.clone(), agent.region.clone(), assigned));
+            tasks.spawn(publisher.run());
+        }
         tracing::info!(%agent, url = config.nats.url, "agent started");
         Ok(Self { agent, bus, clock, state_dir, heartbeat, assignments, sender, _tasks: tasks, _lock: lock })
     }
@@ -109,7 +113,8 @@ impl Runtime {
         self.heartbeat.note(change);
     }
 
-    /// What this region is to watch, by service; never goes back to an older revision of a rollout.
+    /// What this region is to watch, by service; never goes back to an older revision of a rollout. Closed for
+    /// a role that does not look.
     pub fn assignments(&self) -> watch::Receiver<BTreeMap<Service, Assignment>> {
         self.assignments.clone()
     }
@@ -140,7 +145,7 @@ impl Runtime {
         }
     }
 
-    /// Where samples go.
+    /// Where samples go; nowhere for a role that does not look.
     pub fn sender(&self) -> SampleSender {
         self.sender.clone()
     }

@@ -102,6 +102,8 @@ async fn an_agent_is_present_and_takes_assignments() {
     until("the change", is_told).await;
     let second = Runtime::start(Role::Probe, &own_config(&world, "one")).await;
     assert!(second.is_err(), "two processes with one state directory");
+    let alert = Runtime::start(Role::Alert, &own_config(&world, "two")).await.expect("an agent");
+    assert!(alert.assignments().has_changed().is_err(), "who does not look asks for nothing to look at");
 }
 
 fn sample(n: i64) -> Sample {
