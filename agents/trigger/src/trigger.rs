@@ -150,8 +150,9 @@ impl Trigger {
         if let Some(last) = last {
             let pass = match last.ended {
                 _ if last.previous.as_ref() == Some(&release) => None,
-                None | Some(Ending::Completed) if last.release == release => None,
+                None if last.release == release => None,
                 None => Some(Pass::Another(last.id.clone())),
+                Some(Ending::Completed) if self.is_about(last, &release) => None,
                 Some(_) if self.is_about(last, &release) => Some(Pass::Known(last.id.clone(), last.ended)),
                 Some(_) if number > self.memory.after.saturating_add(1) => Some(Pass::Unseen(last.id.clone())),
                 Some(_) => return self.settle(release, at, Some(last), now),
@@ -237,7 +238,7 @@ impl fmt::Display for Pass {
             Self::Another(rollout) => write!(f, "{rollout} is on"),
             Self::Often(n) => write!(f, "this trigger has started {n} within an hour: start it by hand"),
             Self::Known(rollout, None) => write!(f, "{rollout} is on with it"),
-            Self::Known(rollout, Some(Ending::Completed)) => write!(f, "{rollout} brought it out"),
+            Self::Known(rollout, Some(Ending::Completed)) => write!(f, "{rollout} completed with it"),
             Self::Known(rollout, Some(_)) => write!(f, "{rollout} was about it: to try again, start it by hand"),
             Self::Unseen(rollout) => {
                 write!(f, "several rollouts up to {rollout} passed while nobody looked: start it by hand if it is new")

@@ -144,6 +144,10 @@ fn what_a_rollout_moves_is_no_news() {
     );
     let next = vec![(30, Rollout(12, "v43", "v42", OUT)), (31, At("v43")), (35, At("v44")), (40, At("v44"))];
     check("the next one", &story(next), &["40: v44 after 12"]);
+    let shadow = Shadow(12, "v43", "v42", OUT);
+    let looked = [(0, Rollout(11, "v42", "v41", OUT)), (1, At("v42")), (2, shadow), (5, At("v43")), (10, At("v43"))];
+    check("a shadow has only looked", &looked, &["10: v43 after 12"]);
+    assert_eq!(play(true, &looked), [""; 0], "which is what another shadow would do");
     let unseen = vec![(15, At("v43")), (30, Restarted), (40, Rollout(14, "v45", "v42", BACK)), (41, At("v44"))];
     check(
         "rollouts passed unseen",
@@ -167,7 +171,7 @@ fn a_message_starts_what_the_last_rollout_was_not_about() {
     check(
         "when it is out",
         &[(0, Rollout(12, "v43", "v42", OUT)), (1, Asked("v43"))],
-        &["1: v43 not: shop/12 brought it out"],
+        &["1: v43 not: shop/12 completed with it"],
     );
     check(
         "when it was taken back",
@@ -179,7 +183,7 @@ fn a_message_starts_what_the_last_rollout_was_not_about() {
     check("back to the one before", &[(0, Rollout(12, "v43", "v42", OUT)), (1, Asked("v42"))], &["1: v42 after 12"]);
     let shadow = || [(0, Shadow(12, "v43", "v42", OUT)), (1, Asked("v43"))];
     check("after a shadow of it", &shadow(), &["1: v43 after 12"]);
-    assert_eq!(play(true, &shadow()), ["1: v43 not: shop/12 brought it out"]);
+    assert_eq!(play(true, &shadow()), ["1: v43 not: shop/12 completed with it"]);
 }
 
 #[test]
