@@ -167,7 +167,7 @@ pub(crate) async fn last(runtime: &Runtime, own: &TriggerConfig) -> Option<Last>
         let why = match bucket.get(own.service.as_str()).await {
             Ok(None) => return None,
             Ok(Some(entry)) => match codec::from_json::<Status>("status", &entry.value.unwrap_or_default()) {
-                Ok(status) => return Some(status.into()),
+                Ok(status) => return Some(Last::of(status, own.lever.as_ref())),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),

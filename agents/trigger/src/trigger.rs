@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use bellwether_protocol::id::{Release, RolloutId};
+use bellwether_protocol::id::{LeverName, LeverValue, Release, RolloutId};
 use bellwether_protocol::reason::Ending;
 use bellwether_protocol::status::{State, Status};
 use bellwether_protocol::time::{Span, Timestamp};
@@ -43,6 +43,8 @@ pub(crate) struct Last {
     id: RolloutId,
     release: Release,
     previous: Option<Release>,
+    /// What it last asked the trigger's own lever to be.
+    set_to: Option<LeverValue>,
     is_shadow: bool,
     /// `None` while it is on.
     ended: Option<Ending>,
@@ -150,6 +152,8 @@ impl Trigger {
         if let Some(last) = last {
             let pass = match last.ended {
                 _ if last.previous.as_ref() == Some(&release) => None,
+                // Where regions have levers of their own, each may go back to another release.
+                _ if last.set_to.as_ref().is_some_and(|set_to| set_to.as_str() == release.as_str()) => None,
                 None if last.release == release => None,
                 None => Some(Pass::Another(last.id.clone())),
                 Some(Ending::Completed) if self.is_about(last, &release) => None,
@@ -212,10 +216,14 @@ fn number(last: Option<&Last>) -> u64 {
     last.map_or(0, |last| last.id.number)
 }
 
-impl From<Status> for Last {
-    fn from(status: Status) -> Self {
+impl Last {
+    /// What a status says of it; `lever` is the trigger's own.
+    pub(crate) fn of(status: Status, lever: Option<&LeverName>) -> Self {
+        let own = status.levers.into_iter().find(|own| Some(&own.lever) == lever);
         Self {
             id: status.rollout,
+            // What a shadow says, it has not done.
+            set_to: own.and_then(|own| own.set_to).filter(|_| !status.is_shadow),
             release: status.release,
             previous: status.previous,
             is_shadow: status.is_shadow,

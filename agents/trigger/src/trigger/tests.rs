@@ -14,10 +14,12 @@ enum Is {
     Restarted,
     /// The last rollout: its number and release, what it goes back to, and how it ended.
     Last(u64, &'static str, &'static str, Option<Ending>),
+    /// That rollout asked the lever to be there.
+    SetTo(&'static str),
     /// As `Last`, in the shadow.
     Shadow(u64, &'static str, &'static str, Option<Ending>),
 }
-use Is::{Answered, Asked, At, Last as Rollout, Restarted, Shadow, Unread};
+use Is::{Answered, Asked, At, Last as Rollout, Restarted, SetTo, Shadow, Unread};
 
 const ON: Option<Ending> = None;
 const OUT: Option<Ending> = Some(Ending::Completed);
@@ -34,6 +36,7 @@ fn play(is_shadow: bool, story: &[(i64, Is)]) -> Vec<String> {
                 id: format!("shop/{number}").parse().unwrap(),
                 release: release.parse().unwrap(),
                 previous: previous.parse().ok(),
+                set_to: None,
                 is_shadow,
                 ended: *ended,
                 decided_at: now,
@@ -46,6 +49,10 @@ fn play(is_shadow: bool, story: &[(i64, Is)]) -> Vec<String> {
             }
             Shadow(number, release, previous, ended) => {
                 rollout(number, release, previous, ended, true);
+                continue;
+            }
+            SetTo(value) => {
+                last.as_mut().unwrap().set_to = Some(value.parse().unwrap());
                 continue;
             }
             Restarted => {
@@ -144,6 +151,9 @@ fn what_a_rollout_moves_is_no_news() {
     );
     let next = vec![(30, Rollout(12, "v43", "v42", OUT)), (31, At("v43")), (35, At("v44")), (40, At("v44"))];
     check("the next one", &story(next), &["40: v44 after 12"]);
+    let own = vec![(15, At("v43")), (30, Rollout(12, "v43", "v42", BACK)), (30, SetTo("v40")), (31, At("v40"))];
+    let own = own.into_iter().chain([(36, At("v40")), (41, At("v39")), (46, At("v39"))]).collect();
+    check("taken back to what only this lever held before", &story(own), &["46: v39 after 12"]);
     let shadow = Shadow(12, "v43", "v42", OUT);
     let looked = [(0, Rollout(11, "v42", "v41", OUT)), (1, At("v42")), (2, shadow), (5, At("v43")), (10, At("v43"))];
     check("a shadow has only looked", &looked, &["10: v43 after 12"]);
