@@ -9,16 +9,15 @@ use bellwether_decide::Rollout;
 use bellwether_decide::state::Phase;
 use bellwether_protocol::alert::{Alert, IncidentKind, Severity};
 use bellwether_protocol::cdevent::{
-    CDEVENTS_VERSION, CdEvent, CloudEvent, Content, Context, Reference, RunOutcome, Subject,
+    CDEVENTS_VERSION, CdEvent, Content, Context, CustomData, Reference, RunOutcome, Subject,
 };
 use bellwether_protocol::id::{Entry, Region, Release, StageName};
 use bellwether_protocol::plan::{SetTo, Stage};
 use bellwether_protocol::reason::{Cause, Ending, Reason};
 use bellwether_protocol::record::Record;
-use serde_json::json;
 
 /// The events of one record. `before` and `after` are the service's rollout around it.
-pub fn events(record: &Record, before: Option<&Rollout>, after: Option<&Rollout>) -> Vec<CloudEvent> {
+pub fn events(record: &Record, before: Option<&Rollout>, after: Option<&Rollout>) -> Vec<CdEvent> {
     let mut teller = Teller { record, rollout: before, entered: before.and_then(entered), told: Vec::new() };
     for reason in &record.reasons {
         if matches!(reason, Reason::Started { .. }) {
@@ -44,7 +43,7 @@ struct Teller<'a> {
     record: &'a Record,
     rollout: Option<&'a Rollout>,
     entered: Option<(StageName, Entry)>,
-    told: Vec<CloudEvent>,
+    told: Vec<CdEvent>,
 }
 
 impl Teller<'_> {
@@ -134,25 +133,25 @@ impl Teller<'_> {
         // Which mesh it is of is added on its way out.
         let (id, source) = (format!("{service}/{ordinal}/{}", self.told.len()), String::new());
         let kind = format!("dev.cdevents.{kind}.{VERSION}");
-        let stage = self.entered.as_ref().map(|(stage, _)| stage);
-        let data = CdEvent {
+        self.told.push(CdEvent {
             context: Context {
                 specversion: CDEVENTS_VERSION.to_owned(),
-                id: id.clone(),
+                id,
                 source: source.clone(),
-                kind: kind.clone(),
+                kind,
                 timestamp: *now,
                 chain_id: rollout.id.to_string(),
             },
-            subject: Subject { id: subject.clone(), source: source.clone(), content },
-            custom_data: json!({
-                "record": ordinal, "release": rollout.release, "previous": rollout.previous(), "stage": stage,
-                "shadow": rollout.is_shadow,
-            }),
-            custom_data_content_type: JSON.to_owned(),
-        };
-        let (specversion, datacontenttype) = ("1.0".to_owned(), JSON.to_owned());
-        self.told.push(CloudEvent { specversion, id, source, kind, subject, time: *now, datacontenttype, data });
+            subject: Subject { id: subject, source, content },
+            custom_data: CustomData {
+                record: *ordinal,
+                release: rollout.release.clone(),
+                previous: rollout.previous().cloned(),
+                stage: self.entered.as_ref().map(|(stage, _)| stage.clone()),
+                shadow: rollout.is_shadow,
+            },
+            custom_data_content_type: "application/json".to_owned(),
+        });
     }
 }
 
@@ -160,7 +159,6 @@ impl Teller<'_> {
 const APPROVAL: &str = "approval";
 /// The version of every kind of event that is told.
 const VERSION: &str = "0.3.0";
-const JSON: &str = "application/json";
 
 /// Whether a stage moves anything; running a command moves nothing.
 fn moves(stage: &Stage) -> bool {

@@ -9,7 +9,7 @@ use bellwether_bus::Trace;
 use bellwether_decide::project;
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Proof, Severity};
 use bellwether_protocol::assignment::Assignment;
-use bellwether_protocol::cdevent::CloudEvent;
+use bellwether_protocol::cdevent::CdEvent;
 use bellwether_protocol::id::{AgentId, CoordinatorId, IncidentId, Ordinal, Role, RolloutId, Service};
 use bellwether_protocol::presence::{PRESENCE_EVERY, PRESENCE_TTL, Presence};
 use bellwether_protocol::record::{Hash, Input, Record, Source};
@@ -143,7 +143,7 @@ pub struct Relayed {
     /// The record.
     pub record: Record,
     /// The same in the words of CDEvents.
-    pub events: Vec<CloudEvent>,
+    pub events: Vec<CdEvent>,
     /// Where it stands in a trace.
     pub trace: Trace,
 }
@@ -329,7 +329,7 @@ impl Core {
         body: &[u8],
         now: Timestamp,
         effects: &mut Vec<Effect>,
-    ) -> Option<(Record, Vec<CloudEvent>)> {
+    ) -> Option<(Record, Vec<CdEvent>)> {
         let remembered = self.remembered.get(service).copied();
         let room = self.room_mut(service).filter(|room| room.stopped.is_none())?;
         let (record, before) = match room.fold(seq, body) {

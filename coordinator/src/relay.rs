@@ -111,11 +111,10 @@ impl Lanes {
             all.push((format!("outcomes of {service}"), out(subject, id, Some(event), body)));
         }
         for event in events {
-            let id = format!("cdevent-{}", event.id);
-            let Ok(body) = codec::to_json("CDEvent", &event.from_mesh(&prefix)) else { continue };
-            // It says itself what it is.
-            let headers = vec![("Content-Type", "application/cloudevents+json".to_owned())];
-            let outgoing = Outgoing { headers, ..out(prefix.cdevent(service), id, None, body) };
+            let event = event.from_mesh(&prefix);
+            let Ok(body) = codec::to_json("CDEvent", &event) else { continue };
+            let id = format!("cdevent-{}", event.context.id);
+            let outgoing = out(prefix.cdevent(service), id, Some(event.envelope()), body);
             all.push((format!("cdevents of {service}"), outgoing));
         }
         for (lane, outgoing) in all {

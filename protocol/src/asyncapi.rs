@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::action::{Action, ActionResult};
 use crate::alert::{Acknowledgement, Alert};
 use crate::assignment::Assignment;
-use crate::cdevent::CloudEvent;
+use crate::cdevent::CdEvent;
 use crate::command::{CommandBody, Outcome, Verb};
 use crate::id::Role;
 use crate::presence::Presence;
@@ -73,11 +73,7 @@ const SAID: [Said; 17] = [
     said::<Action>("action", "A lever is to be set; published under an id that a repeat has too", JSON),
     said::<Alert>("alert", "What people are told of an incident", JSON),
     said::<Assignment>("assignments", "What one region watches for one service", PACKED),
-    said::<CloudEvent>(
-        "cdevent",
-        "What a rollout has come to, in the words of CDEvents",
-        "application/cloudevents+json",
-    ),
+    said::<CdEvent>("cdevent", "What a rollout has come to, in the words of CDEvents", JSON),
     Said {
         word: "claims",
         about: "Which of several agents acts on a lever; theirs alone",

@@ -1,46 +1,15 @@
-//! CDEvents 0.5.1: what a rollout has come to, for those who know nothing of us. Each travels as a
-//! CloudEvent in structured mode: one JSON document that says itself what it is.
+//! CDEvents 0.5.1: what a rollout has come to, for those who know nothing of us. Each travels as the body
+//! of a [`CloudEvent`], whose attributes are its own context.
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud_event::CloudEvent;
+use crate::id::{Ordinal, Release, StageName};
 use crate::subject::Prefix;
 use crate::time::Timestamp;
 
 /// The version of CDEvents that is spoken.
 pub const CDEVENTS_VERSION: &str = "0.5.1";
-
-/// A CloudEvent 1.0 with a CDEvent in it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct CloudEvent {
-    /// `1.0`.
-    pub specversion: String,
-    /// Unique within its source; the same for a repeat. Derived from the record that says it.
-    pub id: String,
-    /// Which mesh it is of.
-    pub source: String,
-    /// Such as `dev.cdevents.service.upgraded.0.3.0`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// What it is about, such as `shop/42`.
-    pub subject: String,
-    /// When it was decided.
-    pub time: Timestamp,
-    /// `application/json`.
-    pub datacontenttype: String,
-    /// The event itself.
-    pub data: CdEvent,
-}
-
-impl CloudEvent {
-    /// The same, as it leaves the mesh with this prefix.
-    pub fn from_mesh(mut self, prefix: &Prefix) -> Self {
-        let source = format!("/bellwether/{prefix}");
-        self.data.context.source.clone_from(&source);
-        self.data.subject.source.clone_from(&source);
-        Self { source, ..self }
-    }
-}
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,10 +20,26 @@ pub struct CdEvent {
     pub context: Context,
     /// What it is about.
     pub subject: Subject,
-    /// What only we know of: the record behind it, the stage, the release that was there before.
-    pub custom_data: serde_json::Value,
+    /// What only we know of.
+    pub custom_data: CustomData,
     /// `application/json`.
     pub custom_data_content_type: String,
+}
+
+impl CdEvent {
+    /// The same, as it leaves the mesh with this prefix.
+    pub fn from_mesh(mut self, prefix: &Prefix) -> Self {
+        let source = CloudEvent::source(prefix);
+        self.subject.source.clone_from(&source);
+        self.context.source = source;
+        self
+    }
+
+    /// What says, beside it, what it is.
+    pub fn envelope(&self) -> CloudEvent {
+        let Context { id, source, kind, timestamp, .. } = self.context.clone();
+        CloudEvent { id, source, kind, subject: self.subject.id.clone(), time: timestamp }
+    }
 }
 
 /// What kind of event, when and from where.
@@ -64,11 +49,11 @@ pub struct CdEvent {
 pub struct Context {
     /// [`CDEVENTS_VERSION`].
     pub specversion: String,
-    /// As the CloudEvent's.
+    /// Unique within its source; the same for a repeat. Derived from the record that says it.
     pub id: String,
-    /// As the CloudEvent's.
+    /// Which mesh it is of.
     pub source: String,
-    /// As the CloudEvent's.
+    /// Such as `dev.cdevents.service.upgraded.0.3.0`.
     #[serde(rename = "type")]
     pub kind: String,
     /// When it was decided.
@@ -153,6 +138,22 @@ pub enum Content {
 pub struct Reference {
     /// Its id. An environment is the regions concerned, with `+` between them.
     pub id: String,
+}
+
+/// What CDEvents has no place for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CustomData {
+    /// The record behind it.
+    pub record: Ordinal,
+    /// The rollout's release.
+    pub release: Release,
+    /// The one that it takes the place of, if there is one.
+    pub previous: Option<Release>,
+    /// The stage, if it is in one.
+    pub stage: Option<StageName>,
+    /// Whether nothing is moved.
+    pub shadow: bool,
 }
 
 /// How a run ended.

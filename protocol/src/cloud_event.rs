@@ -22,7 +22,12 @@ pub struct CloudEvent {
 impl CloudEvent {
     /// An event of ours: `word` is `alert`, `decision` or `outcome`, and its body is JSON of that type.
     pub fn new(prefix: &Prefix, word: &str, id: String, subject: String, time: Timestamp) -> Self {
-        Self { id, source: format!("/bellwether/{prefix}"), kind: format!("bellwether.{word}.v1"), subject, time }
+        Self { id, source: Self::source(prefix), kind: format!("bellwether.{word}.v1"), subject, time }
+    }
+
+    /// Which mesh an event of this prefix is of.
+    pub(crate) fn source(prefix: &Prefix) -> String {
+        format!("/bellwether/{prefix}")
     }
 
     /// The headers that say it. Over HTTP the type of the body is `content-type` instead of the last.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use bellwether_protocol::cdevent::CdEvent;
 use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::time::Timestamp;
 use serde_json::{Map, Value, json};
@@ -24,18 +25,24 @@ fn what_leaves_the_mesh_is_cloud_events() {
         return;
     };
     let schema = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
-    for (word, id, subject) in [
+    let at = Timestamp::from_ms(1_700_000_000_123);
+    let ours = [
         ("alert", "alert-shop/1-error_rate-2", "shop/1-error_rate"),
         ("decision", "shop-12-0af7651916cd", "shop"),
         ("outcome", "outcome-shop-0192f8a0", "shop/1"),
-    ] {
-        let at = Timestamp::from_ms(1_700_000_000_123);
+    ];
+    let ours = ours.map(|(word, id, subject)| {
         let said = CloudEvent::new(&Default::default(), word, id.to_owned(), subject.to_owned(), at);
+        (said, format!("bellwether.{word}.v1"))
+    });
+    let told: CdEvent = serde_json::from_str(include_str!("examples/cdevent.json")).unwrap();
+    let told = (told.envelope(), told.context.kind);
+    for (said, kind) in ours.into_iter().chain([told]) {
         let headers = said.headers();
         let event = event(&headers, json!({"at": at}));
         let flaws: Vec<String> = schema.iter_errors(&event).map(|error| error.to_string()).collect();
         assert!(flaws.is_empty(), "{event:#}: {flaws:?}");
-        assert_eq!(event["type"], format!("bellwether.{word}.v1"));
+        assert_eq!(event["type"], kind);
         let without = |name: &str| {
             let mut event = event.clone();
             event.as_object_mut().unwrap().remove(name);

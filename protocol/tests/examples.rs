@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use bellwether_protocol::action::{Action, ActionResult};
 use bellwether_protocol::alert::{Acknowledgement, Alert};
 use bellwether_protocol::assignment::Assignment;
-use bellwether_protocol::cdevent::CloudEvent;
+use bellwether_protocol::cdevent::CdEvent;
 use bellwether_protocol::codec::{MESSAGE_LEN_MAX, from_json, from_msgpack, to_json, to_msgpack};
 use bellwether_protocol::command::{CommandBody, Outcome};
 use bellwether_protocol::presence::Presence;
@@ -39,7 +39,7 @@ macro_rules! for_every_message {
             include_str!("examples/assignments.json"),
             include_str!("examples/assignments.hex"),
         );
-        $check::<CloudEvent>("cdevent", include_str!("examples/cdevent.json"), "");
+        $check::<CdEvent>("cdevent", include_str!("examples/cdevent.json"), "");
         $check::<CommandBody>("command", include_str!("examples/command.json"), "");
         $check::<Outcome>("outcome", include_str!("examples/outcome.json"), "");
         $check::<Presence>("presence", include_str!("examples/presence.json"), include_str!("examples/presence.hex"));

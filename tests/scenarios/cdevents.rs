@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bellwether_coordinator::cdevents::events;
 use bellwether_decide::{Desk, step};
 use bellwether_fakes::public::schema;
-use bellwether_protocol::cdevent::CloudEvent;
+use bellwether_protocol::cdevent::CdEvent;
 use bellwether_protocol::subject::Prefix;
 use serde_json::Value;
 
@@ -54,13 +54,12 @@ const TOLD: [(&str, &[&str]); 3] = [
 /// Tells the story, and complains of every event that is not as CDEvents wants it.
 pub(crate) fn check(name: &str, world: &World) {
     let told = told(world);
-    let ids: BTreeSet<&str> = told.iter().map(|event| event.id.as_str()).collect();
+    let ids: BTreeSet<&str> = told.iter().map(|event| event.context.id.as_str()).collect();
     assert_eq!(ids.len(), told.len(), "{name}: an id is used twice");
     for event in &told {
-        let data = serde_json::to_value(&event.data).unwrap();
-        let wrong = wrong(&event.kind, &data);
-        assert!(wrong.is_empty(), "{name}: {data}: {wrong:?}");
-        assert_eq!((&event.id, &event.kind), (&event.data.context.id, &event.data.context.kind));
+        let said = serde_json::to_value(event).unwrap();
+        let wrong = wrong(&event.context.kind, &said);
+        assert!(wrong.is_empty(), "{name}: {said}: {wrong:?}");
     }
     // Nothing is over that did not begin, and of runs at most the last one is still on.
     for (run, begin, end) in [
@@ -70,7 +69,7 @@ pub(crate) fn check(name: &str, world: &World) {
     ] {
         let of = |word: &str| -> Vec<&str> {
             let kind = format!("dev.cdevents.{run}.{word}.0.3.0");
-            told.iter().filter(|event| event.kind == kind).map(|event| event.subject.as_str()).collect()
+            told.iter().filter(|event| event.context.kind == kind).map(|event| event.subject.id.as_str()).collect()
         };
         let (began, ended) = (of(begin), of(end));
         assert!(ended.iter().all(|subject| began.contains(subject)), "{name}: {run}: {began:?}, {ended:?}");
@@ -78,7 +77,8 @@ pub(crate) fn check(name: &str, world: &World) {
         assert!(on <= 1 || run == "incident", "{name}: {run}: {began:?}, {ended:?}");
     }
     if let Some((_, expected)) = TOLD.iter().find(|(own, _)| *own == name) {
-        let kinds = told.iter().map(|event| event.kind.trim_start_matches("dev.cdevents.").trim_end_matches(".0.3.0"));
+        let kinds =
+            told.iter().map(|event| event.context.kind.trim_start_matches("dev.cdevents.").trim_end_matches(".0.3.0"));
         assert_eq!(kinds.collect::<Vec<_>>(), *expected, "{name}");
     }
 }
@@ -95,7 +95,7 @@ fn wrong(kind: &str, event: &Value) -> Vec<String> {
 }
 
 /// Every event, as it leaves the mesh.
-fn told(world: &World) -> Vec<CloudEvent> {
+fn told(world: &World) -> Vec<CdEvent> {
     let mut desks = BTreeMap::new();
     let mut told = Vec::new();
     for record in world.broker.records() {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use bellwether_bus::{Bus, From as Begin};
-use bellwether_protocol::cdevent::{CloudEvent, Content, RunOutcome};
+use bellwether_protocol::cdevent::{CdEvent, Content, RunOutcome};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::Service;
 use bellwether_protocol::subject::Stream;
@@ -102,7 +102,7 @@ impl Github {
         let mut messages = bus.read(Stream::Alerts, filters, Begin::Sequence(position + 1));
         loop {
             let message = messages.next().await;
-            match codec::from_json::<CloudEvent>("CDEvent", &message.body) {
+            match codec::from_json::<CdEvent>("CDEvent", &message.body) {
                 Ok(event) => self.tell(&event).await,
                 Err(error) => tracing::error!(error = %error, seq = message.seq, "a CDEvent cannot be read"),
             }
@@ -114,9 +114,9 @@ impl Github {
     }
 
     /// Tries until it is done, refused, or no longer news.
-    async fn tell(&mut self, event: &CloudEvent) {
+    async fn tell(&mut self, event: &CdEvent) {
         let Some(told) = told(event) else { return };
-        let rollout = &event.data.context.chain_id;
+        let rollout = &event.context.chain_id;
         let mut pause = std::time::Duration::ZERO;
         for tries in 0..TRIES_MAX {
             tokio::time::sleep(pause).await;
@@ -140,8 +140,8 @@ impl Github {
         tracing::error!(rollout, state = told.state, "not shown on GitHub, given up");
     }
 
-    async fn deliver(&mut self, event: &CloudEvent, told: &Told) -> Result<(), DeliveryError> {
-        let rollout = &event.data.context.chain_id;
+    async fn deliver(&mut self, event: &CdEvent, told: &Told) -> Result<(), DeliveryError> {
+        let rollout = &event.context.chain_id;
         let known = self.place.kept.deployments.iter().find(|(own, _)| own == rollout).map(|(_, id)| *id);
         let id = match known {
             Some(id) => id,
@@ -177,16 +177,16 @@ impl Github {
     }
 
     /// The deployment of this rollout, when an answer was lost, or this place on disk.
-    async fn find(&self, event: &CloudEvent) -> Result<Option<u64>, DeliveryError> {
-        let (reference, rollout) = (self.reference(event), event.data.context.chain_id.as_str());
+    async fn find(&self, event: &CdEvent) -> Result<Option<u64>, DeliveryError> {
+        let (reference, rollout) = (self.reference(event), event.context.chain_id.as_str());
         let query = [("ref", reference.as_str()), ("environment", self.config.environment.as_str())];
         let found = self.get(&self.url, &query).await?;
         let own = found.iter().find(|own| own["payload"]["bellwether"] == rollout);
         Ok(own.and_then(|own| own["id"].as_u64()))
     }
 
-    async fn create(&self, event: &CloudEvent) -> Result<u64, DeliveryError> {
-        let rollout = &event.data.context.chain_id;
+    async fn create(&self, event: &CdEvent) -> Result<u64, DeliveryError> {
+        let rollout = &event.context.chain_id;
         let asked = json!({
             "ref": self.reference(event),
             "environment": self.config.environment,
@@ -202,9 +202,8 @@ impl Github {
     }
 
     /// The branch, tag or commit that is deployed.
-    fn reference(&self, event: &CloudEvent) -> String {
-        let release = event.data.custom_data["release"].as_str().unwrap_or_default();
-        self.config.reference.replace("{release}", release)
+    fn reference(&self, event: &CdEvent) -> String {
+        self.config.reference.replace("{release}", event.custom_data.release.as_str())
     }
 
     fn under(&self, path: &str) -> reqwest::Url {
@@ -239,14 +238,13 @@ impl Github {
 }
 
 /// What GitHub is told of an event; of most, nothing.
-fn told(event: &CloudEvent) -> Option<Told> {
-    let data = &event.data;
-    if data.custom_data["shadow"] == true {
+fn told(event: &CdEvent) -> Option<Told> {
+    if event.custom_data.shadow {
         return None;
     }
-    let kind = data.context.kind.strip_prefix("dev.cdevents.")?;
-    let release = data.custom_data["release"].as_str().unwrap_or_default();
-    let (state, text) = match (kind.rsplit_once(".0.").map_or(kind, |(kind, _)| kind), &data.subject.content) {
+    let kind = event.context.kind.strip_prefix("dev.cdevents.")?;
+    let release = &event.custom_data.release;
+    let (state, text) = match (kind.rsplit_once(".0.").map_or(kind, |(kind, _)| kind), &event.subject.content) {
         ("pipelinerun.started", _) => ("queued", format!("{release} is to travel through its stages")),
         ("taskrun.started", Content::TaskRun { task_name, .. }) => ("in_progress", format!("stage {task_name}")),
         ("incident.detected", Content::Incident { description, .. }) => ("in_progress", description.clone()),

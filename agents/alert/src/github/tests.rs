@@ -45,40 +45,36 @@ impl Trial {
     }
 }
 
-fn event(kind: &str, release: &str, content: Value) -> CloudEvent {
+fn event(kind: &str, release: &str, content: Value) -> CdEvent {
     let kind = format!("dev.cdevents.{kind}.0.3.0");
     let at = "2026-05-05T13:50:00Z";
     let context = json!({
         "specversion": "0.5.1", "id": "shop/7/0", "source": "/bellwether/bw", "type": kind, "timestamp": at, "chainId": "shop/42",
     });
-    let data = json!({
+    let event = json!({
         "context": context,
         "subject": { "id": "shop/42", "source": "/bellwether/bw", "content": content },
-        "customData": { "release": release, "shadow": release == "shadow" },
+        "customData": { "record": 7, "release": release, "shadow": release == "shadow" },
         "customDataContentType": "application/json",
-    });
-    let event = json!({
-        "specversion": "1.0", "id": "shop/7/0", "source": "/bellwether/bw", "type": kind, "subject": "shop/42", "time": at,
-        "datacontenttype": "application/json", "data": data,
     });
     serde_json::from_value(event).unwrap()
 }
 
-fn started(release: &str) -> CloudEvent {
+fn started(release: &str) -> CdEvent {
     event("pipelinerun.started", release, json!({ "pipelineName": "shop", "uri": "bellwether:rollout/shop/42" }))
 }
 
-fn entered() -> CloudEvent {
+fn entered() -> CdEvent {
     event("taskrun.started", "v42", json!({ "taskName": "canary", "pipelineRun": { "id": "shop/42" } }))
 }
 
-fn finished(outcome: &str, errors: Option<&str>) -> CloudEvent {
+fn finished(outcome: &str, errors: Option<&str>) -> CdEvent {
     let content =
         json!({ "pipelineName": "shop", "uri": "bellwether:rollout/shop/42", "outcome": outcome, "errors": errors });
     event("pipelinerun.finished", "v42", content)
 }
 
-fn incident(description: &str) -> CloudEvent {
+fn incident(description: &str) -> CdEvent {
     let (place, service) = (json!({ "id": "east" }), json!({ "id": "shop" }));
     let content = json!({ "description": description, "environment": place, "service": service, "artifactId": "pkg:generic/shop@v42" });
     event("incident.detected", "v42", content)
