@@ -11,6 +11,7 @@ use crate::action::{Action, ActionResult};
 use crate::alert::{Acknowledgement, Alert};
 use crate::assignment::Assignment;
 use crate::cdevent::CdEvent;
+use crate::cloud_event::CloudEvent;
 use crate::command::{CommandBody, Outcome, Verb};
 use crate::id::Role;
 use crate::presence::Presence;
@@ -24,9 +25,9 @@ use crate::subject::{FAMILIES, Family, Kept, Prefix};
 pub fn asyncapi(prefix: &Prefix, version: &str) -> Value {
     let mut schemas = Map::new();
     let mut messages = Map::new();
-    for said in &SAID {
+    for (said, family) in SAID.iter().filter_map(|said| Some((said, family(said.word)?))) {
         let payload = said.payload(&mut schemas);
-        messages.insert(said.word.to_owned(), said.message(payload));
+        messages.insert(said.word.to_owned(), said.message(headers(prefix, family), payload));
     }
     let channels = FAMILIES.iter().map(|family| (family.word.to_owned(), channel(prefix, family)));
     json!({
@@ -125,14 +126,39 @@ impl Said {
         payload
     }
 
-    fn message(&self, payload: Value) -> Value {
-        let id = json!({ "type": "string", "description": "The same for a repeat: NATS stores it once." });
-        let headers = json!({ "type": "object", "properties": { "Nats-Msg-Id": id } });
+    fn message(&self, headers: Value, payload: Value) -> Value {
         json!({
             "name": self.word, "title": self.word, "summary": self.about, "contentType": self.content,
             "headers": headers, "payload": payload,
         })
     }
+}
+
+fn family(word: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.word == word)
+}
+
+/// What is said beside the messages of a family: to NATS, to whoever traces, and to others than ours.
+fn headers(prefix: &Prefix, family: &Family) -> Value {
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    if family.kept != Kept::Nowhere {
+        properties.insert("Nats-Msg-Id".to_owned(), text("The same for a repeat: NATS stores it once"));
+        // People may leave it out; what they say then goes by its sequence.
+        required.extend((!family.from.contains(&"person")).then_some("Nats-Msg-Id"));
+    }
+    if matches!(family.kept, Kept::Stream(_)) {
+        let about = "Where it stands in a trace (W3C Trace Context); absent where nothing is traced";
+        properties.insert("traceparent".to_owned(), text(about));
+    }
+    if family.leaves_the_mesh() {
+        for (name, about) in CloudEvent::HEADERS {
+            properties.insert(name.to_owned(), text(about));
+            required.push(name);
+        }
+        properties["ce-source"]["const"] = CloudEvent::source(prefix).into();
+    }
+    json!({ "type": "object", "properties": properties, "required": required })
 }
 
 /// With what the names of those schemas begin that describe MessagePack.

@@ -30,17 +30,24 @@ impl CloudEvent {
         format!("/bellwether/{prefix}")
     }
 
+    /// What its headers are called, and what each says.
+    pub const HEADERS: [(&'static str, &'static str); 7] = [
+        ("ce-specversion", "The version of CloudEvents: `1.0`"),
+        ("ce-id", "Unique within its source; the same for a repeat"),
+        ("ce-source", "Which mesh it is of"),
+        ("ce-type", "What kind of event"),
+        ("ce-subject", "What it is about"),
+        ("ce-time", "When it happened"),
+        ("ce-datacontenttype", "The type of the body: `application/json`"),
+    ];
+
     /// The headers that say it. Over HTTP the type of the body is `content-type` instead of the last.
     pub fn headers(&self) -> [(&'static str, String); 7] {
-        [
-            ("ce-specversion", "1.0".to_owned()),
-            ("ce-id", header(&self.id)),
-            ("ce-source", header(&self.source)),
-            ("ce-type", header(&self.kind)),
-            ("ce-subject", header(&self.subject)),
-            ("ce-time", self.time.to_string()),
-            ("ce-datacontenttype", JSON.to_owned()),
-        ]
+        let Self { id, source, kind, subject, time } = self;
+        let values = ["1.0", id, source, kind, subject, &time.to_string(), JSON].map(header);
+        let mut named = Self::HEADERS.map(|(name, _)| (name, String::new()));
+        named.iter_mut().zip(values).for_each(|(header, value)| header.1 = value);
+        named
     }
 }
 

@@ -63,6 +63,14 @@ pub enum Kept {
     Stream(Stream),
 }
 
+impl Family {
+    /// Whether others than ours read it, who are told beside it what it is: `cloud_event`.
+    pub fn leaves_the_mesh(&self) -> bool {
+        let is_for_others = self.to.iter().any(|reader| matches!(*reader, "anyone" | "person"));
+        matches!(self.kept, Kept::Stream(_)) && self.from.contains(&"coordinator") && is_for_others
+    }
+}
+
 const fn family(
     word: &'static str,
     tokens: &'static [&'static str],

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bellwether_protocol::asyncapi::asyncapi;
+use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::subject::{Bucket, FAMILIES, Kept, Prefix, Stream};
-use serde_json::{Value, json};
+use bellwether_protocol::time::Timestamp;
+use serde_json::{Map, Value, json};
 
 const PARSER: &str = "@asyncapi/parser@3.6.3";
 
@@ -95,6 +97,32 @@ fn every_stream_and_bucket_has_its_channels() {
     assert!(Bucket::ALL.into_iter().all(|bucket| kept.contains(&Kept::Bucket(bucket))));
     assert_eq!(document["channels"]["command"]["address"], "bw.command.{service}.{verb}.{principal}");
     assert_eq!(document["channels"]["presence"]["address"], "$KV.bw-presence.{region}.{role}.{agent}");
+}
+
+/// The document's headers are those that are sent: who filters by them finds what it says.
+#[test]
+fn what_leaves_the_mesh_says_what_it_is() {
+    let (document, prefix) = (document(), Prefix::default());
+    let event = CloudEvent::new(&prefix, "alert", "alert-1".to_owned(), "shop/42".to_owned(), Timestamp::default());
+    let told: Value = event.headers().into_iter().chain([("Nats-Msg-Id", "alert-1".to_owned())]).collect();
+    let others: Value = CloudEvent { source: "/bellwether/other".to_owned(), ..event }.headers().into_iter().collect();
+    for (word, names) in [
+        ("alert", 9),
+        ("cdevent", 9),
+        ("decision", 9),
+        ("outcome", 9),
+        ("action", 2),
+        ("command", 2),
+        ("sample", 2),
+        ("status", 1),
+        ("pushed", 0),
+    ] {
+        let headers = &document["components"]["messages"][word]["headers"];
+        assert_eq!(headers["properties"].as_object().map(Map::len), Some(names), "{word}");
+        let schema = jsonschema::draft7::new(headers).expect("a schema");
+        assert!(schema.is_valid(&told), "{word}");
+        assert_eq!(schema.is_valid(&others), matches!(word, "command" | "pushed"), "{word}");
+    }
 }
 
 /// The payload of a message with all that it refers to.
