@@ -87,21 +87,15 @@ const EVERYBODY: &[&str] = &["alert", "coordinator", "flag", "load", "metric", "
 
 /// Every family of subjects.
 pub const FAMILIES: [Family; 17] = [
-    family("ack", &["service", "principal"], Kept::Stream(Stream::Alerts), &["alert", "person"], &["alert"]),
+    family("ack", &["service", "principal"], Kept::Stream(Stream::Alerts), &["person"], &["alert"]),
     family("action", &["service", "lever"], Kept::Stream(Stream::Actions), &["coordinator"], ACTING),
-    family(
-        "alert",
-        &["severity", "service"],
-        Kept::Stream(Stream::Alerts),
-        &["alert", "coordinator"],
-        &["alert", "person"],
-    ),
+    family("alert", &["severity", "service"], Kept::Stream(Stream::Alerts), &["coordinator"], &["alert", "person"]),
     family("cdevent", &["service"], Kept::Stream(Stream::Alerts), &["coordinator"], &["anyone"]),
     family(
         "command",
         &["service", "verb", "principal"],
         Kept::Stream(Stream::Inbox),
-        &["alert", "person", "trigger"],
+        &["person", "trigger"],
         &["coordinator"],
     ),
     family("decision", &["service"], Kept::Stream(Stream::Decisions), &["coordinator"], &["coordinator", "person"]),

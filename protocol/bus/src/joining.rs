@@ -128,6 +128,8 @@ mod tests {
             ("sjc.metric.one", "\"bw.pushed.*.sjc.*\"", "bw.decision"),
             ("sjc.alert.one", "\"$KV.bw-told.*.*.*.>\"", "bw.action"),
             ("sjc.trigger.one", "\"bw.command.*.start.one\"", "bw.command.*.*"),
+            // A bridge has the token of a chat: whoever steals it must not speak as a person.
+            ("sjc.alert.one", "STREAM.MSG.GET.bw-alerts\"", "\"bw."),
         ] {
             let agent: AgentId = agent.parse().unwrap();
             let line = user_line(&prefix, &agent, None, "UX");
