@@ -1,30 +1,14 @@
 //! What leaves the mesh is CloudEvents: its headers, read as the binding says, hold by the schema of the
 //! specification, where that is at hand.
 
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-
+use bellwether_fakes::public::{cloud_event_flaws, schema};
 use bellwether_protocol::cdevent::CdEvent;
 use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::time::Timestamp;
-use serde_json::{Map, Value, json};
-
-/// The event that headers and a body are, in the format of JSON.
-fn event(headers: &[(&str, String)], body: Value) -> Value {
-    let attributes = headers.iter().map(|(name, value)| {
-        let name = name.strip_prefix("ce-").unwrap();
-        (name.to_owned(), Value::from(value.as_str()))
-    });
-    let mut event: Map<String, Value> = attributes.collect();
-    event.insert("data".to_owned(), body);
-    event.into()
-}
+use serde_json::json;
 
 #[test]
 fn what_leaves_the_mesh_is_cloud_events() {
-    let Some(schema) = bellwether_fakes::public::schema("cloudevents/cloudevents.json") else {
-        return;
-    };
-    let schema = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     let at = Timestamp::from_ms(1_700_000_000_123);
     let ours = [
         ("alert", "alert-shop/1-error_rate-2", "shop/1-error_rate"),
@@ -39,17 +23,15 @@ fn what_leaves_the_mesh_is_cloud_events() {
     let told = (told.envelope(), told.context.kind);
     for (said, kind) in ours.into_iter().chain([told]) {
         let headers = said.headers();
-        let event = event(&headers, json!({"at": at}));
-        let flaws: Vec<String> = schema.iter_errors(&event).map(|error| error.to_string()).collect();
-        assert!(flaws.is_empty(), "{event:#}: {flaws:?}");
-        assert_eq!(event["type"], kind);
-        let without = |name: &str| {
-            let mut event = event.clone();
-            event.as_object_mut().unwrap().remove(name);
-            schema.is_valid(&event)
+        let flaws = |without: &str| {
+            let left = headers.iter().filter(|(name, _)| *name != without);
+            cloud_event_flaws(left.map(|(name, value)| (*name, value.as_str())), json!({ "at": at }))
         };
-        for required in ["id", "source", "specversion", "type"] {
-            assert!(!without(required), "the schema lets an event without `{required}` pass");
+        assert_eq!(flaws(""), Vec::<String>::new(), "{headers:?}");
+        assert!(headers.contains(&("ce-type", kind)), "{headers:?}");
+        for required in ["ce-id", "ce-source", "ce-specversion", "ce-type"] {
+            let is_held = schema("cloudevents/cloudevents.json").is_none() || !flaws(required).is_empty();
+            assert!(is_held, "the schema lets an event without `{required}` pass");
         }
     }
 }

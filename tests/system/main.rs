@@ -13,6 +13,7 @@
 //! | `parent` | kill what started everything |
 //! | `regions` | lose the hub, a region, or the link between them |
 //! | `telemetry` | follow a failing sample to the message about it, and read the figures |
+//! | `told` | be told of rollouts without knowing us |
 //! | `triggers` | have a rollout started by a message, or by the platform |
 //! | `ways` | look in the shadow, hotfix, amend, freeze, run, and not undo |
 
@@ -30,6 +31,7 @@ mod pairs;
 mod parent;
 mod regions;
 mod telemetry;
+mod told;
 #[path = "../scenarios/transcript.rs"]
 mod transcript;
 mod triggers;

@@ -9,7 +9,7 @@ use bellwether_protocol::reason::{Ending, Reason};
 use bellwether_protocol::subject::Stream;
 
 use crate::mesh::{BAD, Mesh};
-use crate::run;
+use crate::{run, told};
 
 #[test]
 fn two_coordinators_decide_once_and_stand_in_for_each_other() {
@@ -29,6 +29,11 @@ fn two_coordinators_decide_once_and_stand_in_for_each_other() {
         assert_eq!(mesh.lever("traffic"), "0%");
         one_content_per_action(&mesh).await;
         each_outcome_once(&mesh).await;
+        let kinds = told::what_leaves_the_mesh_is_as_described(&mesh).await;
+        let ours = ["alert", "decision", "outcome"].map(|word| format!("bellwether.{word}.v1"));
+        let theirs = ["pipelinerun.finished", "service.published", "service.rolledback", "incident.resolved"];
+        let theirs = theirs.map(|kind| format!("dev.cdevents.{kind}.0.3.0"));
+        assert!(ours.iter().chain(&theirs).all(|kind| kinds.contains(kind)), "{kinds:?}");
     });
 }
 
