@@ -15,8 +15,11 @@ use crate::{run, told};
 fn two_coordinators_decide_once_and_stand_in_for_each_other() {
     run(async {
         let mut mesh = Mesh::start(&["coordinator-1", "coordinator-2"]).await;
+        let github = told::add_github(&mut mesh, &["v42", BAD]).await;
         let mut log = mesh.log_from_now().await;
         assert_eq!(mesh.start_rollout("v42").await.refused, None);
+        log.until("the canary", |reason| matches!(reason, Reason::Looking { .. })).await;
+        mesh.kill_and_restart(told::GITHUB, "");
         assert_eq!(log.until_ended().await, Ending::Completed);
         assert_eq!(mesh.start_rollout(BAD).await.refused, None);
         log.until("the take-back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
@@ -29,6 +32,7 @@ fn two_coordinators_decide_once_and_stand_in_for_each_other() {
         assert_eq!(mesh.lever("traffic"), "0%");
         one_content_per_action(&mesh).await;
         each_outcome_once(&mesh).await;
+        told::deployments_are_whole(&mesh, &github).await;
         let kinds = told::what_leaves_the_mesh_is_as_described(&mesh).await;
         let ours = ["alert", "decision", "outcome"].map(|word| format!("bellwether.{word}.v1"));
         let theirs = ["pipelinerun.finished", "service.published", "service.rolledback", "incident.resolved"];
