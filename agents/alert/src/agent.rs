@@ -47,7 +47,7 @@ pub enum AlertError {
     #[error(transparent)]
     Name(#[from] IdError),
     /// There is no bridge of that name or kind.
-    #[error("`alert.bridges` has none of the name or kind `{0}`")]
+    #[error("neither `alert.bridges` nor `alert.github` has one of the name or kind `{0}`")]
     NoSuchBridge(String),
     /// What waits to be told cannot be kept.
     #[error(transparent)]

@@ -129,7 +129,8 @@ impl Bridge {
             BridgeConfig::SlackWebhook(config) => SlackWebhook::new(config, client, link).map(Kind::SlackWebhook),
             BridgeConfig::Webhook(config) => Webhook::new(config, prefix, client).map(Kind::Webhook),
         };
-        kind.map(|kind| Self { name: name.to_owned(), kind }).map_err(|why| BridgeFlaw { name: name.to_owned(), why })
+        let key = format!("bridges.{name}");
+        kind.map(|kind| Self { name: name.to_owned(), kind }).map_err(|why| BridgeFlaw { key, why })
     }
 
     /// What it wants to be told, and whether each agent tells it for itself: what it says stays near the

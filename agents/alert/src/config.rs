@@ -261,10 +261,10 @@ pub enum ConfigFlaw {
 
 /// A bridge that cannot be served as its entry says.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`alert.bridges.{name}`: {why}")]
+#[error("`alert.{key}`: {why}")]
 pub struct BridgeFlaw {
-    /// Its name.
-    pub name: String,
+    /// Where the entry is, such as `bridges.releases`.
+    pub key: String,
     /// What is wrong; holds no secret.
     pub why: String,
 }

@@ -73,7 +73,7 @@ impl Github {
         client: reqwest::Client,
         state_dir: &Path,
     ) -> Result<Self, BridgeFlaw> {
-        let flaw = |why| BridgeFlaw { name: service.to_string(), why };
+        let flaw = |why| BridgeFlaw { key: format!("github.{service}"), why };
         let is_name =
             |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         let named = config.repository.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name));
@@ -88,6 +88,16 @@ impl Github {
             Place::open(state_dir.join(format!("github-{service}.json"))).map_err(|error| flaw(chain(&error)))?;
         let (service, config, link) = (service.clone(), config.clone(), link.to_owned());
         Ok(Self { service, config, url, token, link, client, place, pace: PACE })
+    }
+
+    /// Reads what it would write to, and says what it would do. Nothing is made: only a deployment would show
+    /// whether the token may make one.
+    pub(crate) async fn try_out(&self) -> Result<String, DeliveryError> {
+        let GithubConfig { repository, environment, reference, .. } = &self.config;
+        self.get(&self.url, &[("environment", environment)]).await?;
+        Ok(format!(
+            "{repository}: deployments read; a rollout would become one of `{reference}` in {environment}, which was not tried"
+        ))
     }
 
     /// Follows the service's rollouts for ever.

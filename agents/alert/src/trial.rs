@@ -1,5 +1,6 @@
 //! `bellwether alert test`: one incident that begins and ends, over every bridge of a file, and what
-//! came back. It needs no mesh, keeps nothing on disk, and tries once.
+//! came back. It needs no mesh, keeps nothing on disk, and tries once. On GitHub a test could not be
+//! taken back, so there is only a look.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::bridge::{Bridge, Delivery, DeliveryError};
 use crate::case::Occasion;
 use crate::config::Config;
 use crate::courier::{Notes, Shelf};
+use crate::github::Github;
 use crate::outbox::{Order, Outbox};
 
 /// Send one of each and say what came back
@@ -85,6 +87,19 @@ impl TestArgs {
             };
             lines.push(Line { bridge: name.to_string(), kind, outcome, said });
         }
+        for (service, entry) in &config.alert.github {
+            let kind = "github";
+            if self.only.as_ref().is_some_and(|only| only != service.as_str() && only != kind) {
+                continue;
+            }
+            let state_dir = &config.agent.state_dir;
+            let tried = match Github::new(service, entry, &config.alert.link, client.clone(), state_dir) {
+                Ok(github) => github.try_out().await.map_err(|error| why(error) + ". fix: `repository`, or the token"),
+                Err(flaw) => Err(flaw.why),
+            };
+            let (outcome, said) = tried.map_or_else(|why| (Outcome::Failed, why), |said| (Outcome::Unproven, said));
+            lines.push(Line { bridge: service.to_string(), kind, outcome, said });
+        }
         match &self.only {
             Some(only) if lines.is_empty() => Err(AlertError::NoSuchBridge(only.clone())),
             _ => Ok(lines),
@@ -116,14 +131,19 @@ async fn try_out(bridge: &Bridge) -> Result<Result<String, String>, AlertError> 
                 shelf.lock().done(&batch, true, None)?;
                 said.push(receipt.said);
             }
-            Err(DeliveryError::Refused { why } | DeliveryError::Retry { why, after: None }) => return Ok(Err(why)),
-            Err(DeliveryError::Retry { why, after: Some(after) }) => {
-                return Ok(Err(format!("{why}. It asks to wait {}s", after.as_secs())));
-            }
+            Err(error) => return Ok(Err(why(error))),
         }
     }
     said.dedup();
     Ok(Ok(said.join("; ")))
+}
+
+/// Why nothing was taken, and for how long it wants to be left alone.
+fn why(error: DeliveryError) -> String {
+    match error {
+        DeliveryError::Refused { why } | DeliveryError::Retry { why, after: None } => why,
+        DeliveryError::Retry { why, after: Some(after) } => format!("{why}. It asks to wait {}s", after.as_secs()),
+    }
 }
 
 fn alerts(now: Timestamp) -> Result<[Alert; 2], IdError> {
@@ -175,6 +195,7 @@ fn shown(lines: &[Line], code: u8) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_fakes::github::Github as GithubFake;
     use bellwether_fakes::pagerduty::Pagerduty;
     use bellwether_fakes::slack::Slack;
     use bellwether_fakes::{Fake, Fault};
@@ -194,6 +215,8 @@ mod tests {
         let hook = secret("hook", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let slack = Fake::start(Slack::new("C0123456789", "xoxb-hidden")).await.unwrap();
         let pagerduty = Fake::start(Pagerduty::new("hidden00000000000000000000hidden")).await.unwrap();
+        let github = Fake::start(GithubFake::new("acme/shop", "ghp_hidden", &[])).await.unwrap();
+        let github_token = secret("github", "ghp_hidden");
         let other = Fake::start(Pagerduty::new("")).await.unwrap();
         other.fault(Fault::status("/hook", 301, 9));
         let echo = "hidden00000000000000000000hidden".to_owned();
@@ -205,8 +228,11 @@ mod tests {
              pagerduty: {{ pagerduty: {{ url: \"{}\", routing_key: {key} }} }}\n    \
              echo: {{ pagerduty: {{ url: \"{}\", routing_key: {key} }} }}\n    \
              webhook: {{ webhook: {{ url: \"{}/hook?sig=hidden\", secret: {hook} }} }}\n    \
-             unset: {{ slack_webhook: {{ url: \"env:BELLWETHER_TEST_NOT_SET\" }} }}\n",
-            slack.url, pagerduty.url, other.url, other.url
+             unset: {{ slack_webhook: {{ url: \"env:BELLWETHER_TEST_NOT_SET\" }} }}\n  \
+             github:\n    \
+             shop: {{ repository: acme/shop, token: {github_token}, url: \"{}\" }}\n    \
+             tills: {{ repository: acme/shop, token: {token}, url: \"{}\" }}\n",
+            slack.url, pagerduty.url, other.url, other.url, github.url, github.url
         );
         let config = dir.path().join("alert.yaml");
         std::fs::write(&config, yaml).unwrap();
@@ -221,7 +247,9 @@ mod tests {
             "releases   ✓ slack: C0123456789: posted ",
             "unset      ✗ slack_webhook: the secret env:BELLWETHER_TEST_NOT_SET is not set",
             "webhook    ✗ it answered 301, not followed. fix: set the final URL",
-            "3 failed, 0 unproven, 2 ok. Whether `info` rings is PagerDuty's setting. exit 2",
+            "shop       ! github: acme/shop: deployments read; a rollout would become one of `{release}` in production,",
+            "tills      ✗ github: it answered 401: ",
+            "4 failed, 1 unproven, 2 ok. Whether `info` rings is PagerDuty's setting. exit 2",
         ];
         for (line, expected) in text.lines().zip(expected) {
             assert!(line.starts_with(expected), "{text}");
@@ -230,6 +258,8 @@ mod tests {
         assert!(text.contains("ms, thread ok; C0123456789: edited "), "{text}");
         assert!(!text.contains("hidden"), "{text}");
         assert_eq!(run(Some("slack")).await.unwrap().lines().count(), 2);
+        assert_eq!(run(Some("github")).await.unwrap().lines().count(), 3);
+        assert!(github.log().iter().all(|seen| seen.method == "GET"), "a test made a deployment");
         assert!(matches!(run(Some("mail")).await, Err(AlertError::NoSuchBridge(_))));
         assert_eq!(slack.with(|slack| (slack.roots().len(), slack.edits)), (2, 2));
     }
