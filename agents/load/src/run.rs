@@ -7,8 +7,7 @@ use std::time::Instant;
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::Mode;
-use bellwether_runtime::web::{Allow, Dialer, Mark, Origin, Question, Target, headers};
-use hyper::header::HeaderName;
+use bellwether_runtime::web::{Allow, ByHand, Dialer, Origin};
 use serde_json::Value;
 
 use crate::LoadError;
@@ -61,24 +60,11 @@ pub struct RunArgs {
     /// Our own lag (p99) over which a second is void; default: a tenth of the lowest latency threshold
     #[arg(long, value_name = "SPAN")]
     lag_max: Option<Span>,
-    /// The method
-    #[arg(long, value_name = "METHOD")]
-    method: Option<String>,
-    /// A header, such as `accept: text/html`; may be repeated
-    #[arg(long = "header", value_name = "NAME: VALUE")]
-    headers: Vec<String>,
-    /// What is sent along
-    #[arg(long, value_name = "TEXT", requires = "method")]
-    body: Option<String>,
-    /// What must hold of an answer, such as `status == 200`; may be repeated
-    #[arg(long, value_name = "CONDITION")]
-    expect: Vec<String>,
+    #[command(flatten)]
+    asked: ByHand,
     /// Several requests per arrival: a YAML list of `{ path, method, headers, body, expect, capture }`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "headers", "body", "expect"])]
     chain: Option<PathBuf>,
-    /// The header in which an answer names its release
-    #[arg(long, default_value = "x-release", value_name = "NAME")]
-    release_header: HeaderName,
     /// Keep to the limits of this load agent's file; without one, only this URL's host gets load
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -181,13 +167,7 @@ impl RunArgs {
         }
         let dialer = Dialer::new(allow, tls);
         dialer.check(&origin).map_err(refused)?;
-        let target = Target {
-            origin,
-            base: String::new(),
-            headers: headers(&std::collections::BTreeMap::new()).map_err(refused)?,
-            fingerprint: Some(Mark::Header(self.release_header.clone())),
-            timeout: self.timeout,
-        };
+        let target = self.asked.target(origin, self.timeout).map_err(refused)?;
         let rules = Rules {
             timeout: self.timeout.to_std(),
             connections_max: load.connections,
@@ -229,9 +209,7 @@ impl RunArgs {
 
     fn steps(&self, path: &str) -> Result<Vec<Step>, LoadError> {
         let Some(file) = &self.chain else {
-            let (method, body) = (self.method.as_deref(), self.body.as_deref());
-            let question = Question::by_hand(path, method, &self.headers, body, &self.expect);
-            return Ok(vec![Step::new(question.map_err(LoadError::Refused)?)]);
+            return Ok(vec![Step::new(self.asked.question(path).map_err(LoadError::Refused)?)]);
         };
         let chain = bellwether_runtime::load_config::<Value>(file)?;
         Step::read_all(&chain).map_err(|flaws| LoadError::Refused(told(&flaws)))

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use bellwether_protocol::sample::class;
 use bellwether_protocol::time::Span;
-use bellwether_runtime::web::{
-    Allow, Answer, Dialer, Mark, Origin, Phases, Question, Target, ask, headers, secrets, without_query_values,
-};
-use hyper::header::HeaderName;
+use bellwether_runtime::web::{Allow, Answer, ByHand, Dialer, Origin, Phases, ask, secrets, without_query_values};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -30,24 +27,11 @@ pub enum ProbeVerb {
 pub struct OnceArgs {
     /// What to look at
     url: String,
-    /// What must hold, such as `status == 200` or `$.status == healthy`; may be repeated. Default: status 200 to 299
-    #[arg(long, value_name = "CONDITION")]
-    expect: Vec<String>,
-    /// The method
-    #[arg(long, value_name = "METHOD")]
-    method: Option<String>,
-    /// A header, such as `accept: text/html`; may be repeated
-    #[arg(long = "header", value_name = "NAME: VALUE")]
-    headers: Vec<String>,
-    /// What is sent along
-    #[arg(long, value_name = "TEXT", requires = "method")]
-    body: Option<String>,
+    #[command(flatten)]
+    asked: ByHand,
     /// For how long at most
     #[arg(long, default_value = "5s", value_name = "SPAN")]
     timeout: Span,
-    /// The header in which an answer names its release
-    #[arg(long, default_value = "x-release", value_name = "NAME")]
-    release_header: HeaderName,
     /// Look as the probe agent of this file may; without one, only at this URL's host
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -92,8 +76,7 @@ impl OnceArgs {
     async fn see(&self) -> Result<Seen, ProbeError> {
         let refused = ProbeError::Refused;
         let (origin, path) = Origin::split(&self.url).map_err(refused)?;
-        let (method, body) = (self.method.as_deref(), self.body.as_deref());
-        let question = Question::by_hand(&path, method, &self.headers, body, &self.expect).map_err(refused)?;
+        let question = self.asked.question(&path).map_err(refused)?;
         let (allow, tls) = match &self.config {
             None => (Allow::only(std::slice::from_ref(&origin)).map_err(refused)?, bellwether_runtime::tls()),
             Some(file) => {
@@ -104,13 +87,7 @@ impl OnceArgs {
         };
         let dialer = Dialer::new(allow, tls);
         dialer.check(&origin).map_err(refused)?;
-        let target = Target {
-            origin,
-            base: String::new(),
-            headers: headers(&std::collections::BTreeMap::new()).map_err(refused)?,
-            fingerprint: Some(Mark::Header(self.release_header.clone())),
-            timeout: self.timeout,
-        };
+        let target = self.asked.target(origin, self.timeout).map_err(refused)?;
         let begin = Instant::now();
         let request = target.request(question.method.clone(), &path, &question.headers, question.body.clone());
         let own = secrets(request.headers());
@@ -129,7 +106,7 @@ impl OnceArgs {
             status: received.head.as_ref().map(|(status, _)| *status),
             took,
             phases: received.phases,
-            conditions: self.expect.iter().cloned().zip(found).collect(),
+            conditions: self.asked.expect.iter().cloned().zip(found).collect(),
             observation: Http { question, ..Http::default() }.judge(&target, received, &own),
         })
     }

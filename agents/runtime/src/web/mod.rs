@@ -8,6 +8,7 @@
 //! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
 //! | `exchange` | one request, one answer, bounded |
 //! | `question`, `condition` | what is asked, and what must hold of the answer, pure |
+//! | `by_hand` | the same, as a person writes it on a command line |
 //! | `answer`, `number`, `json_path` | what is read out of an answer, pure |
 //! | `reply`, `rest` | one exchange of a client; a platform's JSON API |
 //! | `redaction` | what never becomes evidence |
@@ -15,6 +16,7 @@
 
 mod allow;
 mod answer;
+mod by_hand;
 mod condition;
 mod dial;
 mod exchange;
@@ -29,6 +31,7 @@ mod target;
 
 pub use allow::{Allow, Entry, EntryError};
 pub use answer::{Answer, texts};
+pub use by_hand::ByHand;
 pub use condition::{Condition, ConditionError};
 pub use dial::{Dialer, Stream};
 pub use exchange::{Failure, HEAD_LEN_MAX, Phases, Received, ask, body, broken, secrets};

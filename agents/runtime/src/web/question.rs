@@ -69,38 +69,6 @@ impl Question {
         question
     }
 
-    /// Reads what a person gave on a command line; headers are lines such as `accept: text/html`.
-    ///
-    /// # Errors
-    /// All that is wrong.
-    pub fn by_hand(
-        path: &str,
-        method: Option<&str>,
-        headers: &[String],
-        body: Option<&str>,
-        expect: &[String],
-    ) -> Result<Self, String> {
-        let line = |line: &String| {
-            let (name, value) = line.split_once(':')?;
-            Some((name.trim().to_owned(), Value::from(value.trim())))
-        };
-        let headers: Option<Map<String, Value>> = headers.iter().map(line).collect();
-        let headers = headers.ok_or("a header has a name and a value, such as `accept: text/html`")?;
-        let mut fields = Map::new();
-        fields.insert("path".to_owned(), path.into());
-        fields.insert("headers".to_owned(), headers.into());
-        fields.insert("expect".to_owned(), expect.into());
-        fields.extend(
-            [("method", method), ("body", body)].into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?.into()))),
-        );
-        let mut flaws = Flaws::default();
-        let question = Self::read(&mut flaws, &fields);
-        flaws.none_in(question).map_err(|flaws| {
-            let texts: Vec<String> = flaws.iter().map(|f| format!("{} {}: {}", f.pointer, f.message, f.help)).collect();
-            texts.join("; ")
-        })
-    }
-
     /// Whether it needs the body as JSON.
     pub fn needs_json(&self) -> bool {
         self.expect.iter().chain(&self.refusal).any(Condition::needs_json)
