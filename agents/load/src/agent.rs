@@ -4,9 +4,10 @@
 //! when nearly everything fails, when it has gone on for as long as this agent's file allows, and at once
 //! when its assignment is gone. Meanwhile its slots are gaps, and silence holds.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bellwether_bus::Bus;
@@ -15,8 +16,9 @@ use bellwether_protocol::id::{AgentId, Revision, Role, Service};
 use bellwether_protocol::sample::{Control, SAMPLES_MAX, Sample};
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::{Span, Timestamp};
-use bellwether_runtime::web::{Dialer, Target};
+use bellwether_runtime::web::{ControlLooks, Dialer, Target};
 use bellwether_runtime::{Gaps, Looker, Looks, Place, Runtime, Watch};
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -44,7 +46,8 @@ const REST: Duration = Duration::from_secs(30);
 pub async fn run(config: &Path) -> Result<(), LoadError> {
     let Config { agent, load } = bellwether_runtime::load_config(config)?;
     let tls = load.ca.as_deref().map(bellwether_runtime::tls_with_ca).transpose()?;
-    let dialer = Dialer::new(load.allow.clone(), tls.unwrap_or_else(bellwether_runtime::tls));
+    let tls = tls.unwrap_or_else(bellwether_runtime::tls);
+    let dialer = Dialer::new(load.allow.clone(), Arc::clone(&tls));
     let runtime = Runtime::start(Role::Load, &agent).await?;
     runtime.presence(|presence| presence.kinds = [KIND.to_owned()].into());
     let clock = runtime.clock.clone();
@@ -54,7 +57,7 @@ pub async fn run(config: &Path) -> Result<(), LoadError> {
     let (samples, mut taken) = mpsc::channel(SAMPLES_MAX);
     let (now, dialer): (Now, _) = (Arc::new(move || clock.now()), Arc::new(dialer));
     let gaps = Gaps::default();
-    let loader = Loader { config: load, dialer, now, gaps: gaps.clone(), samples, heard: last, tasks };
+    let loader = Loader { config: load, tls, dialer, now, gaps: gaps.clone(), samples, heard: last, tasks };
     let mut looks = Looks::new(runtime.agent.to_string(), loader);
     runtime.look(&mut looks, &gaps, &mut taken).await;
     Ok(())
@@ -75,6 +78,8 @@ async fn listen(bus: Bus, heard: watch::Sender<Option<Timestamp>>) {
 /// What this agent does itself about looks.
 struct Loader {
     config: LoadConfig,
+    /// With which the control target is reached.
+    tls: Arc<ClientConfig>,
     dialer: Arc<Dialer>,
     now: Now,
     gaps: Gaps,
@@ -133,6 +138,9 @@ impl Looker for Loader {
             width: watch.slot,
             edges_ms: watch.edges_ms.clone(),
         };
+        let control = self.config.control.as_ref().map(|_| Arc::new(Mutex::new(ControlLooks::default())));
+        let looks = self.config.control.clone().zip(control.clone());
+        let (now, every) = (Arc::clone(&self.now), ControlLooks::every(std::iter::once(watch.slot)));
         let chain = Chain { target, dialer: Arc::clone(&self.dialer), steps: load.steps };
         let lasting = Lasting {
             work: Work { chain, course: load.course, think: load.think, rules, now: Arc::clone(&self.now) },
@@ -143,8 +151,23 @@ impl Looker for Loader {
             ends: Instant::now() + self.config.lasts(),
             samples: self.samples.clone(),
             heard: self.heard.clone(),
+            control,
+            held: VecDeque::new(),
         };
-        Running { share, revision, task: self.tasks.spawn(lasting.go_on()) }
+        let tls = Arc::clone(&self.tls);
+        let task = self.tasks.spawn(async move {
+            let Some((target, looks)) = looks else { return lasting.go_on().await };
+            let begins = || locked(&looks).begins(now());
+            let ends = |is_well| {
+                locked(&looks).ends(is_well);
+                every
+            };
+            tokio::select! {
+                () = lasting.go_on() => {}
+                () = target.watch(tls, begins, ends) => {}
+            }
+        });
+        Running { share, revision, task }
     }
 
     fn renew(&mut self, running: &Running, revision: Revision) {
@@ -162,6 +185,11 @@ struct Lasting {
     ends: Instant,
     samples: mpsc::Sender<Sample>,
     heard: watch::Receiver<Option<Timestamp>>,
+    /// What is seen of the control target, if there is one.
+    control: Option<Arc<Mutex<ControlLooks>>>,
+    /// Slots that wait for the control target, oldest first: it answers within its timeout or does not. Whether
+    /// the load has ended itself before.
+    held: VecDeque<(Window, bool)>,
 }
 
 /// Why a load does not go on.
@@ -193,6 +221,16 @@ impl Lasting {
     }
 
     async fn once(&mut self) -> Rest {
+        let rest = self.drive().await;
+        // Nothing more is sent by now.
+        while !self.held.is_empty() {
+            self.tell_held().await;
+            sleep(LISTEN_EVERY).await;
+        }
+        rest
+    }
+
+    async fn drive(&mut self) -> Rest {
         let mut engine = match Engine::start(self.work.clone()) {
             Ok(engine) => engine,
             Err(error) => {
@@ -204,7 +242,10 @@ impl Lasting {
         loop {
             tokio::select! {
                 word = engine.next() => match word {
-                    Some(Word::Window(window)) => self.tell(*window, failing).await,
+                    Some(Word::Window(window)) => {
+                        self.held.push_back((*window, failing));
+                        self.tell_held().await;
+                    }
                     Some(Word::Shut(why)) => {
                         self.miss(&why);
                         failing = true;
@@ -216,7 +257,12 @@ impl Lasting {
                     }
                 },
                 // What is still on its way was not waited for, and is told nowhere.
-                _ = listen.tick() => if self.is_silent() { return Rest::Silence },
+                _ = listen.tick() => {
+                    if self.is_silent() {
+                        return Rest::Silence;
+                    }
+                    self.tell_held().await;
+                }
                 () = sleep_until(self.ends) => {
                     self.miss("no load: it has gone on for this agent's `load.duration_max`");
                     return Rest::Over;
@@ -225,8 +271,20 @@ impl Lasting {
         }
     }
 
+    /// Sends the slots of which is known whether this agent was well.
+    async fn tell_held(&mut self) {
+        while let Some((window, _)) = self.held.front() {
+            let during =
+                |looks: &Arc<Mutex<ControlLooks>>| locked(looks).during(window.start, window.width, (self.work.now)());
+            let Some(control) = self.control.as_ref().map_or(Some(Control::Absent), during) else { return };
+            if let Some((window, is_last)) = self.held.pop_front() {
+                self.tell(window, is_last, control).await;
+            }
+        }
+    }
+
     /// Sends one slot, unless it says nothing about the target: then it is a gap.
-    async fn tell(&mut self, window: Window, is_last: bool) {
+    async fn tell(&mut self, window: Window, is_last: bool, control: Control) {
         if let Some(why) = window.void(self.lag_max) {
             return self.miss(&why);
         }
@@ -236,7 +294,7 @@ impl Lasting {
         }
         self.watch.revision = Revision(self.revision.load(Ordering::Relaxed));
         // Whoever took the samples is gone; then so is this task, soon.
-        let _ = self.samples.send(window.gathered.sample(&self.watch, window.start, Control::Absent)).await;
+        let _ = self.samples.send(window.gathered.sample(&self.watch, window.start, control)).await;
     }
 
     /// From now on slots are gaps. One line when that begins is enough.
@@ -251,6 +309,10 @@ impl Lasting {
         let now = (self.work.now)();
         self.heard.borrow().is_none_or(|last| now.since(last) > SILENCE_MAX)
     }
+}
+
+fn locked(looks: &Mutex<ControlLooks>) -> MutexGuard<'_, ControlLooks> {
+    looks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -275,19 +337,22 @@ mod tests {
     }
 
     impl Alone {
-        fn new() -> Self {
-            let caps =
-                json!({"allow": ["127.0.0.1"], "rate_max": "100/s", "connections_max": 20, "duration_max": "1h"});
+        fn new(control: Option<&str>) -> Self {
+            let caps = json!({
+                "allow": ["127.0.0.1"], "control": control, "rate_max": "100/s", "connections_max": 20, "duration_max": "1h",
+            });
             let config: LoadConfig = serde_json::from_value(caps).unwrap();
             let ahead_ms = Arc::new(AtomicI64::new(0));
             let (ahead, begin) = (Arc::clone(&ahead_ms), std::time::Instant::now());
             let passed = move || i64::try_from(begin.elapsed().as_millis()).unwrap();
             let now: Now = Arc::new(move || Timestamp::from_ms(1_000_000 + passed() + ahead.load(Ordering::Relaxed)));
-            let dialer = Arc::new(Dialer::new(config.allow.clone(), bellwether_runtime::tls()));
+            let tls = bellwether_runtime::tls();
+            let dialer = Arc::new(Dialer::new(config.allow.clone(), Arc::clone(&tls)));
             let (heard, last) = watch::channel(None);
             let (sender, samples) = mpsc::channel(SAMPLES_MAX);
             let (gaps, tasks) = (Gaps::default(), JoinSet::new());
-            let loader = Loader { config, dialer, now: Arc::clone(&now), gaps, samples: sender, heard: last, tasks };
+            let loader =
+                Loader { config, tls, dialer, now: Arc::clone(&now), gaps, samples: sender, heard: last, tasks };
             Self { looks: Looks::new("sjc.load.load-1".to_owned(), loader), samples, heard, ahead_ms, now }
         }
 
@@ -321,7 +386,7 @@ mod tests {
     async fn without_a_coordinator_there_is_no_load() {
         let server = Server::default();
         let url = server.start().await;
-        let mut alone = Alone::new();
+        let mut alone = Alone::new(None);
         // A busy machine must not void what this test waits for.
         let load = json!({"path": "/", "rate": "100/s", "connections": 10, "lag_max": "1m"});
         assert_eq!(alone.assign(&url, &[(Cohort::Canary, load)]), None);
@@ -360,8 +425,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_sample_says_whether_this_agent_was_well() {
+        let server = Server::default();
+        let (url, nowhere) = (server.start().await, "http://127.0.0.1:1");
+        for (target, control, expected, class) in [
+            (&*url, None, Control::Absent, "ok"),
+            (&*url, Some(&*url), Control::Well, "ok"),
+            (&*url, Some(nowhere), Control::Sick, "ok"),
+            // Also of what it has ended itself for.
+            (nowhere, Some(&*url), Control::Well, "connect"),
+        ] {
+            let mut alone = Alone::new(control);
+            alone.heard.send_replace(Some((alone.now)()));
+            let load = json!({"path": "/", "rate": "50/s", "connections": 5, "lag_max": "1m"});
+            assert_eq!(alone.assign(target, &[(Cohort::Canary, load)]), None);
+            // The control target is looked at when the load begins, and so not yet in a slot before that.
+            let sample = loop {
+                let sample = alone.samples.recv().await.expect("a sample");
+                if sample.portions.iter().map(Portion::n).sum::<u64>() >= 9 {
+                    break sample;
+                }
+            };
+            let classes = sample.portions.iter().flat_map(|portion| portion.classes.keys());
+            assert!(classes.clone().all(|own| own.as_str() == class), "{sample:?}");
+            assert_eq!(sample.control, expected, "{target} {control:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_exceeds_a_cap_is_refused_whole() {
-        let mut alone = Alone::new();
+        let mut alone = Alone::new(None);
         let mut check = |url: &str, loads: &[(Cohort, Value)], reason: &str| {
             let refused = alone.assign(url, loads).unwrap_or_default();
             assert!(refused.contains(reason), "`{reason}` is not in `{refused}`");

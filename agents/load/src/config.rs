@@ -4,6 +4,7 @@
 //! agent: { region: sjc, name: load-1, state_dir: /var/lib/bellwether, nats: { url: "nats://127.0.0.1:4222" } }
 //! load:
 //!   allow: ["shop.example.com", "127.0.0.1:8080"]   # nothing else gets load
+//!   control: http://127.0.0.1:8222/healthz          # tells a sick agent from a sick service
 //!   ca: file:/etc/bellwether/ca.pem                 # trusted besides the public ones
 //!   rate_max: 200/s        # requests, of all loads together
 //!   connections_max: 100   # of all loads together; a user has one
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use bellwether_protocol::time::Span;
 use bellwether_runtime::AgentConfig;
-use bellwether_runtime::web::Allow;
+use bellwether_runtime::web::{Allow, ControlTarget};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::course::{Course, Level, Unit};
@@ -37,6 +38,9 @@ pub(crate) struct Config {
 pub(crate) struct LoadConfig {
     /// What may get load.
     pub(crate) allow: Allow,
+    /// A target that answers whenever this agent's own network does.
+    #[serde(default)]
+    pub(crate) control: Option<ControlTarget>,
     /// Certificates that are trusted besides the public ones.
     #[serde(default, deserialize_with = "bellwether_runtime::file_reference")]
     pub(crate) ca: Option<PathBuf>,
@@ -172,6 +176,7 @@ mod tests {
             ("{ allow: [], rate_max: 5, connections_max: 1, duration_max: 1h }", "50/s"),
             ("{ allow: [], rate_max: '5', connections_max: 1, duration_max: 1h }", "50/s"),
             ("{ allow: [], rate_max: 5/s, connections_max: 1, duration_max: 1 }", "unit"),
+            ("{ allow: [], rate_max: 5/s, connections_max: 1, duration_max: 1h, control: a }", "http://"),
         ] {
             let error = read(load).expect_err(load);
             assert!(error.starts_with("load.yaml:6:") && error.contains(word), "{error}");

@@ -12,16 +12,13 @@ use bellwether_bus::Trace;
 use bellwether_protocol::id::{Class, Revision};
 use bellwether_protocol::sample::{Control, Level, Sample};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
+use bellwether_runtime::web::ControlLooks;
 use bellwether_runtime::{Gathered, Watch};
 
 use crate::observation::Observation;
 
 /// How long after its timeout a look may still report, for a machine that is busy.
 const REPORT_LAG_MAX: Span = Span::from_ms(500);
-/// Longest time between two looks at the control target.
-const CONTROL_EVERY_MAX: Span = Span::from_secs(5);
-/// Shortest time between two looks at the control target.
-const CONTROL_EVERY_MIN: Span = Span::from_ms(100);
 /// Most slots of one watch that wait for their looks. A look's timeout is bounded, so only a clock that jumps needs more.
 const OPEN_MAX: usize = 100;
 
@@ -42,16 +39,9 @@ pub(crate) struct Ticket {
 pub(crate) struct Aggregate {
     watches: BTreeMap<WatchId, Open>,
     next: u64,
-    control: Option<ControlLook>,
+    control: Option<ControlLooks>,
     /// The first bad look among the slots that were handed over and not yet sent.
     blamed: Trace,
-}
-
-/// The control target's last look.
-#[derive(Debug, Clone, Copy)]
-struct ControlLook {
-    timeout: Span,
-    running_since: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -64,16 +54,14 @@ struct Open {
 #[derive(Debug, Default)]
 struct Slot {
     running_since: Option<Timestamp>,
-    was_control_well: Option<bool>,
     /// Where its first bad look stands in a trace.
     blamed: Trace,
     gathered: Gathered,
 }
 
 impl Aggregate {
-    /// With a control target whose looks take at most `control_timeout`, if there is one.
-    pub(crate) fn new(control_timeout: Option<Span>) -> Self {
-        let control = control_timeout.map(|timeout| ControlLook { timeout, running_since: None });
+    /// With what is seen of the control target, if there is one.
+    pub(crate) fn new(control: Option<ControlLooks>) -> Self {
         Self { control, ..Self::default() }
     }
 
@@ -130,42 +118,25 @@ impl Aggregate {
         std::mem::take(&mut self.blamed)
     }
 
-    /// How often the control target must be looked at, so that every slot holds at least one look.
-    pub(crate) fn control_every(&self) -> Span {
-        let half = |open: &Open| Span::from_ms(open.watch.slot.as_ms() / 2);
-        let shortest = self.watches.values().map(half).min().unwrap_or(CONTROL_EVERY_MAX);
-        shortest.clamp(CONTROL_EVERY_MIN, CONTROL_EVERY_MAX)
-    }
-
     /// A look at the control target begins.
     pub(crate) fn control_begins(&mut self, now: Timestamp) {
-        self.watches.values_mut().for_each(|open| _ = open.touch(now));
         if let Some(control) = &mut self.control {
-            control.running_since = Some(now);
+            control.begins(now);
         }
     }
 
-    /// The look at the control target is over. One that failed makes its whole slot sick.
-    pub(crate) fn control_ends(&mut self, is_well: bool) {
-        let Some(since) = self.control.as_mut().and_then(|control| control.running_since.take()) else { return };
-        for open in self.watches.values_mut() {
-            if let Some(slot) = open.slots.get_mut(&slot_start(since, open.watch.slot)) {
-                slot.was_control_well = Some(slot.was_control_well.unwrap_or(true) && is_well);
-            }
+    /// The look at the control target is over; gives how long to wait for the next.
+    pub(crate) fn control_ends(&mut self, is_well: bool) -> Span {
+        if let Some(control) = &mut self.control {
+            control.ends(is_well);
         }
+        ControlLooks::every(self.watches.values().map(|open| open.watch.slot))
     }
 
     /// Hands over every slot that is over, and opens the ones of `now`.
     pub(crate) fn close(&mut self, now: Timestamp) -> Vec<Sample> {
-        let (control, blamed) = (self.control, &mut self.blamed);
+        let (control, blamed) = (self.control.as_ref(), &mut self.blamed);
         self.watches.values_mut().flat_map(|open| open.close(control, blamed, now)).collect()
-    }
-}
-
-impl ControlLook {
-    fn holds_back(self, start: Timestamp, width: Span, now: Timestamp) -> bool {
-        let Some(since) = self.running_since else { return false };
-        slot_start(since, width) == start && now < since + self.timeout + REPORT_LAG_MAX
     }
 }
 
@@ -184,14 +155,13 @@ impl Open {
         Some(start)
     }
 
-    fn close(&mut self, control: Option<ControlLook>, blamed: &mut Trace, now: Timestamp) -> Vec<Sample> {
+    fn close(&mut self, control: Option<&ControlLooks>, blamed: &mut Trace, now: Timestamp) -> Vec<Sample> {
         self.touch(now);
         let watch = &self.watch;
+        let control = |start| control.map_or(Some(Control::Absent), |own| own.during(start, watch.slot, now));
         let is_over = |start: Timestamp, slot: &Slot| {
             let late = |since: Timestamp| now >= since + watch.timeout + REPORT_LAG_MAX;
-            start + watch.slot <= now
-                && slot.running_since.is_none_or(late)
-                && !control.is_some_and(|control| control.holds_back(start, watch.slot, now))
+            start + watch.slot <= now && slot.running_since.is_none_or(late) && control(start).is_some()
         };
         let over: Vec<Timestamp> =
             self.slots.iter().filter(|(start, slot)| is_over(**start, slot)).map(|(start, _)| *start).collect();
@@ -202,7 +172,8 @@ impl Open {
                 *blamed = slot.blamed.clone();
             }
         });
-        slots.map(|(start, slot)| slot.sample(watch, start, control.is_some())).collect()
+        let sample = |(start, slot): (_, Slot)| Some(slot.gathered.sample(watch, start, control(start)?));
+        slots.filter_map(sample).collect()
     }
 }
 
@@ -222,16 +193,6 @@ impl Slot {
             let level = Level::one(value);
             portion.numbers.entry(name).and_modify(|own| own.merge(&level)).or_insert(level);
         }
-    }
-
-    fn sample(self, watch: &Watch, start: Timestamp, has_control: bool) -> Sample {
-        let control = match (has_control, self.was_control_well) {
-            (false, _) => Control::Absent,
-            (true, Some(true)) => Control::Well,
-            // Not shown to be well is not well.
-            (true, Some(false) | None) => Control::Sick,
-        };
-        self.gathered.sample(watch, start, control)
     }
 }
 
@@ -274,7 +235,7 @@ mod tests {
         }
     }
 
-    fn start(control: Option<Span>) -> (Aggregate, WatchId) {
+    fn start(control: Option<ControlLooks>) -> (Aggregate, WatchId) {
         let mut aggregate = Aggregate::new(control);
         let id = aggregate.add(watch(), at(0));
         (aggregate, id)
@@ -399,41 +360,15 @@ mod tests {
         assert_eq!(samples[0].revision, Revision(8));
     }
 
-    fn control_of(looks: &[(u64, bool)]) -> Control {
-        let (mut aggregate, _) = start(Some(Span::from_secs(2)));
-        for (ms, is_well) in looks {
-            aggregate.control_begins(at(*ms));
-            aggregate.control_ends(*is_well);
-        }
-        aggregate.close(at(SLOT))[0].control
-    }
-
-    #[test]
-    fn control_is_well_only_when_every_look_of_the_slot_was() {
-        assert_eq!(control_of(&[]), Control::Sick);
-        assert_eq!(control_of(&[(1, true), (5_000, true)]), Control::Well);
-        assert_eq!(control_of(&[(1, true), (5_000, false), (10_000, true)]), Control::Sick);
-    }
-
     #[test]
     fn a_slot_waits_for_the_control_look_that_started_in_it() {
-        let (mut aggregate, _) = start(Some(Span::from_secs(2)));
+        let (mut aggregate, _) = start(Some(ControlLooks::default()));
         aggregate.control_begins(at(SLOT - 1));
         assert!(aggregate.close(at(SLOT)).is_empty());
-        aggregate.control_ends(true);
+        assert_eq!(aggregate.control_ends(true), Span::from_secs(5));
         assert_eq!(aggregate.close(at(SLOT + 1))[0].control, Control::Well);
         aggregate.control_begins(at(2 * SLOT - 1));
         assert!(aggregate.close(at(2 * SLOT)).is_empty());
         assert_eq!(aggregate.close(at(2 * SLOT + 2_500))[0].control, Control::Sick, "but not for ever");
-    }
-
-    #[test]
-    fn the_control_target_is_looked_at_twice_a_slot_at_least() {
-        let mut aggregate = Aggregate::new(Some(Span::from_secs(1)));
-        assert_eq!(aggregate.control_every(), Span::from_secs(5));
-        aggregate.add(Watch { slot: Span::from_secs(2), ..watch() }, at(0));
-        assert_eq!(aggregate.control_every(), Span::from_secs(1));
-        aggregate.add(Watch { slot: Span::from_ms(10), ..watch() }, at(0));
-        assert_eq!(aggregate.control_every(), Span::from_ms(100));
     }
 }

@@ -9,12 +9,11 @@
 //!   every_min: 1s                             # no plan may look more often; 100ms
 //! ```
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bellwether_protocol::time::Span;
 use bellwether_runtime::AgentConfig;
-use bellwether_runtime::web::{Allow, Origin, Target};
+use bellwether_runtime::web::{Allow, ControlTarget};
 use serde::Deserialize;
 
 /// The whole file.
@@ -35,26 +34,13 @@ pub(crate) struct ProbeConfig {
     pub(crate) allow: Allow,
     /// A target that answers whenever this agent's own network does.
     #[serde(default)]
-    control: Option<String>,
+    pub(crate) control: Option<ControlTarget>,
     /// Certificates that are trusted besides the public ones.
     #[serde(default, deserialize_with = "bellwether_runtime::file_reference")]
     pub(crate) ca: Option<PathBuf>,
     /// Looks more often than this are refused.
     #[serde(default = "every_min")]
     pub(crate) every_min: Span,
-}
-
-/// Longest look at the control target.
-const CONTROL_TIMEOUT: Span = Span::from_secs(2);
-
-impl ProbeConfig {
-    /// The control target, if there is one.
-    pub(crate) fn control(&self) -> Result<Option<Target>, String> {
-        let Some(url) = &self.control else { return Ok(None) };
-        let (origin, base) = Origin::parse(url)?;
-        let headers = bellwether_runtime::web::headers(&BTreeMap::new())?;
-        Ok(Some(Target { origin, base, headers, fingerprint: None, timeout: CONTROL_TIMEOUT }))
-    }
 }
 
 fn every_min() -> Span {
@@ -78,9 +64,7 @@ mod tests {
             read("{ allow: ['127.0.0.1:80'], control: 'http://127.0.0.1/up', ca: 'file:/a', every_min: 2s }").unwrap();
         assert_eq!(config.probe.every_min, Span::from_secs(2));
         assert_eq!(config.probe.ca, Some("/a".into()));
-        let control = config.probe.control().unwrap().expect("a control target");
-        assert_eq!((control.origin.authority().as_str(), control.base.as_str()), ("127.0.0.1", "/up"));
-        assert!(read("{ allow: [] }").unwrap().probe.control().unwrap().is_none());
+        assert!(config.probe.control.is_some() && read("{ allow: [] }").unwrap().probe.control.is_none());
     }
 
     #[test]
@@ -91,10 +75,10 @@ mod tests {
             ("{ allow: [], ca: /a }", "file:PATH"),
             ("{ allow: [], every: 1s }", "every"),
             ("{ allow: [], every_min: 5 }", "unit"),
+            ("{ allow: [], control: 'ftp://a' }", "must begin with http:// or https://"),
         ] {
             let error = read(probe).expect_err(probe);
             assert!(error.starts_with("probe.yaml:6:") && error.contains(word), "{error}");
         }
-        assert!(read("{ allow: [], control: 'ftp://a' }").unwrap().probe.control().is_err());
     }
 }

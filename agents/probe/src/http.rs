@@ -30,11 +30,6 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// A plain GET of the target's own path, of which nothing is expected but an answer.
-    pub(crate) fn plain() -> Self {
-        Self::default()
-    }
-
     /// Looks once, within the target's timeout.
     pub(crate) async fn look(&self, target: &Target, dialer: &Dialer) -> Observation {
         let start = Instant::now();

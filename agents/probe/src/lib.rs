@@ -27,7 +27,7 @@ use std::time::Duration;
 use bellwether_protocol::id::Role;
 use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::sample::SAMPLES_MAX;
-use bellwether_runtime::web::{Dialer, Target};
+use bellwether_runtime::web::{ControlLooks, Dialer, Target};
 use bellwether_runtime::{ConfigError, HttpError, Looks, Runtime, StartError};
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
@@ -35,7 +35,7 @@ use tokio::time::MissedTickBehavior;
 use crate::aggregate::Aggregate;
 use crate::config::Config;
 use crate::http::Http;
-use crate::look::{Post, watch_control};
+use crate::look::Post;
 use crate::observation::Observation;
 use crate::reconcile::Prober;
 
@@ -48,9 +48,6 @@ pub enum ProbeError {
     /// Its file cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Its control target cannot be used.
-    #[error("`probe.control`: {0}")]
-    Control(String),
     /// What was asked for makes no sense, or is not allowed.
     #[error("{0}")]
     Refused(String),
@@ -111,7 +108,6 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
         Some(ca) => bellwether_runtime::tls_with_ca(ca)?,
         None => bellwether_runtime::tls(),
     };
-    let control = probe.control().map_err(ProbeError::Control)?;
     let runtime = Runtime::start(Role::Probe, &agent).await?;
     runtime.presence(|presence| presence.kinds = validators().map(|(kind, _)| kind.to_owned()).into());
     let clock = runtime.clock.clone();
@@ -123,14 +119,16 @@ pub async fn run(config: &Path) -> Result<(), ProbeError> {
     if tokio::time::timeout(ANCHOR_WAIT_MAX, anchored).await.is_err() {
         tracing::warn!("the clock is not anchored yet; samples are flagged until it is");
     }
-    let timeout = control.as_ref().map(|control| control.timeout);
-    let post = Arc::new(Post::new(Aggregate::new(timeout), Arc::new(move || clock.now())));
+    let control = probe.control.is_some().then(ControlLooks::default);
+    let post = Arc::new(Post::new(Aggregate::new(control), Arc::new(move || clock.now())));
     let dialer = Dialer::new(probe.allow.clone(), tls.clone());
     let prober = Prober::new(dialer, probe.every_min, Arc::clone(&post));
     let mut looks = Looks::new(runtime.agent.to_string(), prober);
     let mut tasks = tokio::task::JoinSet::new();
-    if let Some(control) = control {
-        tasks.spawn(watch_control(control, Dialer::unguarded(tls), Arc::clone(&post)));
+    if let Some(control) = probe.control {
+        let (begins, ends) = (Arc::clone(&post), Arc::clone(&post));
+        let begins = move || begins.with(Aggregate::control_begins);
+        tasks.spawn(control.watch(tls, begins, move |is_well| ends.with(|own, _| own.control_ends(is_well))));
     }
     serve(&runtime, &mut looks, &post).await;
     Ok(())

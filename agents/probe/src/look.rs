@@ -8,11 +8,10 @@ use bellwether_bus::{Hop, Trace};
 use bellwether_protocol::sample::{Sample, class};
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::web::{Dialer, Target};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::Probe;
 use crate::aggregate::{Aggregate, Ticket, WatchId};
-use crate::http::Http;
 use crate::observation::Observation;
 
 /// Tells the time that slots are made of.
@@ -106,29 +105,6 @@ impl Look {
             was_late = missed > 0;
             due = next;
         }
-    }
-}
-
-/// Looks at the control target for ever.
-pub(crate) async fn watch_control(target: Target, dialer: Dialer, post: Arc<Post>) {
-    let probe = Http::plain();
-    let mut was_well = true;
-    loop {
-        post.with(Aggregate::control_begins);
-        let seen = probe.look(&target, &dialer).await;
-        let every = post.with(|aggregate, _| {
-            aggregate.control_ends(seen.is_answer());
-            aggregate.control_every()
-        });
-        match (was_well, seen.is_answer()) {
-            (true, false) => {
-                tracing::warn!(class = seen.class, host = target.origin.host, "no answer from the control target")
-            }
-            (false, true) => tracing::info!(host = target.origin.host, "the control target answers again"),
-            (true, true) | (false, false) => {}
-        }
-        was_well = seen.is_answer();
-        sleep(every.to_std()).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bellwether_protocol::assessment::{Glance, Round};
 use bellwether_protocol::assignment::Look;
 use bellwether_protocol::id::{Region, Revision, RolloutId};
-use bellwether_runtime::web::{Allow, Dialer, Target};
+use bellwether_runtime::web::{Allow, ControlLooks, ControlTarget, Dialer, Target};
 use bellwether_runtime::{LOOKS_MAX, Watch};
 use futures_util::future::{join, join_all};
 use rustls::ClientConfig;
@@ -14,13 +14,12 @@ use rustls::ClientConfig;
 use crate::ProbeError;
 use crate::aggregate::Aggregate;
 use crate::config::Config;
-use crate::http::Http;
 use crate::reconcile::ready;
 
 /// What looks, and within which limits.
 pub struct Eyes {
     allow: Option<Allow>,
-    control: Option<Target>,
+    control: Option<ControlTarget>,
     tls: Arc<ClientConfig>,
 }
 
@@ -35,12 +34,11 @@ impl Eyes {
             return Ok(Self { allow: None, control: None, tls: bellwether_runtime::tls() });
         };
         let Config { probe, .. } = bellwether_runtime::load_config(config)?;
-        let control = probe.control().map_err(ProbeError::Control)?;
         let tls = match &probe.ca {
             Some(ca) => bellwether_runtime::tls_with_ca(ca)?,
             None => bellwether_runtime::tls(),
         };
-        Ok(Self { allow: Some(probe.allow), control, tls })
+        Ok(Self { allow: Some(probe.allow), control: probe.control, tls })
     }
 
     /// Does each look once, all at the same time, and gives a sample for each, in their order.
@@ -55,7 +53,7 @@ impl Eyes {
         let dialer = self.dialer(looks)?;
         let read = |(_, look): &(Region, Look)| ready(look, &dialer).map_err(|why| format!("{}: {why}", look.sli));
         let ready: Vec<_> = looks.iter().map(read).collect::<Result<_, _>>()?;
-        let mut aggregate = Aggregate::new(self.control.as_ref().map(|control| control.timeout));
+        let mut aggregate = Aggregate::new(self.control.is_some().then(ControlLooks::default));
         let watch = |look: &Look| Watch {
             rollout: RolloutId { service: service.clone(), number: 0 },
             revision: Revision(0),
@@ -89,7 +87,7 @@ impl Eyes {
 
     async fn is_well(&self) -> bool {
         match &self.control {
-            Some(control) => Http::plain().look(control, &Dialer::unguarded(Arc::clone(&self.tls))).await.is_answer(),
+            Some(control) => control.is_well(Arc::clone(&self.tls)).await,
             None => false,
         }
     }

@@ -6,6 +6,7 @@
 //! | module | room |
 //! |---|---|
 //! | `allow`, `dial`, `target` | what may be looked at, and how it is reached |
+//! | `control` | what tells a sick agent from a sick service |
 //! | `exchange` | one request, one answer, bounded |
 //! | `question`, `condition` | what is asked, and what must hold of the answer, pure |
 //! | `by_hand` | the same, as a person writes it on a command line |
@@ -18,6 +19,7 @@ mod allow;
 mod answer;
 mod by_hand;
 mod condition;
+mod control;
 mod dial;
 mod exchange;
 mod flaws;
@@ -33,6 +35,7 @@ pub use allow::{Allow, Entry, EntryError};
 pub use answer::{Answer, texts};
 pub use by_hand::ByHand;
 pub use condition::{Condition, ConditionError};
+pub use control::{ControlLooks, ControlTarget};
 pub use dial::{Dialer, Stream};
 pub use exchange::{Failure, HEAD_LEN_MAX, Phases, Received, ask, body, broken, secrets};
 pub use flaws::{Flaws, escaped};
