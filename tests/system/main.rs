@@ -7,6 +7,7 @@
 //! | `by_hand` | ask and read with any NATS client |
 //! | `first_hour` | go from an empty folder to an alert |
 //! | `kills` | lose any process at any named point |
+//! | `load` | keep users coming, and lose none |
 //! | `lost_streams` | lose a stream under a rollout |
 //! | `mistakes` | be told what to do |
 //! | `pairs` | run two coordinators |
@@ -24,6 +25,7 @@ mod compose;
 mod fault_lens;
 mod first_hour;
 mod kills;
+mod load;
 mod lost_streams;
 mod mesh;
 mod mistakes;

@@ -151,7 +151,7 @@ impl Mesh {
         mesh
     }
 
-    async fn start_site(&mut self) {
+    pub(crate) async fn start_site(&mut self) {
         let mut args = vec!["site".to_owned(), "--stable".to_owned(), "v41".to_owned()];
         for env in ["east", "west"] {
             let flags = format!("{env}=file:{}", self.path(&format!("{env}-flags.address")));
@@ -187,7 +187,7 @@ impl Mesh {
         self.spawn(name, "");
     }
 
-    fn add_agent(&mut self, id: &str) {
+    pub(crate) fn add_agent(&mut self, id: &str) {
         let [region, role, _] = id.split('.').collect::<Vec<_>>()[..] else { panic!("{id}") };
         let host = self.site.environments[region].trim_start_matches("http://");
         let rest = match role {

@@ -31,13 +31,13 @@ fn cut_for() -> Duration {
     Duration::from_secs(given.unwrap_or(36))
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
     Timestamp::from_ms(i64::try_from(since.as_millis()).expect("a time"))
 }
 
 /// Starts it, again where a lever was not read back yet, as a person would.
-async fn start(mesh: &Mesh, release: &str, overrides: &[&str]) {
+pub(crate) async fn start(mesh: &Mesh, release: &str, overrides: &[&str]) {
     let until = Instant::now() + WITHIN;
     while let Some(why) = mesh.start_changed(release, overrides).await.refused {
         assert!(why.contains("lever") && Instant::now() < until, "{why}");

@@ -146,7 +146,11 @@ async fn take_back(mesh: &Mesh, slack: &Fake<Slack>) {
 async fn ask(mesh: &Mesh, process: &str, path: &str) -> (u16, String) {
     let log = mesh.log(process);
     let line = log.lines().rev().find(|line| line.contains("serving /metrics")).expect("it listens");
-    let address = line.split("address=").nth(1).expect("an address").trim();
+    get(line.split("address=").nth(1).expect("an address").trim(), path).await
+}
+
+/// What is answered over plain HTTP: status and body.
+pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("written");

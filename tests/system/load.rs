@@ -1,0 +1,136 @@
+//! Users who keep coming: a load agent's steady arrivals are the only evidence. Not one fails while a good
+//! release comes out, a bad one is taken back for it, and nobody is loaded whom no coordinator watches.
+
+use std::collections::BTreeMap;
+
+use bellwether_bus::From;
+use bellwether_protocol::codec;
+use bellwether_protocol::reason::{Cause, Ending, Reason};
+use bellwether_protocol::sample::{Cohort, Control, Sample, Tick, class};
+use bellwether_protocol::subject::Stream;
+use bellwether_protocol::time::{Span, Timestamp};
+
+use crate::mesh::{BAD, LOOK_EVERY, Mesh};
+use crate::regions::{now, start};
+use crate::run;
+use crate::telemetry::get;
+
+const COORDINATOR: &str = "coordinator-1";
+const LOAD: &str = "west.load.load-1";
+/// Arrivals in one slot of a second, of each cohort.
+const RATE: u64 = 20;
+/// How long a load goes on that no coordinator watches: ten seconds, and a moment until that is noticed.
+const SILENCE_MAX: Span = Span::from_secs(11);
+const PLAN: &str = r#"
+service: shop
+slot: 1s
+grace: 1s
+regions: { west: "@WEST@" }
+cohorts:
+  canary: { headers: { x-cohort: canary } }
+  baseline: { headers: { x-cohort: baseline } }
+fingerprint: { header: x-release }
+levers: { traffic: {}, release: { holds_release: true } }
+slis: [{ name: users, timeout: 900ms, load: { path: /checkout, rate: 20/s, connections: 10, lag_max: 1m } }]
+criteria: [{ name: zero_downtime, sli: users, must: no errors, hard: true, min_events: 40 }]
+stages:
+  - { name: canary, enter: [{ set: release, to: "{release}" }, { set: traffic, to: 10% }], soak: 3s }
+take_back:
+  within: 30
+  levels: [{ set: [{ set: traffic, to: 0% }, { set: release, to: "{previous}" }], apply_within: 60s }]
+"#;
+
+#[test]
+fn steady_users_are_evidence_enough() {
+    run(async {
+        let mut mesh = Mesh::bare(&[COORDINATOR]).await;
+        mesh.start_site().await;
+        mesh.plan = PLAN.replace("@WEST@", &mesh.site.environments["west"]);
+        mesh.add_agent("west.rollback.roll-1");
+        // What answers while this agent is well: another environment.
+        let (site, control) = (host(&mesh, "west"), host(&mesh, "east"));
+        let load = format!(
+            "{{ allow: [\"{site}\"], control: \"http://{control}/health\", rate_max: 50/s, connections_max: 20, duration_max: 1h }}"
+        );
+        mesh.add_agent_with(LOAD, &format!("load: {load}\n"));
+        mesh.until_ready().await;
+        let mut log = mesh.log_of("shop");
+
+        start(&mesh, BAD, &[]).await;
+        let is_for_users =
+            |reason: &Reason| matches!(reason, Reason::TakingBack { cause: Cause::Criterion { .. }, .. });
+        log.until("the take-back", is_for_users).await;
+        assert_eq!(log.until_ended().await, Ending::RolledBack);
+        assert_eq!((mesh.lever("traffic"), mesh.lever("release")), ("0%".to_owned(), "v41".to_owned()));
+
+        let before = served(&mesh).await;
+        start(&mesh, "v42", &[]).await;
+        log.until("users are there", |reason| matches!(reason, Reason::Looking { .. })).await;
+        nobody_comes_when_nobody_watches(&mut mesh).await;
+        mesh.spawn(COORDINATOR, "");
+        assert_eq!(log.until_ended().await, Ending::Completed);
+        everyone_is_accounted_for(&mesh, before).await;
+    });
+}
+
+/// The load goes on without a coordinator for ten seconds, and no longer.
+async fn nobody_comes_when_nobody_watches(mesh: &mut Mesh) {
+    mesh.kill(COORDINATOR);
+    let killed_at = now();
+    let said = "no coordinator was heard for 10s";
+    mesh.until("the end of the load", || mesh.log(LOAD).contains(said).then_some(())).await;
+    let before = served(mesh).await;
+    tokio::time::sleep(LOOK_EVERY * 10).await;
+    assert_eq!(served(mesh).await, before, "users still come");
+    let last = samples(mesh).await.into_iter().map(|(slot, _)| slot).max().expect("slots");
+    assert!(last > killed_at && last < killed_at + SILENCE_MAX, "killed at {killed_at}, the last slot is {last}");
+}
+
+/// Every arrival was intended in its slot, and either sent or shed; all that were sent were answered, well.
+async fn everyone_is_accounted_for(mesh: &Mesh, before: u64) {
+    let mut told: BTreeMap<Cohort, BTreeMap<Timestamp, u64>> = BTreeMap::new();
+    let mut sent = 0;
+    for (slot, sample) in samples(mesh).await.into_iter().filter(|(_, sample)| sample.rollout.number == 2) {
+        assert_eq!(sample.control, Control::Well, "{sample:?}");
+        let classes = sample.portions.iter().flat_map(|portion| &portion.classes);
+        for (own, count) in classes {
+            assert_eq!(own.as_str(), class::OK, "{sample:?}");
+            sent += count;
+            *told.entry(sample.cohort).or_default().entry(slot).or_default() += count;
+        }
+    }
+    assert_eq!(told.len(), 2, "{told:?}");
+    // A load begins and ends within a slot; the clock that names slots is corrected by some milliseconds.
+    let whole = told.values().map(|slots| slots.values().filter(|n| n.abs_diff(RATE) <= 1).count());
+    let all: usize = told.values().map(BTreeMap::len).sum();
+    assert!(whole.clone().sum::<usize>() + 8 >= all && whole.min() >= Some(8), "{told:#?}");
+    let served = served(mesh).await - before;
+    // What was on its way when a load ended is told nowhere.
+    assert!((sent..=sent + 8 * RATE).contains(&served), "{sent} told, {served} served: {told:#?}");
+}
+
+/// Every sample with anything in it, by slot.
+async fn samples(mesh: &Mesh) -> Vec<(Timestamp, Sample)> {
+    let last = mesh.bus.state(Stream::Samples).await.expect("samples").last;
+    let mut reader = mesh.bus.read(Stream::Samples, Vec::new(), From::Start);
+    let (mut found, mut seq) = (Vec::new(), 0);
+    while seq < last {
+        let message = reader.next().await;
+        seq = message.seq;
+        let tick: Tick = codec::from_msgpack("tick", &message.body).expect("a tick");
+        let samples = tick.samples.into_iter().filter(|sample| sample.portions.iter().any(|p| p.n() > 0));
+        found.extend(samples.map(|sample| (sample.slot, sample)));
+    }
+    found
+}
+
+fn host(mesh: &Mesh, env: &str) -> String {
+    mesh.site.environments[env].trim_start_matches("http://").to_owned()
+}
+
+/// How many checkouts the site has answered, by its own count.
+async fn served(mesh: &Mesh) -> u64 {
+    let (_, metrics) = get(&host(mesh, "west"), "/metrics").await;
+    let checkouts = metrics.lines().filter(|line| line.contains("path=\"/checkout\""));
+    checkouts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
