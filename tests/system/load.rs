@@ -2,6 +2,7 @@
 //! release comes out, a bad one is taken back for it, and nobody is loaded whom no coordinator watches.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 
 use bellwether_bus::From;
 use bellwether_protocol::codec;
@@ -11,6 +12,7 @@ use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::mesh::{BAD, LOOK_EVERY, Mesh};
+use crate::mistakes::{check, program};
 use crate::regions::{now, start};
 use crate::run;
 use crate::telemetry::get;
@@ -54,8 +56,9 @@ fn steady_users_are_evidence_enough() {
         );
         mesh.add_agent_with(LOAD, &format!("load: {load}\n"));
         mesh.until_ready().await;
-        let mut log = mesh.log_of("shop");
+        a_plan_cannot_widen_a_cap(&mesh).await;
 
+        let mut log = mesh.log_from_now().await;
         start(&mesh, BAD, &[]).await;
         let is_for_users =
             |reason: &Reason| matches!(reason, Reason::TakingBack { cause: Cause::Criterion { .. }, .. });
@@ -71,6 +74,52 @@ fn steady_users_are_evidence_enough() {
         assert_eq!(log.until_ended().await, Ending::Completed);
         everyone_is_accounted_for(&mesh, before).await;
     });
+}
+
+/// Both cohorts together are over what the agent's file allows: nothing begins, and both numbers are told.
+async fn a_plan_cannot_widen_a_cap(mesh: &Mesh) {
+    let cap = "over this agent's `load.rate_max` of 50/s";
+    let plan = mesh.path("too-much.yaml");
+    std::fs::write(&plan, mesh.plan.replace("rate: 20/s", "rate: 30/s")).expect("written");
+    let start = || {
+        let ran = mesh.run(&["rollout", "start", &plan, "--release", "v42", "--wait", "--plain"]);
+        // An agent that has just begun has not read its levers back.
+        (!String::from_utf8_lossy(&ran.stdout).contains("no live agent")).then_some(ran)
+    };
+    let ran = mesh.until("a start", start).await;
+    let words = [LOAD, "refused its assignment", "60 requests/s are", cap, "nothing was moved"];
+    check(&ran, 2, &words);
+    let url = format!("http://{}/checkout", host(mesh, "west"));
+    let file = mesh.path(&format!("{LOAD}.yaml"));
+    check(&program(&["load", "run", &url, "--rate", "60/s", "--config", &file]), 2, &["60 requests/s are", cap]);
+    assert_eq!(served(mesh).await, 0, "somebody came");
+}
+
+/// Every user waits, some to no end; it is the target's doing, and is told as that.
+#[test]
+fn a_target_that_stalls_is_told_as_slow() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let load = |seconds: &str, more: &[&str]| {
+        let args = ["load", "run", &url, "--rate", "20/s", "--duration", seconds, "--lag-max", "1m", "--plain"];
+        program(&[&args, more].concat())
+    };
+    // Nobody accepts yet: the system takes connections up, and nothing comes back.
+    let words = ["sent 20 of 20 planned   failed 20 (100.0%)", "failed as   timeout 20", "BROKEN errors < 1%: 100.0%"];
+    check(&load("1s", &["--timeout", "3s", "--threshold", "errors < 1%"]), 1, &words);
+
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        while let Ok((mut stream, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                while let Ok(1..) = stream.read(&mut [0; 4096]) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+                }
+            });
+        }
+    });
+    let words = ["sent 40 of 40 planned   failed 0 ", "BROKEN p99 < 500ms: "];
+    check(&load("2s", &["--threshold", "p99 < 500ms", "--threshold", "errors < 1%"]), 1, &words);
 }
 
 /// The load goes on without a coordinator for ten seconds, and no longer.
@@ -90,7 +139,7 @@ async fn nobody_comes_when_nobody_watches(mesh: &mut Mesh) {
 async fn everyone_is_accounted_for(mesh: &Mesh, before: u64) {
     let mut told: BTreeMap<Cohort, BTreeMap<Timestamp, u64>> = BTreeMap::new();
     let mut sent = 0;
-    for (slot, sample) in samples(mesh).await.into_iter().filter(|(_, sample)| sample.rollout.number == 2) {
+    for (slot, sample) in samples(mesh).await.into_iter().filter(|(_, sample)| sample.rollout.number == 3) {
         assert_eq!(sample.control, Control::Well, "{sample:?}");
         let classes = sample.portions.iter().flat_map(|portion| &portion.classes);
         for (own, count) in classes {
@@ -103,7 +152,7 @@ async fn everyone_is_accounted_for(mesh: &Mesh, before: u64) {
     // A load begins and ends within a slot; the clock that names slots is corrected by some milliseconds.
     let whole = told.values().map(|slots| slots.values().filter(|n| n.abs_diff(RATE) <= 1).count());
     let all: usize = told.values().map(BTreeMap::len).sum();
-    assert!(whole.clone().sum::<usize>() + 8 >= all && whole.min() >= Some(8), "{told:#?}");
+    assert!(whole.clone().sum::<usize>() + 8 >= all && whole.min() >= Some(4), "{told:#?}");
     let served = served(mesh).await - before;
     // What was on its way when a load ended is told nowhere.
     assert!((sent..=sent + 8 * RATE).contains(&served), "{sent} told, {served} served: {told:#?}");

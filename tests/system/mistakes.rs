@@ -12,12 +12,12 @@ use bellwether_protocol::subject::Stream;
 use crate::mesh::{Mesh, PROGRAM, start_server};
 use crate::run;
 
-fn program(args: &[&str]) -> Output {
+pub(crate) fn program(args: &[&str]) -> Output {
     Command::new(PROGRAM).args(args).output().expect("the program runs")
 }
 
 /// The program ends with `code`, and says every one of `words`.
-fn check(ran: &Output, code: i32, words: &[&str]) {
+pub(crate) fn check(ran: &Output, code: i32, words: &[&str]) {
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert_eq!(ran.status.code(), Some(code), "{said}");
     for word in words {
