@@ -57,6 +57,7 @@ fn steady_users_are_evidence_enough() {
         mesh.add_agent_with(LOAD, &format!("load: {load}\n"));
         mesh.until_ready().await;
         a_plan_cannot_widen_a_cap(&mesh).await;
+        what_an_invited_agent_is_given_is_sound(&mesh);
 
         let mut log = mesh.log_from_now().await;
         start(&mesh, BAD, &[]).await;
@@ -93,6 +94,17 @@ async fn a_plan_cannot_widen_a_cap(mesh: &Mesh) {
     let file = mesh.path(&format!("{LOAD}.yaml"));
     check(&program(&["load", "run", &url, "--rate", "60/s", "--config", &file]), 2, &["60 requests/s are", cap]);
     assert_eq!(served(mesh).await, 0, "somebody came");
+}
+
+/// The file that `agents join` writes is read: what it lacks is a target, which nobody can guess.
+fn what_an_invited_agent_is_given_is_sound(mesh: &Mesh) {
+    let invited = mesh.run(&["agents", "invite", "--role", "load", "--region", "west", "--json"]);
+    let invited: serde_json::Value = serde_json::from_slice(&invited.stdout).expect("JSON");
+    let dir = mesh.path("joined");
+    let joined = mesh.run(&["agents", "join", invited["token"].as_str().expect("a token"), "--dir", &dir]);
+    check(&joined, 0, &[]);
+    let args = ["load", "run", "http://127.0.0.1:1/", "--rate", "60/s", "--config", &format!("{dir}/load.yaml")];
+    check(&program(&args), 2, &["127.0.0.1 is not in this agent's `allow`; list it"]);
 }
 
 /// Every user waits, some to no end; it is the target's doing, and is told as that.

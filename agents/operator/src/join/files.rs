@@ -108,7 +108,7 @@ fn part(role: Role) -> &'static str {
         }
         Role::Load => {
             "load:\n  allow: []             # nothing else gets load, whatever a plan says\n  \
-             rate_max: 100         # requests a second\n  connections_max: 100\n  duration_max: 10m\n"
+             rate_max: 100/s       # requests, of all loads together\n  connections_max: 100\n  duration_max: 10m\n"
         }
         Role::Metric => "metric:\n  allow: []             # nothing else is read, whatever a plan says\n",
         Role::Probe => "probe:\n  allow: []             # nothing else is looked at, whatever a plan says\n",
