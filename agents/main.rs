@@ -112,10 +112,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn coordinate(mesh: &Mesh, args: operator::CoordinatorArgs) -> anyhow::Result<u8> {
     let operator::CoordinatorArgs { dir, id, nats_monitor: monitor } = args;
     let options = bellwether_coordinator::Options { connect: mesh.options(), id, dir, monitor };
-    tokio::select! {
-        ended = bellwether_coordinator::run(options) => ended.context("the coordinator stopped")?,
-        () = bellwether_runtime::shutdown() => {}
-    }
+    bellwether_coordinator::run(options, bellwether_runtime::shutdown()).await.context("the coordinator stopped")?;
     Ok(exit::DONE)
 }
 

@@ -69,11 +69,11 @@ pub enum CoordinatorError {
     Presence(#[from] KvError),
 }
 
-/// Coordinates until the returned future is dropped.
+/// Coordinates until `told_to_end` has come; then it takes its presence back, for it ends on purpose.
 ///
 /// # Errors
 /// When it cannot begin. Once it runs, lost connections are waited for.
-pub async fn run(options: Options) -> Result<(), CoordinatorError> {
+pub async fn run(options: Options, told_to_end: impl Future<Output = ()>) -> Result<(), CoordinatorError> {
     let wrong_dir = |source| CoordinatorError::Dir { dir: options.dir.clone(), source };
     let high_water = HighWater::load(&options.dir).map_err(wrong_dir)?;
     let id = identity(&options)?;
@@ -93,11 +93,26 @@ pub async fn run(options: Options) -> Result<(), CoordinatorError> {
     let (causes, figures) = (Causes::default(), Figures::shown());
     let mut shell = Shell { core, bus, clock, agent, high_water, causes, figures, relays, projections };
     shell.beat().await;
-    tokio::spawn(beat_on(shell.bus.clone(), shell.clock.clone(), shell.agent.clone()));
+    let (bus, agent) = (shell.bus.clone(), shell.agent.clone());
+    let beating = tokio::spawn(beat_on(bus.clone(), shell.clock.clone(), agent.clone()));
     let (events, received) = mpsc::channel(EVENTS_WAITING);
-    shell.catch_up(&events).await?;
-    shell.serve(received, events).await
+    let coordinating = async {
+        shell.catch_up(&events).await?;
+        shell.serve(received, events.clone()).await
+    };
+    tokio::select! {
+        ended = coordinating => ended,
+        () = told_to_end => {
+            beating.abort();
+            let presence = bus.kv(Bucket::Presence);
+            let _ = tokio::time::timeout(LEAVE_WITHIN, presence.delete(&agent.to_string())).await;
+            Ok(())
+        }
+    }
 }
+
+/// How long it tries to say that it ends; without that it is shown as silent.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Events that wait for the core; more than that slows the readers down, and loses nothing.
 const EVENTS_WAITING: usize = 1_024;

@@ -10,7 +10,7 @@ use crate::time::{Span, Timestamp};
 
 /// How often a process writes its presence.
 pub const PRESENCE_EVERY: Span = Span::from_secs(5);
-/// A process not heard for this long is gone.
+/// A process not heard for this long is gone, unless it has said that it ends.
 pub const PRESENCE_TTL: Span = Span::from_secs(15);
 
 /// One process, alive.

@@ -149,7 +149,7 @@ pub enum Bucket {
     Flags,
     /// Who may join: key is the SHA-256 of a one-time token in hex, JSON; forgotten after eight days.
     Invites,
-    /// Who is there: key `<region>.<role>.<agent>`, MessagePack.
+    /// Who is there, or was within a day: key `<region>.<role>.<agent>`, MessagePack. Who ends on purpose deletes its own.
     Presence,
     /// The projection of each service's rollout: key `<service>`, JSON.
     Status,

@@ -102,7 +102,9 @@ async fn start_mesh(dir: &Path, url: &str, site: &Site) {
         dir: dir.join("coordinator"),
         monitor: None,
     };
-    tokio::spawn(async move { bellwether_coordinator::run(options).await.expect("the coordinator runs") });
+    tokio::spawn(async move {
+        bellwether_coordinator::run(options, std::future::pending()).await.expect("the coordinator runs")
+    });
     let head = |role: &str| {
         let state = dir.join(role);
         format!("agent: {{ region: west, name: {role}-1, state_dir: {state:?}, nats: {{ url: {url:?} }} }}\n")

@@ -64,6 +64,10 @@ fn moves(mesh: &Mesh) -> usize {
     acting.iter().map(|name| mesh.log(name).matches(" setting").count()).sum()
 }
 
+fn list(mesh: &Mesh) -> Option<String> {
+    String::from_utf8(mesh.run(&["agents", "list"]).stdout).ok()
+}
+
 /// Bytes in the spools of all agents that look.
 fn spooled(mesh: &Mesh) -> u64 {
     let files = REGIONS.iter().flat_map(|region| {
@@ -241,6 +245,11 @@ fn one_region_that_is_cut_off_holds_the_gate_alone() {
         let shown = mesh.run(&["rollout", "status", "shop"]);
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(shown.lines().any(|line| line.starts_with("east") && line.contains("silent")), "{shown}");
+        let listed = mesh.until("the silent", || list(&mesh).filter(|listed| listed.contains("3 silent"))).await;
+        for (agent, is_silent) in [("east/probe-1", true), ("east/flag-1", true), ("west/probe-1", false)] {
+            let row = listed.lines().find(|line| line.starts_with(agent));
+            assert!(row.is_some_and(|row| row.contains("silent") == is_silent), "{agent}: {listed}");
+        }
         set(&mesh, &["east"], Fault::None);
         // A leaf that dies takes its agents' connections with it; they come back to it.
         let leaf = &mesh.leaves["west"].0;

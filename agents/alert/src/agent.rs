@@ -98,7 +98,7 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
         couriers.spawn(courier::serve(bridge, shelf, Some(claims), clock, PACE));
     }
     tokio::select! {
-        () = bellwether_runtime::shutdown() => Ok(()),
+        () = teller.runtime.shutdown() => Ok(()),
         result = teller.read() => result,
         result = teller.remind() => result,
         result = teller.listen(), if config.alert.pages_when_silent => result,

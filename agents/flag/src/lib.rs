@@ -91,7 +91,10 @@ pub async fn run(config: &Path) -> Result<(), FlagAgentError> {
     };
     let (own, listening) = own.unzip();
     let joined = async {
-        let runtime = join(&agent).await?;
+        let runtime = tokio::select! {
+            joined = join(&agent) => joined?,
+            () = bellwether_runtime::shutdown() => return Ok(()),
+        };
         let _ = link.set(runtime.bus.clone());
         let Some(own) = own else { return Ok(runtime.serve_levers(elsewhere).await?) };
         let levers = own.levers(&runtime, &config).chain(elsewhere).collect();
@@ -103,7 +106,6 @@ pub async fn run(config: &Path) -> Result<(), FlagAgentError> {
     tokio::select! {
         ended = joined => ended,
         Some(broken) = OptionFuture::from(listening) => Err(broken),
-        () = bellwether_runtime::shutdown() => Ok(()),
     }
 }
 

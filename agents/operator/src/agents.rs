@@ -2,8 +2,10 @@
 
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
-use bellwether_protocol::presence::Presence;
+use bellwether_protocol::presence::{PRESENCE_TTL, Presence};
 use bellwether_protocol::subject::Bucket;
+use bellwether_protocol::time::Timestamp;
+use serde::Serialize;
 
 use crate::args::{Mesh, now};
 use crate::error::{VerbError, exit};
@@ -18,7 +20,7 @@ pub enum AgentsVerb {
     Invite(InviteArgs),
     /// Write what an invited agent needs into a new folder; says what is left to do
     Join(JoinArgs),
-    /// Who is there, heard within the last 15 s
+    /// Who is there, heard within the last 15 s; and who fell silent within a day
     List,
 }
 
@@ -36,23 +38,43 @@ pub(crate) async fn agents(mesh: &Mesh, verb: AgentsVerb) -> Result<u8, VerbErro
         AgentsVerb::Join(args) => return args.run(&bus, mesh).await,
         AgentsVerb::List => {}
     }
-    let here = presences(&bus).await?;
+    let seen = seen(&bus).await?;
     if mesh.json {
-        let text = codec::to_json("agents", &here)?;
+        let text = codec::to_json("agents", &seen)?;
         outln!("{}", String::from_utf8_lossy(&text));
     } else {
-        table::agents(&here, now()).iter().for_each(|line| outln!("{}", line.plain()));
+        table::agents(&seen, now()).iter().for_each(|line| outln!("{}", line.plain()));
     }
     Ok(exit::DONE)
 }
 
+/// A process that is there, or fell silent within a day. One that ended on purpose is neither.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Seen {
+    /// What it said last.
+    #[serde(flatten)]
+    pub(crate) said: Presence,
+    /// When it said so, by the clock of NATS, if it has said nothing for [`PRESENCE_TTL`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) silent_since: Option<Timestamp>,
+}
+
+/// Every process that is there or fell silent, by its id.
+pub(crate) async fn seen(bus: &Bus) -> Result<Vec<Seen>, VerbError> {
+    let bucket = bus.kv(Bucket::Presence);
+    let mut seen: Vec<Seen> = Vec::new();
+    let entries = bucket.entries().await?;
+    // This machine's clock may be wrong, and would make everybody silent, or nobody.
+    let now = bucket.time().await?;
+    for entry in entries.into_iter().take(AGENTS_MAX) {
+        let said = codec::from_msgpack("presence", &entry.value.unwrap_or_default())?;
+        seen.push(Seen { said, silent_since: (now.since(entry.at) > PRESENCE_TTL).then_some(entry.at) });
+    }
+    seen.sort_by(|a, b| a.said.agent.cmp(&b.said.agent));
+    Ok(seen)
+}
+
 /// Every process that is there, by its id.
 pub(crate) async fn presences(bus: &Bus) -> Result<Vec<Presence>, VerbError> {
-    let bucket = bus.kv(Bucket::Presence);
-    let mut here: Vec<Presence> = Vec::new();
-    for entry in bucket.entries().await?.into_iter().take(AGENTS_MAX) {
-        here.push(codec::from_msgpack("presence", &entry.value.unwrap_or_default())?);
-    }
-    here.sort_by(|a, b| a.agent.cmp(&b.agent));
-    Ok(here)
+    Ok(seen(bus).await?.into_iter().filter(|one| one.silent_since.is_none()).map(|one| one.said).collect())
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use bellwether_bus::{Bus, Syncs};
 use bellwether_protocol::id::{AgentId, Region, Role};
-use bellwether_protocol::presence::{LeverReading, PRESENCE_TTL, Presence};
+use bellwether_protocol::presence::{LeverReading, Presence};
 use bellwether_protocol::status::Status;
 use bellwether_protocol::time::Timestamp;
 use serde::Serialize;
 
-use crate::agents::presences;
+use crate::agents::{Seen, seen};
 use crate::args::{Mesh, now};
 use crate::error::{VerbError, exit};
 use crate::out::outln;
@@ -70,7 +70,8 @@ struct Facts {
     /// How many streams and buckets there must be, and what is wrong.
     assets: (usize, Vec<String>),
     syncs: Syncs,
-    here: Vec<Presence>,
+    /// Who is there, and who fell silent.
+    seen: Vec<Seen>,
     /// Where the last rollout of each service stands.
     rollouts: Vec<Status>,
     now: Timestamp,
@@ -117,7 +118,7 @@ async fn facts(bus: &Bus, args: &DoctorArgs) -> Result<Facts, VerbError> {
         server: bus.server(),
         assets: (needed, wrong),
         syncs: bus.syncs(args.nats_monitor.as_deref()).await,
-        here: presences(bus).await.unwrap_or_default(),
+        seen: seen(bus).await.unwrap_or_default(),
         rollouts: statuses(bus).await.unwrap_or_default(),
         now: now(),
     })
@@ -125,9 +126,11 @@ async fn facts(bus: &Bus, args: &DoctorArgs) -> Result<Facts, VerbError> {
 
 fn checks(facts: &Facts, region: Option<&Region>) -> Vec<Check> {
     let of = |agent: &AgentId| region.is_none_or(|region| agent.region == *region);
-    let here: Vec<&Presence> = facts.here.iter().filter(|presence| of(&presence.agent)).collect();
-    let mut checks = vec![nats(facts), synced(&facts.syncs), coordinators(facts)];
-    checks.extend(silent(facts, region));
+    let (silent, all): (Vec<&Seen>, Vec<&Seen>) = facts.seen.iter().partition(|one| one.silent_since.is_some());
+    let here: Vec<&Presence> = all.iter().map(|one| &one.said).filter(|said| of(&said.agent)).collect();
+    let mut checks = vec![nats(facts), synced(&facts.syncs), coordinators(&all)];
+    checks.extend(unwatched(facts, region));
+    checks.extend(silent.into_iter().filter(|one| of(&one.said.agent)).map(|one| fell_silent(one, facts.now)));
     checks.extend(clocks(&here));
     checks.extend(refusals(&here));
     checks.extend(levers(&here));
@@ -162,8 +165,8 @@ fn synced(syncs: &Syncs) -> Check {
     }
 }
 
-fn coordinators(facts: &Facts) -> Check {
-    let n = facts.here.iter().filter(|presence| presence.agent.role == Role::Coordinator).count();
+fn coordinators(here: &[&Seen]) -> Check {
+    let n = here.iter().filter(|one| one.said.agent.role == Role::Coordinator).count();
     match n {
         0 => Check::wrong(
             "coordinators",
@@ -175,32 +178,29 @@ fn coordinators(facts: &Facts) -> Check {
     }
 }
 
-/// Who is missed: agents that a running rollout knew, and regions that it looks at.
-fn silent<'a>(facts: &'a Facts, region: Option<&'a Region>) -> impl Iterator<Item = Check> + 'a {
+/// Regions that a running rollout looks at, and in which nobody is there to look.
+fn unwatched<'a>(facts: &'a Facts, region: Option<&'a Region>) -> impl Iterator<Item = Check> + 'a {
     let running = facts.rollouts.iter().filter(|status| status.ending.is_none());
-    running.flat_map(move |status| {
-        let of = |own: &&bellwether_protocol::status::RegionStatus| region.is_none_or(|region| own.region == *region);
-        let regions = status.regions.iter().filter(of).filter(|own| own.agents_live == 0).map(|own| {
-            let since = own.silent_since.map(|at| format!(" for {}", span(facts.now.since(at)))).unwrap_or_default();
-            let said = format!("{}: nobody looks in {}{since}; {} holds", status.rollout, own.region, status.release);
-            let fix = format!(
-                "start `bellwether agent probe` there, or: bellwether command exclude {} region {} --reason TEXT --until 2h",
-                status.rollout.service, own.region
-            );
-            Check::wrong("agents", said, fix)
-        });
-        let lost = status.agents_known.saturating_sub(status.agents_live);
-        let lost = (lost > 0 && region.is_none()).then(|| {
-            let said = format!(
-                "{}: {lost} of {} agents not heard for {}",
-                status.rollout,
-                status.agents_known,
-                span(PRESENCE_TTL)
-            );
-            Check::unknown("agents", said, "bellwether agents list shows who is left; start the others, or let them be")
-        });
-        regions.chain(lost).collect::<Vec<_>>()
+    let regions = running.flat_map(|status| status.regions.iter().map(move |own| (status, own)));
+    let left =
+        regions.filter(move |(_, own)| own.agents_live == 0 && region.is_none_or(|region| own.region == *region));
+    left.map(|(status, own)| {
+        let since = own.silent_since.map(|at| format!(" for {}", span(facts.now.since(at)))).unwrap_or_default();
+        let said = format!("{}: nobody looks in {}{since}; {} holds", status.rollout, own.region, status.release);
+        let fix = format!(
+            "start `bellwether agent probe` there, or: bellwether command exclude {} region {} --reason TEXT --until 2h",
+            status.rollout.service, own.region
+        );
+        Check::wrong("agents", said, fix)
     })
+}
+
+fn fell_silent(one: &Seen, now: Timestamp) -> Check {
+    let Presence { agent, version, .. } = &one.said;
+    let since = one.silent_since.map(|at| span(now.since(at))).unwrap_or_default();
+    let said = format!("{} ({} {version}) silent for {since}", name(&one.said), agent.role);
+    let fix = "look at its machine and its log there, and start it again; if it is gone for good, it is forgotten after a day";
+    Check::unknown("agents", said, fix)
 }
 
 fn clocks(here: &[&Presence]) -> Vec<Check> {

@@ -140,7 +140,7 @@ async fn serve(runtime: &Runtime, looks: &mut Looks<Prober>, post: &Post) {
     let sender = runtime.sender();
     let mut due = tokio::time::interval(CLOSE_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let shutdown = bellwether_runtime::shutdown();
+    let shutdown = runtime.shutdown();
     tokio::pin!(shutdown);
     loop {
         tokio::select! {

@@ -68,7 +68,7 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 type Key = (Service, LeverName);
 
 impl Runtime {
-    /// Serves `levers`: claims them, does their actions, reports where they stand. Ends only with an error.
+    /// Serves `levers`: claims them, does their actions, reports where they stand, until told to end.
     ///
     /// # Errors
     /// When two levers are the same, or a ledger cannot be read.
@@ -93,13 +93,17 @@ impl Runtime {
         let prefix = self.bus.prefix().clone();
         let filters: Vec<String> = queues.keys().map(|(service, lever)| prefix.action(service, lever)).collect();
         if filters.is_empty() {
-            return std::future::pending().await;
+            self.shutdown().await;
+            return Ok(());
         }
         // From the start: what was published while we were away is still there for an hour, and
         // the ledger makes what was done before harmless.
         let mut actions = self.bus.read(Stream::Actions, filters, From::Start);
+        let shutdown = self.shutdown();
+        tokio::pin!(shutdown);
         loop {
             tokio::select! {
+                () = &mut shutdown => return Ok(()),
                 message = actions.next() => match decode(&self.bus, &message) {
                     Ok(action) => {
                         let queue = queues.get(&(action.service.clone(), action.lever.clone()));

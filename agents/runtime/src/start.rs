@@ -10,8 +10,10 @@ use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::id::{AgentId, Role, Service};
 use bellwether_protocol::presence::Presence;
 use bellwether_protocol::sample::{SAMPLES_MAX, Sample};
+use bellwether_protocol::subject::Bucket;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use crate::config::AgentConfig;
 use crate::gaps::Gaps;
@@ -33,6 +35,7 @@ pub struct Runtime {
     /// Where it keeps what must outlive it.
     pub state_dir: PathBuf,
     pub(crate) heartbeat: Arc<Heartbeat>,
+    beating: AbortHandle,
     assignments: watch::Receiver<BTreeMap<Service, Assignment>>,
     sender: SampleSender,
     _tasks: tokio::task::JoinSet<()>,
@@ -90,7 +93,7 @@ impl Runtime {
         // The first heartbeat anchors the clock; without it the first samples would count as adrift.
         heartbeat.first().await;
         heartbeat.show();
-        tasks.spawn(Arc::clone(&heartbeat).run());
+        let beating = tasks.spawn(Arc::clone(&heartbeat).run());
         let (assigned, assignments) = watch::channel(BTreeMap::new());
         let (sender, publisher) =
             spool::open(&state_dir.join("spool"), agent.clone(), bus.clone(), clock.clone(), Arc::clone(&heartbeat))?;
@@ -100,7 +103,24 @@ impl Runtime {
             tasks.spawn(publisher.run());
         }
         tracing::info!(%agent, url = config.nats.url, "agent started");
-        Ok(Self { agent, bus, clock, state_dir, heartbeat, assignments, sender, _tasks: tasks, _lock: lock })
+        Ok(Self { agent, bus, clock, state_dir, heartbeat, beating, assignments, sender, _tasks: tasks, _lock: lock })
+    }
+
+    /// Returns when the process is told to end, once others know that this agent ends on purpose: it is
+    /// not missed then, as one that falls silent is. That it cannot say so is no reason to stay.
+    pub async fn shutdown(&self) {
+        crate::shutdown().await;
+        self.leave().await;
+    }
+
+    /// Takes its presence back; it is not renewed.
+    pub async fn leave(&self) {
+        self.beating.abort();
+        let presence = self.bus.kv(Bucket::Presence);
+        let left = tokio::time::timeout(LEAVE_WITHIN, async { presence.delete(&self.agent.to_string()).await });
+        if !matches!(left.await, Ok(Ok(()))) {
+            tracing::warn!("could not say that this agent ends; it will be shown as silent");
+        }
     }
 
     /// Changes what the next heartbeat says, and sends it at once when that made a difference.
@@ -124,7 +144,7 @@ impl Runtime {
         let mut bell = gaps.bell();
         let mut assignments = self.assignments();
         assignments.mark_changed();
-        let shutdown = crate::shutdown();
+        let shutdown = self.shutdown();
         tokio::pin!(shutdown);
         let mut batch = Vec::new();
         loop {
@@ -150,6 +170,9 @@ impl Runtime {
         self.sender.clone()
     }
 }
+
+/// How long an agent that ends tries to say so.
+const LEAVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Two processes with one ledger would each believe that they look before they act.
 fn lock(dir: &std::path::Path) -> Result<std::fs::File, StartError> {

@@ -26,8 +26,9 @@ use bellwether_runtime::{AgentConfig, Driver, DriverError, Lever, Reading, Runti
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-const TESTS: [Test; 6] = bellwether_bus::tests![
+const TESTS: [Test; 7] = bellwether_bus::tests![
     an_agent_is_present_and_takes_assignments,
+    who_ends_on_purpose_is_not_missed,
     samples_reach_the_stream_once_it_is_back,
     samples_are_sent_again_when_the_stream_lost_them,
     samples_are_sent_again_when_others_filled_their_numbers_up,
@@ -104,6 +105,21 @@ async fn an_agent_is_present_and_takes_assignments() {
     assert!(second.is_err(), "two processes with one state directory");
     let alert = Runtime::start(Role::Alert, &own_config(&world, "two")).await.expect("an agent");
     assert!(alert.assignments().has_changed().is_err(), "who does not look asks for nothing to look at");
+}
+
+async fn who_ends_on_purpose_is_not_missed() {
+    let world = World::new().await;
+    let (ends, falls) = (agent(&world, Role::Probe, "ends").await, agent(&world, Role::Probe, "falls").await);
+    for one in [&ends, &falls] {
+        until("a presence", async || presence_of(&world, &one.agent).await).await;
+    }
+    let (ended, fallen) = (ends.agent.clone(), falls.agent.clone());
+    // As a heartbeat that is due at once would.
+    ends.presence(|presence| presence.spooled = 1);
+    ends.leave().await;
+    drop((ends, falls));
+    assert_eq!(presence_of(&world, &ended).await, None);
+    assert!(presence_of(&world, &fallen).await.is_some(), "when it was last heard is lost");
 }
 
 fn sample(n: i64) -> Sample {

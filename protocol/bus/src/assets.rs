@@ -182,9 +182,10 @@ fn bucket_config(prefix: &Prefix, bucket: Bucket) -> Config {
     let (history, max_age) = match bucket {
         Bucket::Assignments | Bucket::Status => (1, Duration::ZERO),
         Bucket::Flags => (16, Duration::ZERO),
-        Bucket::Claims | Bucket::Presence => (1, Duration::from_secs(15)),
+        Bucket::Claims => (1, Duration::from_secs(15)),
         Bucket::Invites => (1, 8 * DAY),
-        Bucket::Told => (1, DAY),
+        // Who fell silent is told of for a day; who is there is told by the time of the entry.
+        Bucket::Presence | Bucket::Told => (1, DAY),
     };
     Config {
         name: kv::stream_name(&name),
@@ -193,7 +194,8 @@ fn bucket_config(prefix: &Prefix, bucket: Bucket) -> Config {
         max_age,
         max_bytes: 64 * MIB,
         max_message_size: i32::try_from(MESSAGE_LEN_MAX).unwrap_or(i32::MAX),
-        duplicate_window: if max_age.is_zero() { 2 * MINUTE } else { max_age },
+        // The server keeps every id of this time in memory, and a presence has a new one every 5 s.
+        duplicate_window: if max_age.is_zero() { 2 * MINUTE } else { max_age.min(2 * MINUTE) },
         discard: DiscardPolicy::New,
         allow_rollup: true,
         deny_delete: true,

@@ -141,6 +141,20 @@ impl Kv {
         entries.try_filter_map(async |entry| Ok(entry)).try_collect().await
     }
 
+    /// What time it is where the bucket is kept: what [`KvEntry::at`] is to be compared with.
+    ///
+    /// # Errors
+    /// When the bucket cannot be asked.
+    pub async fn time(&self) -> Result<Timestamp, KvError> {
+        let stream = stream_name(&self.bucket);
+        let wrong = |source: Box<dyn std::error::Error + Send + Sync>| ReadError { stream: stream.clone(), source };
+        // The client library reads the same answer, but leaves its time out.
+        let asked = format!("{}.STREAM.INFO.{stream}", self.bus.api);
+        let answer = self.bus.client.request(asked, Vec::new().into()).await.map_err(|error| wrong(error.into()))?;
+        let told: Told = serde_json::from_slice(&answer.payload).map_err(|error| wrong(error.into()))?;
+        Ok(told.ts)
+    }
+
     /// Current values first, then changes. After a lost connection the current values come again.
     pub fn watch(&self) -> KvWatch {
         let filter = vec![subject(&self.bucket, ">")];
@@ -187,6 +201,12 @@ impl KvWatch {
             }
         }
     }
+}
+
+/// When the server answered.
+#[derive(serde::Deserialize)]
+struct Told {
+    ts: Timestamp,
 }
 
 /// Reads of a bucket that are under way at once.

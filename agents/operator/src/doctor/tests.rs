@@ -1,5 +1,9 @@
 use super::*;
 
+fn seen(value: serde_json::Value) -> Seen {
+    Seen { said: presence(value), silent_since: None }
+}
+
 fn presence(value: serde_json::Value) -> Presence {
     let mut whole = serde_json::json!({
         "agent": "hub.coordinator.one", "version": "0.4.1", "at": "2026-05-05T13:51:10Z", "clock_offset_ms": 2,
@@ -17,10 +21,10 @@ fn sound() -> Facts {
         server: ("nats".to_owned(), "2.15.1".to_owned()),
         assets: (11, Vec::new()),
         syncs: Syncs::Yes,
-        here: vec![
-            presence(serde_json::json!({})),
-            presence(serde_json::json!({ "agent": "sjc.alert.alert-1", "clock_offset_ms": -7 })),
-            presence(serde_json::json!({ "agent": "sjc.rollback.roll-1", "levers": { "shop": [lever] } })),
+        seen: vec![
+            seen(serde_json::json!({})),
+            seen(serde_json::json!({ "agent": "sjc.alert.alert-1", "clock_offset_ms": -7 })),
+            seen(serde_json::json!({ "agent": "sjc.rollback.roll-1", "levers": { "shop": [lever] } })),
         ],
         rollouts: Vec::new(),
         now: "2026-05-05T13:51:12Z".parse().unwrap(),
@@ -56,7 +60,7 @@ fn a_sound_mesh_has_nothing_to_fix() {
 #[test]
 fn each_thing_that_is_wrong_has_its_mark_and_its_fix() {
     type Break = fn(&mut Facts);
-    let cases: [(Break, &str, u8); 10] = [
+    let cases: [(Break, &str, u8); 11] = [
         (|facts| facts.assets.1.push("there is no stream `bw-inbox`".into()), "✗ NATS 2.15.1: 1 of 11 streams", 2),
         (
             |facts| facts.syncs = Syncs::No("NATS server n does not sync every write".into()),
@@ -64,19 +68,27 @@ fn each_thing_that_is_wrong_has_its_mark_and_its_fix() {
             2,
         ),
         (|facts| facts.syncs = Syncs::Unknown("it is not known".into()), "? it is not known", 4),
-        (|facts| _ = facts.here.remove(0), "✗ no coordinator is here", 2),
-        (|facts| _ = facts.here.remove(1), "✗ no alert agent is here", 2),
-        (|facts| facts.here[1].clock_offset_ms = -90_000, "✗ sjc/alert-1: its clock is -90000ms", 2),
-        (|facts| facts.here[2].spooled = 1_204, "? sjc/roll-1: 1,204 messages wait", 4),
-        (|facts| facts.here[2].version = "0.4.0".into(), "? 1 process not on 0.4.1: sjc/roll-1", 4),
+        (|facts| _ = facts.seen.remove(0), "✗ no coordinator is here", 2),
+        (|facts| _ = facts.seen.remove(1), "✗ no alert agent is here", 2),
+        (
+            |facts| {
+                let silent_since = Some("2026-05-05T13:48:02Z".parse().unwrap());
+                facts.seen.push(Seen { silent_since, ..seen(serde_json::json!({ "agent": "sjc.probe.probe-1" })) });
+            },
+            "? sjc/probe-1 (probe 0.4.1) silent for 3m10s",
+            4,
+        ),
+        (|facts| facts.seen[1].said.clock_offset_ms = -90_000, "✗ sjc/alert-1: its clock is -90000ms", 2),
+        (|facts| facts.seen[2].said.spooled = 1_204, "? sjc/roll-1: 1,204 messages wait", 4),
+        (|facts| facts.seen[2].said.version = "0.4.0".into(), "? 1 process not on 0.4.1: sjc/roll-1", 4),
         (
             |facts| {
                 let hand = bellwether_protocol::presence::Hand {
                     does: "deploy {value}".into(),
                     error: Some("refused: 403".into()),
                 };
-                facts.here[2].levers.values_mut().flatten().for_each(|reading| reading.value = None);
-                facts.here[2].hands.insert("shop".parse().unwrap(), [("release".parse().unwrap(), hand)].into());
+                facts.seen[2].said.levers.values_mut().flatten().for_each(|reading| reading.value = None);
+                facts.seen[2].said.hands.insert("shop".parse().unwrap(), [("release".parse().unwrap(), hand)].into());
             },
             "✗ sjc/roll-1: lever release, read-back says: refused: 403",
             2,
@@ -84,7 +96,7 @@ fn each_thing_that_is_wrong_has_its_mark_and_its_fix() {
         (
             |facts| {
                 let watching = serde_json::json!({ "shop": { "revision": 3, "refused": "not in `allow`" } });
-                facts.here.push(presence(serde_json::json!({ "agent": "iad.probe.p", "watching": watching })));
+                facts.seen.push(seen(serde_json::json!({ "agent": "iad.probe.p", "watching": watching })));
             },
             "✗ iad/p refuses to look at shop: not in `allow`",
             2,
@@ -102,7 +114,7 @@ fn each_thing_that_is_wrong_has_its_mark_and_its_fix() {
 #[test]
 fn one_region_and_one_thing_can_be_looked_at_alone() {
     let mut facts = sound();
-    facts.here[1].clock_offset_ms = 5_000;
+    facts.seen[1].said.clock_offset_ms = 5_000;
     assert_eq!(told(&facts, Some("sjc")).0.len(), 2);
     // Another region has no alert agent, and no wrong clock.
     assert!(told(&facts, Some("iad")).0[0].starts_with("✗ no alert agent"));

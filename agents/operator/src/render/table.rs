@@ -7,34 +7,39 @@ use bellwether_protocol::time::Timestamp;
 
 use super::watch::state_words;
 use super::{Line, span};
+use crate::agents::Seen;
 
-/// Who is there.
-pub(crate) fn agents(here: &[Presence], now: Timestamp) -> Vec<Line> {
+/// Who is there, and who fell silent.
+pub(crate) fn agents(seen: &[Seen], now: Timestamp) -> Vec<Line> {
     let head = ["AGENT", "ROLE", "VERSION", "SEEN", "CLOCK", "SPOOL", "LEVERS READ BACK"];
-    let rows = here.iter().map(|one| {
-        [
-            format!("{}/{}", one.agent.region, one.agent.name),
-            one.agent.role.to_string(),
-            one.version.clone(),
-            span(now.since(one.at)),
-            format!("{:+}ms", one.clock_offset_ms),
-            one.spooled.to_string(),
-            levers(one),
-        ]
+    let rows = seen.iter().map(|Seen { said: one, silent_since }| {
+        let (age, clock) = (span(now.since(silent_since.unwrap_or(one.at))), format!("{:+}ms", one.clock_offset_ms));
+        // Where its clock and its levers stood is no longer known.
+        let [age, clock, spooled, levers] = match silent_since {
+            Some(_) => [format!("silent {age}"), "-".to_owned(), "-".to_owned(), "-".to_owned()],
+            None => [age, clock, one.spooled.to_string(), levers(one)],
+        };
+        let name = format!("{}/{}", one.agent.region, one.agent.name);
+        [name, one.agent.role.to_string(), one.version.clone(), age, clock, spooled, levers]
     });
     let mut lines = columns(&head.map(str::to_owned), rows.collect());
-    for one in here {
+    let here = || seen.iter().filter(|one| one.silent_since.is_none()).map(|one| &one.said);
+    for one in here() {
         let gaps = one.watching.values().flat_map(|watching| &watching.gaps);
         lines.extend(gaps.map(|gap| Line::of(gap_words(&one.agent, gap, now))));
         let refused = one.watching.iter().filter_map(|(service, watching)| Some((service, watching.refused.as_ref()?)));
         let AgentId { region, name, .. } = &one.agent;
         lines.extend(refused.map(|(service, why)| Line::of(format!("{service} refused: {why} ({region}/{name})"))));
     }
-    lines.push(match here.len() {
+    let (n, silent) = (here().count(), seen.len() - here().count());
+    lines.push(match n {
         0 => Line::of("no agents. do: bellwether agent ROLE --config FILE"),
         1 => Line::of("1 agent"),
         n => Line::of(format!("{n} agents")),
     });
+    if silent > 0 {
+        lines.push(Line::of(format!("{silent} silent: look at its machine and its log; forgotten after a day")));
+    }
     lines
 }
 
@@ -123,14 +128,19 @@ mod tests {
             hands: Default::default(),
             serving: BTreeMap::new(),
         };
-        let lines = agents(&[here], "2026-05-05T13:51:12Z".parse().unwrap());
+        let silent = Presence { agent: "sjc.probe.probe-1".parse().unwrap(), ..here.clone() };
+        let silent = Seen { said: silent, silent_since: Some("2026-05-05T13:48:02Z".parse().unwrap()) };
+        let seen = [silent, Seen { said: here, silent_since: None }];
+        let lines = agents(&seen, "2026-05-05T13:51:12Z".parse().unwrap());
         let text = lines.iter().map(Line::plain).collect::<Vec<_>>().join("\n");
         let expected = "\
-AGENT       ROLE      VERSION  SEEN  CLOCK  SPOOL  LEVERS READ BACK
-sjc/roll-1  rollback  0.1.0    2s    +2ms   0      traffic 0%, release ?
+AGENT        ROLE      VERSION  SEEN          CLOCK  SPOOL  LEVERS READ BACK
+sjc/probe-1  probe     0.1.0    silent 3m10s  -      -      -
+sjc/roll-1   rollback  0.1.0    2s            +2ms   0      traffic 0%, release ?
 memory of canary not measured: number `memory` is NaN (15s, sjc/roll-1)
 estimator refused: no allow (sjc/roll-1)
-1 agent";
+1 agent
+1 silent: look at its machine and its log; forgotten after a day";
         assert_eq!(text, expected);
     }
 }
