@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bellwether_bus::trace::{KeyValue, SpanKind};
 use bellwether_bus::{
-    AppendError, Bus, Clock, ConnectError, ConnectOptions, From, Hop, Kv, KvError, Message, Next, Reader, StreamState,
+    AppendError, Bus, Clock, ConnectOptions, From, Hop, JoinError, Kv, KvError, Message, Next, Reader, StreamState,
     Trace,
 };
 use bellwether_protocol::assignment::Assignment;
@@ -46,12 +46,9 @@ pub enum CoordinatorError {
     /// Its name is not usable.
     #[error("the coordinator's id is not usable")]
     Id(#[from] IdError),
-    /// No connection.
+    /// The mesh cannot be used.
     #[error("cannot join the mesh")]
-    Connect(#[from] ConnectError),
-    /// The streams are not as they must be.
-    #[error("the mesh is not set up as it must be")]
-    Provision(#[from] bellwether_bus::ProvisionError),
+    Join(#[from] JoinError),
     /// Its directory is not usable.
     #[error("cannot use directory `{}`", dir.display())]
     Dir {
@@ -72,13 +69,12 @@ pub enum CoordinatorError {
 /// Coordinates until `told_to_end` has come; then it takes its presence back, for it ends on purpose.
 ///
 /// # Errors
-/// When it cannot begin. Once it runs, lost connections are waited for.
+/// When it cannot begin. That nobody answers is waited for, before it begins and later.
 pub async fn run(options: Options, told_to_end: impl Future<Output = ()>) -> Result<(), CoordinatorError> {
     let wrong_dir = |source| CoordinatorError::Dir { dir: options.dir.clone(), source };
     let high_water = HighWater::load(&options.dir).map_err(wrong_dir)?;
     let id = identity(&options)?;
-    let bus = Bus::connect(&options.connect).await?;
-    bus.provision().await?;
+    let bus = Bus::join(&options.connect).await?;
     if let Some(doubt) = bus.sync_doubt(options.monitor.as_deref()).await {
         tracing::warn!("{doubt}");
     }

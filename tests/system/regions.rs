@@ -18,6 +18,8 @@ use crate::mesh::{BAD, LOOK_EVERY, Log, Mesh, WITHIN, kill_9};
 use crate::run;
 
 const REGIONS: [&str; 2] = ["east", "west"];
+/// What a process says that came up while nobody answers.
+const WAITS: &str = "waits until the mesh answers";
 /// Where every lever of a release that was taken back stands.
 const BACK: [(&str, &str); 3] = [("traffic", "0%"), ("release", "v41"), ("stable", "v41")];
 
@@ -66,6 +68,14 @@ fn moves(mesh: &Mesh) -> usize {
 
 fn list(mesh: &Mesh) -> Option<String> {
     String::from_utf8(mesh.run(&["agents", "list"]).stdout).ok()
+}
+
+/// What a region's endpoint says of the new checkout.
+async fn flag(mesh: &Mesh, region: &str) -> serde_json::Value {
+    let address = std::fs::read_to_string(mesh.path(&format!("{region}-flags.address"))).expect("an address");
+    let url = format!("{}/ofrep/v1/evaluate/flags/new_checkout", address.trim());
+    let answer = bellwether_runtime::http().expect("a client").post(url).body(r#"{"context":{"targetingKey":"one"}}"#).send().await.expect("answered");
+    answer.json().await.expect("JSON")
 }
 
 /// Bytes in the spools of all agents that look.
@@ -197,7 +207,11 @@ fn a_killed_hub_loses_nothing_of_a_rollout() {
         let mut log = mesh.log_from_now().await;
         start(&mesh, "v42", &["stages.canary.soak=8s"]).await;
         soaking(&mesh).await;
-        mesh.kill_and_restart("nats-server", "");
+        // A coordinator that comes up meanwhile waits for it.
+        mesh.end_server();
+        mesh.kill_and_restart("coordinator-1", "");
+        mesh.until("it waits", || mesh.log("coordinator-1").contains(WAITS).then_some(())).await;
+        mesh.restart_server();
         assert_eq!(log.until_ended().await, Ending::Completed);
         start(&mesh, BAD, &[]).await;
         log.until("the take-back", |reason| matches!(reason, Reason::TakingBack { .. })).await;
@@ -222,7 +236,7 @@ fn a_far_hub_loses_no_decision() {
 #[test]
 fn one_region_that_is_cut_off_holds_the_gate_alone() {
     run(async {
-        let mesh = Mesh::start_with_leaves(&["coordinator-1"]).await;
+        let mut mesh = Mesh::start_with_leaves(&["coordinator-1"]).await;
         let mut log = mesh.log_from_now().await;
         start(&mesh, "v42", &["stages.canary.soak=8s"]).await;
         soaking(&mesh).await;
@@ -250,6 +264,13 @@ fn one_region_that_is_cut_off_holds_the_gate_alone() {
             let row = listed.lines().find(|line| line.starts_with(agent));
             assert!(row.is_some_and(|row| row.contains("silent") == is_silent), "{agent}: {listed}");
         }
+        // Their machine comes up meanwhile: they wait, and flags are served as they last were.
+        for agent in ["east.alert.alert-1", "east.flag.flag-1"] {
+            mesh.kill_and_restart(agent, "");
+            mesh.until("it waits", || mesh.log(agent).contains(WAITS).then_some(())).await;
+        }
+        let served = flag(&mesh, "east").await;
+        assert_eq!((&served["value"], &served["metadata"]["stale"]), (&true.into(), &true.into()), "{served}");
         set(&mesh, &["east"], Fault::None);
         // A leaf that dies takes its agents' connections with it; they come back to it.
         let leaf = &mesh.leaves["west"].0;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bellwether_bus::{Bus, ConnectError};
+use bellwether_bus::Bus;
 use bellwether_protocol::id::{LeverName, Role, Service};
 use bellwether_protocol::subject::Bucket;
 use bellwether_runtime::{AgentConfig, ConfigError, Lever, LeverError, Runtime, SecretError, SecretRef, StartError};
@@ -92,7 +92,7 @@ pub async fn run(config: &Path) -> Result<(), FlagAgentError> {
     let (own, listening) = own.unzip();
     let joined = async {
         let runtime = tokio::select! {
-            joined = join(&agent) => joined?,
+            started = Runtime::start(Role::Flag, &agent) => started?,
             () = bellwether_runtime::shutdown() => return Ok(()),
         };
         let _ = link.set(runtime.bus.clone());
@@ -209,20 +209,4 @@ async fn bind(listen: SocketAddr, address_file: Option<&Path>) -> io::Result<Tcp
     }
     tracing::info!(%address, "serving flags");
     Ok(listener)
-}
-
-async fn join(agent: &AgentConfig) -> Result<Runtime, StartError> {
-    let mut told = false;
-    loop {
-        match Runtime::start(Role::Flag, agent).await {
-            Err(StartError::Connect(e @ (ConnectError::Unreachable { .. } | ConnectError::DomainSilent { .. }))) => {
-                if !told {
-                    tracing::warn!(error = %e, "serving the last snapshot, if there is one, until NATS answers");
-                    told = true;
-                }
-                tokio::time::sleep(RETRY_EVERY).await;
-            }
-            started => return started,
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bellwether_bus::{Bus, Clock, ConnectError, ConnectOptions, Credentials, ProvisionError};
+use bellwether_bus::{Bus, Clock, ConnectOptions, Credentials, JoinError};
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::id::{AgentId, Role, Service};
 use bellwether_protocol::presence::Presence;
@@ -45,18 +45,15 @@ pub struct Runtime {
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// NATS cannot be used.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
     /// A `.creds` file must be a file, for its text holds more than one secret.
     #[error("credentials of the form `.creds` must be given as `file:PATH`")]
     CredsNotFile,
     /// Another process uses the same state directory.
     #[error("another process uses {0}: give each agent its own `agent.state_dir`")]
     InUse(String),
-    /// The streams are not as they must be.
+    /// The mesh cannot be used.
     #[error(transparent)]
-    Provision(#[from] ProvisionError),
+    Join(#[from] JoinError),
     /// The credentials are not there.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -76,16 +73,15 @@ pub enum StartError {
 
 impl Runtime {
     /// Connects, checks the streams, and starts the heartbeat; for a role that looks, also the watch on
-    /// assignments and the sending of samples.
+    /// assignments and the sending of samples. Waits while nobody answers, see [`Bus::join`].
     ///
     /// # Errors
-    /// When NATS cannot be reached or used, or the state directory cannot.
+    /// When NATS cannot be used, or the state directory cannot.
     pub async fn start(role: Role, config: &AgentConfig) -> Result<Self, StartError> {
         let agent = AgentId { region: config.region.clone(), role, name: config.name.clone() };
         let state_dir = config.state_dir.clone();
         let lock = lock(&state_dir)?;
-        let bus = Bus::connect(&connect_options(&agent, config)?).await?;
-        bus.provision().await?;
+        let bus = Bus::join(&connect_options(&agent, config)?).await?;
         let clock = Clock::new();
         bellwether_bus::metrics::watch(&bus, &clock);
         let mut tasks = tokio::task::JoinSet::new();

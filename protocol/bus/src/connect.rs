@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::ConnectErrorKind;
+use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::jetstream;
 use bellwether_protocol::subject::Prefix;
 use secrecy::{ExposeSecret, SecretString};
@@ -110,6 +111,16 @@ pub enum ConnectError {
         /// Where.
         url: String,
         /// What the server said lately, if anything.
+        hint: String,
+    },
+    /// JetStream is there and does not answer: it has no leader now, or too few servers.
+    #[error("JetStream of NATS server {server} at {url} is not ready{hint}: are enough of its servers up?")]
+    NotReady {
+        /// The server's name.
+        server: String,
+        /// Where.
+        url: String,
+        /// What the server said, if anything.
         hint: String,
     },
     /// The server does not let us in.
@@ -328,8 +339,13 @@ struct ApiLevel {
 #[derive(Debug, Deserialize)]
 struct ApiError {
     #[serde(default)]
+    code: u16,
+    #[serde(default)]
     description: String,
 }
+
+/// What JetStream answers while it cannot, as in HTTP.
+const UNAVAILABLE: u16 = 503;
 
 async fn check_api(
     client: &async_nats::Client,
@@ -340,19 +356,26 @@ async fn check_api(
 ) -> Result<(), ConnectError> {
     let info = client.server_info();
     let (server, url) = (info.server_name, url.to_owned());
-    let none = |said: String| {
+    let none = |said: String, may_pass: bool| {
         let hint = if said.is_empty() { said } else { format!(" (it said: {said})") };
         let (server, url) = (server.clone(), url.clone());
         match domain {
             Some(domain) => ConnectError::DomainSilent { server, url, domain: domain.to_owned(), hint },
+            None if may_pass => ConnectError::NotReady { server, url, hint },
             None => ConnectError::NoJetStream { server, url, hint },
         }
     };
     let answer = client.request(format!("{api}.INFO"), bytes::Bytes::new()).await;
-    let answer = answer.map_err(|_| none(health.recent_error().unwrap_or_default()))?;
+    // Without JetStream nobody listens there; a denied request goes unanswered, and the server says so.
+    let is_slow = |error: &RequestError| error.kind() == RequestErrorKind::TimedOut;
+    let answer = answer.map_err(|error| {
+        let said = health.recent_error();
+        let may_pass = is_slow(&error) && said.is_none();
+        none(said.unwrap_or_default(), may_pass)
+    })?;
     let answered: ApiInfo = serde_json::from_slice(&answer.payload).unwrap_or_default();
     if let Some(error) = answered.error {
-        return Err(none(error.description));
+        return Err(none(error.description, error.code == UNAVAILABLE));
     }
     // Without a name, a leaf's own JetStream would take our streams for its own, apart from the hub's.
     if let Some(own) = answered.domain.filter(|own| !own.is_empty() && domain.is_none()) {

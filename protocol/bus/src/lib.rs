@@ -8,6 +8,7 @@
 //! | module | room |
 //! |---|---|
 //! | [`Bus`] | connecting, with a clear refusal of servers that are too old |
+//! | `outage` | starting while nobody answers |
 //! | `assets` | streams and buckets: created, read back, compared |
 //! | `publish` | acknowledged publish, and append at an expected sequence |
 //! | [`Reader`] | messages in order |
@@ -32,6 +33,7 @@ mod health;
 mod joining;
 mod kv;
 pub mod metrics;
+mod outage;
 mod publish;
 mod read;
 pub mod server;
@@ -46,6 +48,7 @@ pub use clock::{ANCHOR_AGE_MAX, Clock};
 pub use connect::{Bus, ConnectError, ConnectOptions, Credentials};
 pub use joining::{NewUser, one_time_token, user_line};
 pub use kv::{Kv, KvEntry, KvError, KvWatch};
+pub use outage::JoinError;
 pub use publish::{AppendError, PUBLISH_DEADLINE, PublishError, Stored};
 pub use read::{From, Message, Next, ReadError, Reader, StreamState};
 pub use subscribe::{SubscribeError, Subscription};

@@ -450,7 +450,7 @@ fn timestamp(at: async_nats::datetime::DateTime) -> Timestamp {
 }
 
 /// An error with its causes in one line, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bellwether_bus::server::{HUB_DOMAIN, Link, LocalServer};
 use bellwether_bus::testing::{Fault, Test, WITHIN, Wire, connect_options, free_port, harness, start, until};
-use bellwether_bus::{Bus, ConnectError, ConnectOptions, From, KvError, Reader};
+use bellwether_bus::{Bus, ConnectError, ConnectOptions, From, JoinError, KvError, Reader, metrics};
 use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::Timestamp;
 
-const TESTS: [Test; 4] = bellwether_bus::tests![
+const TESTS: [Test; 5] = bellwether_bus::tests![
     everything_is_the_hubs,
     a_domain_must_be_named_and_answer,
+    a_start_waits_for_the_hub,
     a_reader_misses_nothing_of_a_cut_link,
     a_message_that_was_lost_with_the_link_is_noticed,
 ];
@@ -107,6 +108,25 @@ async fn a_domain_must_be_named_and_answer() {
         other => Err(format!("{other:?}")),
     })
     .await;
+}
+
+async fn a_start_waits_for_the_hub() {
+    let pair = Pair::new().await;
+    let options = through(&pair.leaf, Some(HUB_DOMAIN));
+    pair.wire.set(Fault::Cut);
+    until("the cut", async || Bus::connect(&options).await.map_or(Ok(()), |bus| Err(format!("{bus:?}")))).await;
+    let joining = tokio::spawn({
+        let options = options.clone();
+        async move { Bus::join(&options).await }
+    });
+    let waits_for = || metrics::checks().into_iter().find(|(name, _)| *name == "start").and_then(|(_, why)| why);
+    until("its health to say so", async || waits_for().filter(|why| why.contains(HUB_DOMAIN)).ok_or(())).await;
+    assert!(!joining.is_finished());
+    pair.wire.set(Fault::None);
+    let bus = joining.await.expect("joined").expect("let in");
+    assert!(bus.is_answered() && waits_for().is_none());
+    let wrong = Bus::join(&through(&pair.leaf, None)).await.expect_err("waiting would not help");
+    assert!(matches!(wrong, JoinError::Connect(ConnectError::Domain { .. })), "{wrong}");
 }
 
 async fn a_reader_misses_nothing_of_a_cut_link() {

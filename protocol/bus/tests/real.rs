@@ -13,8 +13,8 @@ use std::time::Duration;
 use bellwether_bus::server::{LocalServer, StartServerError};
 use bellwether_bus::testing::{Test, WITHIN, World, connect_options, harness, options};
 use bellwether_bus::{
-    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, KvError, NewUser, Next, ProvisionError,
-    PublishError, child, user_line,
+    AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, JoinError, KvError, NewUser, Next,
+    ProvisionError, PublishError, child, user_line,
 };
 use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::id::AgentId;
@@ -237,9 +237,9 @@ fn pretend_old_server() -> String {
 }
 
 async fn an_old_server_is_refused() {
-    let error = Bus::connect(&connect_options(&pretend_old_server())).await.expect_err("too old");
+    let error = Bus::join(&connect_options(&pretend_old_server())).await.expect_err("too old");
     let text = error.to_string();
-    assert!(matches!(error, ConnectError::TooOld { .. }), "{text}");
+    assert!(matches!(error, JoinError::Connect(ConnectError::TooOld { .. })), "{text}");
     assert!(text.contains("old") && text.contains("2.9.10") && text.contains("2.12"), "{text}");
 }
 
@@ -349,9 +349,9 @@ fn as_user(url: &str, user: &str, password: &str) -> ConnectOptions {
 async fn wrong_credentials_are_named() {
     let (mut child, url, _dir) = guarded().await;
     for (options, shown) in [(connect_options(&url), "none were given"), (as_user(&url, "admin", "wrong"), "`admin`")] {
-        let error = Bus::connect(&options).await.expect_err("refused");
+        let error = Bus::join(&options).await.expect_err("refused");
         let text = error.to_string();
-        assert!(matches!(error, ConnectError::Refused { .. }), "{text}");
+        assert!(matches!(error, JoinError::Connect(ConnectError::Refused { .. })), "{text}");
         assert!(text.contains(shown) && !text.contains("wrong"), "{text}");
     }
     Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
