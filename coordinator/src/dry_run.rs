@@ -79,16 +79,9 @@ mod tests {
             history: Vec::new(),
         };
         Presence {
-            agent: id.parse().unwrap(),
-            version: "0".to_owned(),
-            at: Timestamp::default(),
-            clock_offset_ms: 0,
-            spooled: 0,
             kinds: ["http".to_owned()].into(),
-            watching: Default::default(),
             levers: [("shop".parse().unwrap(), levers.iter().map(reading).collect())].into(),
-            hands: Default::default(),
-            serving: Default::default(),
+            ..Presence::new(id.parse().unwrap(), "0", Timestamp::default())
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use bellwether_bus::metrics::{self, Counter, KeyValue, Seconds};
 use bellwether_protocol::id::Service;
+use bellwether_protocol::presence::Stuck;
 use bellwether_protocol::record::{Input, Record};
 use bellwether_protocol::status::{State, Status};
 use bellwether_protocol::time::Timestamp;
@@ -22,6 +23,7 @@ pub(crate) struct Figures(Arc<Mutex<Known>>);
 struct Known {
     states: BTreeMap<Service, State>,
     stopped: BTreeMap<Service, String>,
+    stuck: Option<Stuck>,
 }
 
 impl Figures {
@@ -39,7 +41,8 @@ impl Figures {
         metrics::check("log", move || {
             let known = own.lock();
             let stopped = known.stopped.iter().map(|(service, why)| format!("nothing is decided for {service}: {why}"));
-            Some(stopped.collect::<Vec<_>>().join("; ")).filter(|why| !why.is_empty())
+            let stuck = known.stuck.iter().map(|Stuck { what, why, .. }| format!("{what}: {why}"));
+            Some(stopped.chain(stuck).collect::<Vec<_>>().join("; ")).filter(|why| !why.is_empty())
         });
         figures
     }
@@ -50,6 +53,23 @@ impl Figures {
 
     pub(crate) fn note_status(&self, status: &Status) {
         self.lock().states.insert(status.rollout.service.clone(), status.state);
+    }
+
+    /// That a decision could not be stored: until one is, nothing is decided here.
+    pub(crate) fn note_not_stored(&self, why: &dyn std::fmt::Display, now: Timestamp) {
+        let fix = "give the log room: on the disk of NATS, or in `max_bytes` of its stream; nothing is lost meanwhile";
+        let what = "decisions cannot be stored".to_owned();
+        let new = || Stuck { since: now, what, why: why.to_string(), fix: fix.to_owned() };
+        self.lock().stuck.get_or_insert_with(new);
+    }
+
+    /// That one is stored, by this coordinator or another.
+    pub(crate) fn note_stored(&self) {
+        self.lock().stuck = None;
+    }
+
+    pub(crate) fn stuck(&self) -> Option<Stuck> {
+        self.lock().stuck.clone()
     }
 
     pub(crate) fn note_stopped(&self, service: &Service, why: &str) {

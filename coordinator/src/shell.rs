@@ -1,6 +1,5 @@
 //! The coordinator on NATS: readers feed the core, effects go out. Dull on purpose.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -90,7 +89,7 @@ pub async fn run(options: Options, told_to_end: impl Future<Output = ()>) -> Res
     let mut shell = Shell { core, bus, clock, agent, high_water, causes, figures, relays, projections };
     shell.beat().await;
     let (bus, agent) = (shell.bus.clone(), shell.agent.clone());
-    let beating = tokio::spawn(beat_on(bus.clone(), shell.clock.clone(), agent.clone()));
+    let beating = tokio::spawn(beat_on(bus.clone(), shell.clock.clone(), agent.clone(), shell.figures.clone()));
     let (events, received) = mpsc::channel(EVENTS_WAITING);
     let coordinating = async {
         shell.catch_up(&events).await?;
@@ -253,7 +252,7 @@ impl Shell {
         let causes = self.causes.of(&record);
         let hop = deciding(&record, &causes);
         self.causes.note_decision(&record, &hop.trace());
-        let bus = self.bus.clone();
+        let (bus, figures) = (self.bus.clone(), self.figures.clone());
         tokio::spawn(async move {
             let (service, ordinal, now) = (record.service.clone(), record.ordinal, record.now);
             let id = format!("{service}-{ordinal}-{}", bellwether_protocol::record::Hash::of(&body).short());
@@ -261,11 +260,15 @@ impl Shell {
             let stored = hop.run(bus.append(bus.prefix().decision(&service), expected, &event, body)).await;
             if stored.is_ok() {
                 figures::written(&record);
+                figures.note_stored();
             }
             if let Err(error) = stored {
                 hop.fail(error.kind(), error.to_string());
                 let conflict = matches!(error, AppendError::Conflict { .. });
-                if !conflict {
+                if conflict {
+                    figures.note_stored();
+                } else {
+                    figures.note_not_stored(&error, now);
                     tracing::warn!(%service, error = &error as &dyn std::error::Error, "could not append");
                 }
                 // The receiver ends only with the whole program.
@@ -275,7 +278,7 @@ impl Shell {
     }
 
     async fn beat(&self) {
-        beat(&self.bus, &self.clock, &self.agent).await;
+        beat(&self.bus, &self.clock, &self.agent, &self.figures).await;
     }
 }
 
@@ -348,26 +351,19 @@ async fn show(bus: &Bus, status: &Status) {
     }
 }
 
-async fn beat_on(bus: Bus, clock: Clock, agent: AgentId) {
+async fn beat_on(bus: Bus, clock: Clock, agent: AgentId, figures: Figures) {
     loop {
         tokio::time::sleep(PRESENCE_EVERY.to_std()).await;
-        beat(&bus, &clock, &agent).await;
+        beat(&bus, &clock, &agent, &figures).await;
     }
 }
 
 /// Writes our own presence and anchors the clock on the stamp that NATS gave it.
-async fn beat(bus: &Bus, clock: &Clock, agent: &AgentId) {
+async fn beat(bus: &Bus, clock: &Clock, agent: &AgentId, figures: &Figures) {
     let presence = Presence {
-        agent: agent.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        at: clock.now(),
         clock_offset_ms: clock.offset_ms(),
-        spooled: 0,
-        kinds: Default::default(),
-        watching: BTreeMap::new(),
-        levers: BTreeMap::new(),
-        hands: Default::default(),
-        serving: BTreeMap::new(),
+        stuck: figures.stuck(),
+        ..Presence::new(agent.clone(), env!("CARGO_PKG_VERSION"), clock.now())
     };
     let kv = bus.kv(Bucket::Presence);
     let (key, sent_at) = (agent.to_string(), Instant::now());

@@ -39,6 +39,42 @@ pub struct Presence {
     pub hands: BTreeMap<Service, BTreeMap<LeverName, Hand>>,
     /// The revision of the flag store that its OFREP endpoint serves, by flag store key.
     pub serving: BTreeMap<String, u64>,
+    /// Of a coordinator: why it decides nothing, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Stuck>,
+}
+
+impl Presence {
+    /// Of a process that holds nothing yet.
+    pub fn new(agent: AgentId, version: &str, at: Timestamp) -> Self {
+        Self {
+            agent,
+            version: version.to_owned(),
+            at,
+            clock_offset_ms: 0,
+            spooled: 0,
+            kinds: BTreeSet::new(),
+            watching: BTreeMap::new(),
+            levers: BTreeMap::new(),
+            hands: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            stuck: None,
+        }
+    }
+}
+
+/// That nothing is decided, and why. Until it passes every rollout holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Stuck {
+    /// Since when.
+    pub since: Timestamp,
+    /// What is the matter, in a few words.
+    pub what: String,
+    /// What is known of the reason.
+    pub why: String,
+    /// What mends it.
+    pub fix: String,
 }
 
 /// An assignment as an agent took it.

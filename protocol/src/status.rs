@@ -7,7 +7,7 @@ use crate::id::{
     AgentId, CriterionName, Entry, GateVersion, IncidentId, LeverName, LeverValue, Ordinal, Region, Release, RolloutId,
     StageName,
 };
-use crate::presence::Gap;
+use crate::presence::{Gap, Stuck};
 use crate::ratio::Ratio;
 use crate::reason::{Ending, Hold, Judgement};
 use crate::sample::Evidence;
@@ -103,6 +103,9 @@ pub struct Status {
     pub excluded: Vec<(Excluded, Timestamp)>,
     /// Width of a slot.
     pub slot: Span,
+    /// Why nothing is decided now. Whoever reads a status finds that out; no coordinator writes it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Stuck>,
 }
 
 /// The error budget: the chance that a release within every limit is taken back.

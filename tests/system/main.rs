@@ -6,6 +6,7 @@
 //! | `fault_lens` | live through story 3 on Render |
 //! | `by_hand` | ask and read with any NATS client |
 //! | `first_hour` | go from an empty folder to an alert |
+//! | `full_disk` | be told that nothing can be stored |
 //! | `kills` | lose any process at any named point |
 //! | `load` | keep users coming, and lose none |
 //! | `lost_streams` | lose a stream under a rollout |
@@ -24,6 +25,7 @@ mod by_hand;
 mod compose;
 mod fault_lens;
 mod first_hour;
+mod full_disk;
 mod kills;
 mod load;
 mod lost_streams;

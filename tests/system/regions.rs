@@ -74,7 +74,13 @@ fn list(mesh: &Mesh) -> Option<String> {
 async fn flag(mesh: &Mesh, region: &str) -> serde_json::Value {
     let address = std::fs::read_to_string(mesh.path(&format!("{region}-flags.address"))).expect("an address");
     let url = format!("{}/ofrep/v1/evaluate/flags/new_checkout", address.trim());
-    let answer = bellwether_runtime::http().expect("a client").post(url).body(r#"{"context":{"targetingKey":"one"}}"#).send().await.expect("answered");
+    let answer = bellwether_runtime::http()
+        .expect("a client")
+        .post(url)
+        .body(r#"{"context":{"targetingKey":"one"}}"#)
+        .send()
+        .await
+        .expect("answered");
     answer.json().await.expect("JSON")
 }
 

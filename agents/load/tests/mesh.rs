@@ -53,18 +53,7 @@ async fn site(asked: Arc<AtomicU64>) -> String {
 /// Says that a coordinator is there, again and again.
 async fn coordinator(world: &World) -> tokio::task::JoinHandle<()> {
     let agent: AgentId = "hub.coordinator.one".parse().expect("an id");
-    let presence = Presence {
-        agent: agent.clone(),
-        version: "0".to_owned(),
-        at: Timestamp::from_ms(0),
-        clock_offset_ms: 0,
-        spooled: 0,
-        kinds: std::collections::BTreeSet::new(),
-        watching: BTreeMap::new(),
-        hands: BTreeMap::new(),
-        levers: BTreeMap::new(),
-        serving: BTreeMap::new(),
-    };
+    let presence = Presence::new(agent.clone(), "0", Timestamp::from_ms(0));
     let (bus, body) = (world.bus.clone(), to_msgpack("presence", &presence).expect("encoded"));
     tokio::spawn(async move {
         loop {

@@ -2,7 +2,7 @@
 
 use bellwether_bus::Bus;
 use bellwether_protocol::codec;
-use bellwether_protocol::presence::{PRESENCE_TTL, Presence};
+use bellwether_protocol::presence::{PRESENCE_TTL, Presence, Stuck};
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Timestamp;
 use serde::Serialize;
@@ -65,7 +65,7 @@ pub(crate) async fn seen(bus: &Bus) -> Result<Vec<Seen>, VerbError> {
     let mut seen: Vec<Seen> = Vec::new();
     let entries = bucket.entries().await?;
     // This machine's clock may be wrong, and would make everybody silent, or nobody.
-    let now = bucket.time().await?;
+    let (now, _) = bucket.time().await?;
     for entry in entries.into_iter().take(AGENTS_MAX) {
         let said = codec::from_msgpack("presence", &entry.value.unwrap_or_default())?;
         seen.push(Seen { said, silent_since: (now.since(entry.at) > PRESENCE_TTL).then_some(entry.at) });
@@ -73,6 +73,41 @@ pub(crate) async fn seen(bus: &Bus) -> Result<Vec<Seen>, VerbError> {
     seen.sort_by(|a, b| a.said.agent.cmp(&b.said.agent));
     Ok(seen)
 }
+
+/// Why nothing is decided in this mesh, if so. A status says nothing of it: it is stored as decisions are.
+///
+/// # Errors
+/// When the mesh cannot be read.
+pub(crate) async fn stuck(bus: &Bus) -> Result<Option<Stuck>, VerbError> {
+    let bucket = bus.kv(Bucket::Presence);
+    let coordinators = bucket.entries_of("*.coordinator.*").await?;
+    let (now, last) = bucket.time().await?;
+    let is_fresh = |at: Timestamp| now.since(at) <= PRESENCE_TTL;
+    let here = || coordinators.iter().filter(|entry| is_fresh(entry.at));
+    if here().next().is_some() {
+        let said = here().filter_map(|entry| codec::from_msgpack("presence", entry.value.as_deref()?).ok());
+        return Ok(said.filter_map(|presence: Presence| presence.stuck).min_by_key(|stuck| stuck.since));
+    }
+    let told = |since: Option<Timestamp>, what: &str, why: &str, fix: &str| {
+        let (what, why, fix) = (what.to_owned(), why.to_owned(), fix.to_owned());
+        Some(Stuck { since: since.unwrap_or(now), what, why, fix })
+    };
+    Ok(match last.filter(|last| !is_fresh(*last)) {
+        Some(last) => told(
+            Some(last),
+            "nothing is stored",
+            "no agent or coordinator was heard: NATS has no room, or they are cut off",
+            "look whether NATS has room on its disk: its log and its /healthz say",
+        ),
+        None => {
+            let since = coordinators.iter().map(|entry| entry.at).max();
+            told(since, NO_COORDINATOR, "none was heard", "bellwether coordinator --dir DIR")
+        }
+    })
+}
+
+/// What is the matter when nobody decides.
+const NO_COORDINATOR: &str = "no coordinator is here";
 
 /// Every process that is there, by its id.
 pub(crate) async fn presences(bus: &Bus) -> Result<Vec<Presence>, VerbError> {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use bellwether_bus::{Bus, Syncs};
 use bellwether_protocol::id::{AgentId, Region, Role};
-use bellwether_protocol::presence::{LeverReading, Presence};
+use bellwether_protocol::presence::{LeverReading, Presence, Stuck};
 use bellwether_protocol::status::Status;
 use bellwether_protocol::time::Timestamp;
 use serde::Serialize;
 
-use crate::agents::{Seen, seen};
+use crate::agents::{Seen, seen, stuck};
 use crate::args::{Mesh, now};
 use crate::error::{VerbError, exit};
 use crate::out::outln;
@@ -72,6 +72,8 @@ struct Facts {
     syncs: Syncs,
     /// Who is there, and who fell silent.
     seen: Vec<Seen>,
+    /// Why nothing is decided, if so.
+    stuck: Option<Stuck>,
     /// Where the last rollout of each service stands.
     rollouts: Vec<Status>,
     now: Timestamp,
@@ -119,6 +121,7 @@ async fn facts(bus: &Bus, args: &DoctorArgs) -> Result<Facts, VerbError> {
         assets: (needed, wrong),
         syncs: bus.syncs(args.nats_monitor.as_deref()).await,
         seen: seen(bus).await.unwrap_or_default(),
+        stuck: stuck(bus).await.unwrap_or_default(),
         rollouts: statuses(bus).await.unwrap_or_default(),
         now: now(),
     })
@@ -128,7 +131,7 @@ fn checks(facts: &Facts, region: Option<&Region>) -> Vec<Check> {
     let of = |agent: &AgentId| region.is_none_or(|region| agent.region == *region);
     let (silent, all): (Vec<&Seen>, Vec<&Seen>) = facts.seen.iter().partition(|one| one.silent_since.is_some());
     let here: Vec<&Presence> = all.iter().map(|one| &one.said).filter(|said| of(&said.agent)).collect();
-    let mut checks = vec![nats(facts), synced(&facts.syncs), coordinators(&all)];
+    let mut checks = vec![nats(facts), synced(&facts.syncs), coordinators(&all, facts)];
     checks.extend(unwatched(facts, region));
     checks.extend(silent.into_iter().filter(|one| of(&one.said.agent)).map(|one| fell_silent(one, facts.now)));
     checks.extend(clocks(&here));
@@ -165,7 +168,11 @@ fn synced(syncs: &Syncs) -> Check {
     }
 }
 
-fn coordinators(here: &[&Seen]) -> Check {
+fn coordinators(here: &[&Seen], Facts { stuck, now, .. }: &Facts) -> Check {
+    if let Some(Stuck { since, what, why, fix }) = stuck {
+        let said = format!("{what} for {}: {why}; nothing is decided", span(now.since(*since)));
+        return Check::wrong("coordinators", said, fix);
+    }
     let n = here.iter().filter(|one| one.said.agent.role == Role::Coordinator).count();
     match n {
         0 => Check::wrong(

@@ -9,20 +9,24 @@ use bellwether_bus::{Bus, From as Begin, KvEntry, Message};
 use bellwether_protocol::codec;
 use bellwether_protocol::command::{CommandBody, Verb};
 use bellwether_protocol::id::{Principal, Release, RolloutId};
+use bellwether_protocol::presence::{PRESENCE_EVERY, Stuck};
 use bellwether_protocol::reason::{Ending, Hold, Reason};
 use bellwether_protocol::record::Record;
 use bellwether_protocol::status::{StageMark, State, Status};
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_runtime::Mode;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::agents::stuck;
 use crate::args::now;
 use crate::ask::{Asked, DECIDED_WITHIN, ask};
 use crate::error::{VerbError, exit};
 use crate::keys::{Pressed, Prompt};
-use crate::render::{Frame, Line, Look, Told, draw, events, final_lines, hold_words, span};
+use crate::render::{Frame, Line, Look, Told, draw, events, final_lines, hold_words, span, stuck_words};
 use crate::replay::{Explain, explained};
+use crate::rollout::held;
 use crate::screen::{Keyboard, Screen};
 
 /// What to follow, and how to show it.
@@ -104,6 +108,8 @@ struct View<'a> {
     release: Option<Release>,
     ended: Option<(Ending, String, Instant)>,
     status: Option<Status>,
+    /// Why nothing is decided, as it is found out beside the log.
+    stuck: Watched,
     quiet_since: Instant,
     drawn: Option<Instant>,
     has_keys: bool,
@@ -117,6 +123,7 @@ struct View<'a> {
 impl<'a> View<'a> {
     fn new(options: Follow<'a>, last: Option<u64>, has_keys: bool) -> Self {
         let (said, answers) = mpsc::channel(SAID_MAX);
+        let stuck = Watched::new(options.bus.clone());
         Self {
             options,
             screen: Screen::default(),
@@ -128,6 +135,7 @@ impl<'a> View<'a> {
             release: None,
             ended: None,
             status: None,
+            stuck,
             quiet_since: Instant::now(),
             drawn: None,
             has_keys,
@@ -154,6 +162,7 @@ impl<'a> View<'a> {
                 entry = statuses.next() => { self.entry(&entry); None }
                 key = next_key(&mut keyboard) => self.key(key),
                 Some(lines) = self.answers.recv() => { self.note(&lines)?; None }
+                Ok(()) = self.stuck.told.changed() => { self.note_stuck()?; None }
                 Some(line) = next_note(&mut notes) => { self.note(&[line])?; None }
                 _ = redraw.tick() => self.tick()?,
                 () = bellwether_runtime::shutdown() => Some(Followed::Left),
@@ -211,6 +220,15 @@ impl<'a> View<'a> {
         let lines: Vec<String> = lines.collect();
         self.quiet_since = Instant::now();
         self.screen.above(&lines).map_err(VerbError::System)
+    }
+
+    fn note_stuck(&mut self) -> Result<(), VerbError> {
+        let stuck = self.stuck.told.borrow_and_update().clone();
+        self.drawn = None;
+        self.note(&[match &stuck {
+            Some(stuck) => format!("{} HOLDING: {}", now().clock(), stuck_words(stuck, now())),
+            None => format!("{} decisions are stored again", now().clock()),
+        }])
     }
 
     fn entry(&mut self, entry: &KvEntry) {
@@ -300,7 +318,8 @@ impl<'a> View<'a> {
     }
 
     fn draw(&mut self) -> Result<(), VerbError> {
-        let Some(status) = &self.status else { return Ok(()) };
+        let Some(status) = self.status.clone() else { return Ok(()) };
+        let status = &held(status, self.stuck.told.borrow().as_ref());
         let (width, rows) = Screen::size();
         let prompt = self.prompt.line(&self.options.rollout.service);
         let height = rows.saturating_sub(2 + usize::from(prompt.is_some()));
@@ -361,6 +380,9 @@ impl<'a> View<'a> {
     }
 
     fn why_not(&self) -> String {
+        if let Some(stuck) = &*self.stuck.told.borrow() {
+            return stuck_words(stuck, now());
+        }
         let hold = self.status.as_ref().and_then(|status| status.holds.first());
         hold.map_or_else(|| "nothing holds it".to_owned(), hold_words)
     }
@@ -372,6 +394,29 @@ pub(crate) fn started(record: &Record) -> Option<RolloutId> {
     let done =
         |outcome: &&bellwether_protocol::command::Outcome| outcome.verb == Verb::Start && outcome.refused.is_none();
     record.outcomes.iter().filter(|_| began).find(done)?.rollout.clone()
+}
+
+/// Whether anything is decided, asked as often as a coordinator says that it is there.
+struct Watched {
+    told: watch::Receiver<Option<Stuck>>,
+    _asking: JoinSet<()>,
+}
+
+impl Watched {
+    fn new(bus: Bus) -> Self {
+        let (tell, told) = watch::channel(None);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            loop {
+                // Whoever cannot ask knows nothing new; that NATS is away is told elsewhere.
+                if let Ok(now) = stuck(&bus).await {
+                    tell.send_if_modified(|last| std::mem::replace(last, now.clone()).is_some() != now.is_some());
+                }
+                tokio::time::sleep(PRESENCE_EVERY.to_std()).await;
+            }
+        });
+        Self { told, _asking: task }
+    }
 }
 
 async fn next_key(keyboard: &mut Option<Keyboard>) -> u8 {

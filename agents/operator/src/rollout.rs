@@ -8,11 +8,13 @@ use bellwether_protocol::codec;
 use bellwether_protocol::command::{self, CommandBody, Verb};
 use bellwether_protocol::id::{IdError, Principal, Release, RolloutId, Service};
 use bellwether_protocol::plan::Validators;
-use bellwether_protocol::status::Status;
+use bellwether_protocol::presence::Stuck;
+use bellwether_protocol::status::{NeedsYou, Status};
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Span;
 use bellwether_runtime::Mode;
 
+use crate::agents::stuck;
 use crate::args::{Asker, Mesh, now};
 use crate::ask::{Asked, DECIDED_WITHIN, ask, say};
 use crate::dry_run::dry_run;
@@ -283,15 +285,25 @@ async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
 /// Where the last rollout of a service stands; `None` when there was none.
 pub(crate) async fn last_status(bus: &Bus, service: &Service) -> Result<Option<Status>, VerbError> {
     let entry = bus.kv(Bucket::Status).get(service.as_str()).await?;
-    let bytes = entry.and_then(|entry| entry.value);
-    Ok(bytes.map(|bytes| codec::from_json("status", &bytes)).transpose()?)
+    let Some(bytes) = entry.and_then(|entry| entry.value) else { return Ok(None) };
+    Ok(Some(held(codec::from_json("status", &bytes)?, stuck(bus).await?.as_ref())))
+}
+
+/// `status` while nothing is decided, if that is so: what it says is old then, and it holds.
+pub(crate) fn held(mut status: Status, stuck: Option<&Stuck>) -> Status {
+    if let Some(stuck) = stuck.filter(|_| status.ending.is_none()) {
+        let run = Some("bellwether doctor".to_owned());
+        status.needs_you = Some(NeedsYou { what: "nothing is decided".to_owned(), run });
+        status.stuck = Some(stuck.clone());
+    }
+    status
 }
 
 pub(crate) async fn statuses(bus: &Bus) -> Result<Vec<Status>, VerbError> {
-    let bucket = bus.kv(Bucket::Status);
+    let (bucket, stuck) = (bus.kv(Bucket::Status), stuck(bus).await?);
     let mut all = Vec::new();
     for entry in bucket.entries().await? {
-        all.push(codec::from_json("status", &entry.value.unwrap_or_default())?);
+        all.push(held(codec::from_json("status", &entry.value.unwrap_or_default())?, stuck.as_ref()));
     }
     Ok(all)
 }

@@ -22,18 +22,7 @@ pub(crate) struct Heartbeat {
 
 impl Heartbeat {
     pub(crate) fn new(agent: AgentId, bus: Bus, clock: Clock) -> Self {
-        let presence = Presence {
-            agent,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            at: clock.now(),
-            clock_offset_ms: 0,
-            spooled: 0,
-            kinds: std::collections::BTreeSet::new(),
-            watching: std::collections::BTreeMap::new(),
-            levers: std::collections::BTreeMap::new(),
-            hands: std::collections::BTreeMap::new(),
-            serving: std::collections::BTreeMap::new(),
-        };
+        let presence = Presence::new(agent, env!("CARGO_PKG_VERSION"), clock.now());
         Self { presence: Mutex::new(presence), changed: Notify::new(), bus, clock }
     }
 

@@ -133,6 +133,7 @@ pub fn status(desk: &Desk, now: Timestamp) -> Option<Status> {
         incidents: open.map(incident).collect(),
         excluded: rollout.excluded.iter().filter(|e| now < e.until).map(|e| (e.what.clone(), e.until)).collect(),
         slot: rollout.plan.slot,
+        stuck: None,
     })
 }
 

@@ -126,10 +126,19 @@ impl Kv {
     /// # Errors
     /// When the bucket cannot be asked.
     pub async fn entries(&self) -> Result<Vec<KvEntry>, KvError> {
+        self.entries_of(">").await
+    }
+
+    /// As [`Kv::entries`], of the keys that match `filter`, such as `*.coordinator.*`.
+    ///
+    /// # Errors
+    /// As [`Kv::entries`].
+    pub async fn entries_of(&self, filter: &str) -> Result<Vec<KvEntry>, KvError> {
         let wrong = |source| ReadError { stream: stream_name(&self.bucket), source };
         let stream = self.bus.jetstream.get_stream_no_info(stream_name(&self.bucket)).await;
         let stream = stream.map_err(|error| wrong(error.into()))?;
-        let mut subjects = stream.info_with_subjects(subject(&self.bucket, ">")).await.map_err(|e| wrong(e.into()))?;
+        let mut subjects =
+            stream.info_with_subjects(subject(&self.bucket, filter)).await.map_err(|e| wrong(e.into()))?;
         let mut keys = Vec::new();
         while let Some(found) = subjects.next().await {
             let (subject, _) = found.map_err(|error| wrong(error.into()))?;
@@ -141,18 +150,20 @@ impl Kv {
         entries.try_filter_map(async |entry| Ok(entry)).try_collect().await
     }
 
-    /// What time it is where the bucket is kept: what [`KvEntry::at`] is to be compared with.
+    /// What time it is where the bucket is kept, to compare [`KvEntry::at`] with; and when something was last
+    /// stored in it, if ever.
     ///
     /// # Errors
     /// When the bucket cannot be asked.
-    pub async fn time(&self) -> Result<Timestamp, KvError> {
+    pub async fn time(&self) -> Result<(Timestamp, Option<Timestamp>), KvError> {
         let stream = stream_name(&self.bucket);
         let wrong = |source: Box<dyn std::error::Error + Send + Sync>| ReadError { stream: stream.clone(), source };
         // The client library reads the same answer, but leaves its time out.
         let asked = format!("{}.STREAM.INFO.{stream}", self.bus.api);
         let answer = self.bus.client.request(asked, Vec::new().into()).await.map_err(|error| wrong(error.into()))?;
         let told: Told = serde_json::from_slice(&answer.payload).map_err(|error| wrong(error.into()))?;
-        Ok(told.ts)
+        // An empty stream tells the year 1.
+        Ok((told.ts, told.state.last_ts.parse().ok()))
     }
 
     /// Current values first, then changes. After a lost connection the current values come again.
@@ -207,6 +218,12 @@ impl KvWatch {
 #[derive(serde::Deserialize)]
 struct Told {
     ts: Timestamp,
+    state: ToldState,
+}
+
+#[derive(serde::Deserialize)]
+struct ToldState {
+    last_ts: String,
 }
 
 /// Reads of a bucket that are under way at once.

@@ -202,15 +202,7 @@ impl World {
 /// The presence of a process that holds nothing yet.
 pub(crate) fn presence(agent: &AgentId, now: Timestamp) -> Presence {
     Presence {
-        agent: agent.clone(),
-        version: "simulated".to_owned(),
-        at: now,
-        clock_offset_ms: 0,
-        spooled: 0,
         kinds: ["http".to_owned()].into_iter().filter(|_| agent.role == bellwether_protocol::id::Role::Probe).collect(),
-        watching: BTreeMap::new(),
-        levers: BTreeMap::new(),
-        hands: Default::default(),
-        serving: BTreeMap::new(),
+        ..Presence::new(agent.clone(), "simulated", now)
     }
 }

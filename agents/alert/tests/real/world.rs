@@ -116,18 +116,7 @@ impl World {
     }
 
     pub(crate) async fn coordinator_is_here(&self) {
-        let presence = Presence {
-            agent: "hub.coordinator.one".parse().expect("an id"),
-            version: "0".to_owned(),
-            at: Timestamp::default(),
-            clock_offset_ms: 0,
-            spooled: 0,
-            kinds: Default::default(),
-            watching: Default::default(),
-            levers: Default::default(),
-            hands: Default::default(),
-            serving: Default::default(),
-        };
+        let presence = Presence::new("hub.coordinator.one".parse().expect("an id"), "0", Timestamp::default());
         let bytes = to_msgpack("presence", &presence).expect("encoded");
         self.bus.kv(Bucket::Presence).put("hub.coordinator.one", bytes).await.expect("stored");
     }

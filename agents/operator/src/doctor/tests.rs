@@ -26,6 +26,7 @@ fn sound() -> Facts {
             seen(serde_json::json!({ "agent": "sjc.alert.alert-1", "clock_offset_ms": -7 })),
             seen(serde_json::json!({ "agent": "sjc.rollback.roll-1", "levers": { "shop": [lever] } })),
         ],
+        stuck: None,
         rollouts: Vec::new(),
         now: "2026-05-05T13:51:12Z".parse().unwrap(),
     }
@@ -60,7 +61,7 @@ fn a_sound_mesh_has_nothing_to_fix() {
 #[test]
 fn each_thing_that_is_wrong_has_its_mark_and_its_fix() {
     type Break = fn(&mut Facts);
-    let cases: [(Break, &str, u8); 11] = [
+    let cases: [(Break, &str, u8); 12] = [
         (|facts| facts.assets.1.push("there is no stream `bw-inbox`".into()), "✗ NATS 2.15.1: 1 of 11 streams", 2),
         (
             |facts| facts.syncs = Syncs::No("NATS server n does not sync every write".into()),
@@ -70,6 +71,18 @@ fn each_thing_that_is_wrong_has_its_mark_and_its_fix() {
         (|facts| facts.syncs = Syncs::Unknown("it is not known".into()), "? it is not known", 4),
         (|facts| _ = facts.seen.remove(0), "✗ no coordinator is here", 2),
         (|facts| _ = facts.seen.remove(1), "✗ no alert agent is here", 2),
+        (
+            |facts| {
+                facts.stuck = Some(Stuck {
+                    since: "2026-05-05T13:48:02Z".parse().unwrap(),
+                    what: "decisions cannot be stored".into(),
+                    why: "maximum bytes exceeded".into(),
+                    fix: "give the log room".into(),
+                });
+            },
+            "✗ decisions cannot be stored for 3m10s: maximum bytes exceeded; nothing is decided",
+            2,
+        ),
         (
             |facts| {
                 let silent_since = Some("2026-05-05T13:48:02Z".parse().unwrap());

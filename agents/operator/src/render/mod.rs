@@ -23,7 +23,7 @@ pub(crate) use line::{Told, events, final_lines, hold_words, reason_event};
 pub(crate) use power::power_lines;
 pub(crate) use report::{report_html, report_markdown};
 pub(crate) use timeline::{failure_lines, timeline_lines};
-pub(crate) use watch::{Frame, draw};
+pub(crate) use watch::{Frame, draw, stuck_words};
 
 use bellwether_protocol::reason::{Judgement, Lack, Verdict};
 

@@ -113,20 +113,13 @@ mod tests {
             why: "number `memory` is NaN".into(),
         };
         let watching = Watching { revision: Revision(7), refused: Some("no allow".into()), gaps: vec![gap] };
+        let levers = vec![reading("traffic", Some("0%")), reading("release", None)];
+        let at = "2026-05-05T13:51:10Z".parse().unwrap();
         let here = Presence {
-            agent: "sjc.rollback.roll-1".parse().unwrap(),
-            version: "0.1.0".into(),
-            at: "2026-05-05T13:51:10Z".parse().unwrap(),
             clock_offset_ms: 2,
-            spooled: 0,
-            kinds: Default::default(),
             watching: BTreeMap::from([("estimator".parse().unwrap(), watching)]),
-            levers: BTreeMap::from([(
-                "estimator".parse().unwrap(),
-                vec![reading("traffic", Some("0%")), reading("release", None)],
-            )]),
-            hands: Default::default(),
-            serving: BTreeMap::new(),
+            levers: BTreeMap::from([("estimator".parse().unwrap(), levers)]),
+            ..Presence::new("sjc.rollback.roll-1".parse().unwrap(), "0.1.0", at)
         };
         let silent = Presence { agent: "sjc.probe.probe-1".parse().unwrap(), ..here.clone() };
         let silent = Seen { said: silent, silent_since: Some("2026-05-05T13:48:02Z".parse().unwrap()) };

@@ -4,6 +4,7 @@
 //! A short terminal loses agents first, then green criteria (`5 more ok`); never the headline, a
 //! red row or the command. What the status does not hold is left out rather than guessed.
 
+use bellwether_protocol::presence::Stuck;
 use bellwether_protocol::reason::{Ending, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
@@ -113,6 +114,9 @@ fn headline(frame: &Frame) -> Vec<Line> {
 pub(super) fn state_words(status: &Status) -> (Style, String) {
     let fails = |hard| status.criteria.iter().any(|j| j.verdict == Verdict::Fail && j.hard == hard);
     let blind = |j: &Judgement| j.verdict == Verdict::Inconclusive(Lack::NoData);
+    if let Some(stuck) = status.stuck.as_ref().filter(|_| status.state != State::Ended) {
+        return (Style::Fail, format!("HOLDING: {}", stuck.what));
+    }
     let (style, words) = match (status.state, &status.take_back, status.holds.first()) {
         (State::Ended, ..) => return ending_words(status),
         (State::TakingBack, Some(TakeBackStatus { level, levels, .. }), _) => {
@@ -200,7 +204,8 @@ fn leaves(frame: &Frame) -> Option<Line> {
 
 fn why(frame: &Frame) -> Vec<Line> {
     let status = frame.status;
-    let mut said: Vec<String> = status.summary.iter().cloned().collect();
+    let mut said: Vec<String> = status.stuck.iter().map(|stuck| stuck_words(stuck, frame.now)).collect();
+    said.extend(status.summary.iter().cloned());
     said.extend(status.holds.iter().map(hold_words));
     if let Some(back) = &status.take_back {
         said.extend(proof_words(back, frame.now));
@@ -209,6 +214,12 @@ fn why(frame: &Frame) -> Vec<Line> {
     said.extend(excluded.map(|(what, until)| format!("{what} is left out by hand until {}", until.clock())));
     let labels = std::iter::once("why   ").chain(std::iter::repeat("      "));
     labels.zip(said).map(|(label, text)| Line::of(label).then(text)).collect()
+}
+
+/// Why nothing is decided, and what mends it.
+pub(crate) fn stuck_words(stuck: &Stuck, now: Timestamp) -> String {
+    let Stuck { since, what, why, fix } = stuck;
+    format!("{what} since {} ({}): {why}; {fix}", since.clock(), span(now.since(*since)))
 }
 
 fn proof_words(back: &TakeBackStatus, now: Timestamp) -> Option<String> {

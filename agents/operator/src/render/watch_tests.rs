@@ -99,6 +99,7 @@ fn good() -> Status {
         excluded: Vec::new(),
         stays: false,
         slot: Span::from_secs(30),
+        stuck: None,
     }
 }
 
@@ -272,4 +273,36 @@ fn colour_only_says_look_here() {
     let healthy = Status { criteria: good().criteria.into_iter().skip(1).collect(), ..good() };
     assert!(!painted(&healthy).contains('\x1b'));
     assert!(painted(&failing()).contains("\x1b[1;31m✗ 5.8%\x1b[0m"));
+}
+
+#[test]
+fn a_mesh_that_decides_nothing_is_not_called_healthy() {
+    let stuck = Stuck {
+        since: at("12:14:50"),
+        what: "decisions cannot be stored".into(),
+        why: "maximum bytes exceeded".into(),
+        fix: "give the log room".into(),
+    };
+    let text = |status: &Status| {
+        let frame = Frame {
+            status,
+            now: at("12:18:00"),
+            width: 120,
+            height: 40,
+            look: Look { colour: false, ascii: false },
+            keys: false,
+        };
+        draw(&frame).iter().map(Line::plain).collect::<Vec<_>>().join("\n")
+    };
+    let held = text(&crate::rollout::held(good(), Some(&stuck)));
+    for said in [
+        "HOLDING: decisions cannot be stored",
+        "needs you: nothing is decided",
+        "decisions cannot be stored since 12:14:50 (3m10s): maximum bytes exceeded; give the log room",
+        "do    bellwether doctor",
+    ] {
+        assert!(held.contains(said), "no `{said}` in {held}");
+    }
+    let ended = Status { state: State::Ended, ending: Some(Ending::Completed), ..good() };
+    assert_eq!(text(&crate::rollout::held(ended.clone(), Some(&stuck))), text(&ended));
 }
