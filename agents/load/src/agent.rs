@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bellwether_bus::Bus;
+use bellwether_bus::{Bus, Trace};
 use bellwether_protocol::assignment::Look;
 use bellwether_protocol::id::{AgentId, Revision, Role, Service};
 use bellwether_protocol::sample::{Control, SAMPLES_MAX, Sample};
@@ -83,7 +83,7 @@ struct Loader {
     dialer: Arc<Dialer>,
     now: Now,
     gaps: Gaps,
-    samples: mpsc::Sender<Sample>,
+    samples: mpsc::Sender<(Sample, Trace)>,
     heard: watch::Receiver<Option<Timestamp>>,
     // Ends every load when this is dropped.
     tasks: JoinSet<()>,
@@ -183,7 +183,7 @@ struct Lasting {
     place: Place,
     revision: Arc<AtomicU64>,
     ends: Instant,
-    samples: mpsc::Sender<Sample>,
+    samples: mpsc::Sender<(Sample, Trace)>,
     heard: watch::Receiver<Option<Timestamp>>,
     /// What is seen of the control target, if there is one.
     control: Option<Arc<Mutex<ControlLooks>>>,
@@ -294,7 +294,8 @@ impl Lasting {
         }
         self.watch.revision = Revision(self.revision.load(Ordering::Relaxed));
         // Whoever took the samples is gone; then so is this task, soon.
-        let _ = self.samples.send(window.gathered.sample(&self.watch, window.start, control)).await;
+        let sample = window.gathered.sample(&self.watch, window.start, control);
+        let _ = self.samples.send((sample, Trace::default())).await;
     }
 
     /// From now on slots are gaps. One line when that begins is enough.
@@ -330,7 +331,7 @@ mod tests {
     /// An agent without a mesh, whose clock the test sets.
     struct Alone {
         looks: Looks<Loader>,
-        samples: mpsc::Receiver<Sample>,
+        samples: mpsc::Receiver<(Sample, Trace)>,
         heard: watch::Sender<Option<Timestamp>>,
         ahead_ms: Arc<AtomicI64>,
         now: Now,
@@ -395,7 +396,7 @@ mod tests {
 
         alone.heard.send_replace(Some((alone.now)()));
         let sample = loop {
-            let sample = alone.samples.recv().await.expect("a sample");
+            let (sample, _) = alone.samples.recv().await.expect("a sample");
             if sample.portions.iter().map(Portion::n).sum::<u64>() > 0 {
                 break sample;
             }

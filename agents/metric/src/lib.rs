@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bellwether_bus::Bus;
+use bellwether_bus::{Bus, Trace};
 use bellwether_protocol::assignment;
 use bellwether_protocol::id::{Region, Revision, Role, Service};
 use bellwether_protocol::plan::Flaw;
@@ -151,6 +151,11 @@ impl Source {
         Some(format!("{} {name}", look.kind))
     }
 
+    /// Whether reading it asks somebody; what comes by itself is no hop of a trace.
+    fn is_asked(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Prometheus(_) | Self::Text(_))
+    }
+
     /// Reads what is new at `now`; whole slots are read from `from` to `to`.
     pub(crate) async fn read(&mut self, from: Timestamp, to: Timestamp, now: Timestamp, timeout: Span) -> Reading {
         match self {
@@ -199,7 +204,7 @@ struct Reader {
     site: Site,
     now: Now,
     gaps: Gaps,
-    samples: mpsc::Sender<Sample>,
+    samples: mpsc::Sender<(Sample, Trace)>,
     tasks: JoinSet<()>,
 }
 

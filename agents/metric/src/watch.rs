@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bellwether_bus::trace::SpanKind;
+use bellwether_bus::{Hop, Trace};
 use bellwether_protocol::id::Revision;
 use bellwether_protocol::sample::{Control, Sample};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
@@ -57,7 +59,7 @@ pub(crate) struct Look {
     pub(crate) now: Now,
     /// Where it says what it misses.
     pub(crate) place: Place,
-    pub(crate) samples: mpsc::Sender<Sample>,
+    pub(crate) samples: mpsc::Sender<(Sample, Trace)>,
 }
 
 impl Look {
@@ -65,13 +67,15 @@ impl Look {
     pub(crate) async fn repeat(mut self) {
         let mut slots = Slots::new(self.watch.slot, self.pace, (self.now)());
         let mut read_at = (self.now)();
+        let mut follows = Trace::default();
         loop {
             let due = self.pace.after(read_at, self.watch.slot);
             self.sleep_until(slots.next_close((self.now)()).map_or(due, |close| close.min(due))).await;
             let now = (self.now)();
             if now >= due {
                 read_at = now;
-                let reading = self.read(now).await;
+                let reading;
+                (reading, follows) = self.read(now).await;
                 self.tell(&reading, now);
                 slots.take(reading.unwrap_or_default(), (self.now)());
             }
@@ -79,16 +83,27 @@ impl Look {
             for (slot, gathered) in slots.close((self.now)()) {
                 let sample = gathered.sample(&self.watch, slot, Control::Absent);
                 let sample = Sample { source: self.counted_by.clone(), ..sample };
-                if self.samples.send(sample).await.is_err() {
+                if self.samples.send((sample, follows.clone())).await.is_err() {
                     return;
                 }
             }
         }
     }
 
-    async fn read(&mut self, now: Timestamp) -> Reading {
+    /// Reads, and tells where that stands in a trace: what is sent of it follows it, as the questions do.
+    async fn read(&mut self, now: Timestamp) -> (Reading, Trace) {
         let to = slot_start(now, self.watch.slot);
-        self.source.read(to - self.watch.slot, to, now, self.watch.timeout).await
+        let is_asked = self.source.is_asked();
+        let reading = self.source.read(to - self.watch.slot, to, now, self.watch.timeout);
+        if !is_asked {
+            return (reading.await, Trace::default());
+        }
+        let hop = Hop::begin(SpanKind::Internal, "look", Vec::new());
+        let reading = hop.run(reading).await;
+        if let Err(why) = &reading {
+            hop.fail("missing", why.0.clone());
+        }
+        (reading, hop.trace())
     }
 
     async fn sleep_until(&self, due: Timestamp) {

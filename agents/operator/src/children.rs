@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 
+/// The variable that says where a process serves its figures and its health.
+const LISTEN: &str = "BELLWETHER_LISTEN";
 /// The variable that filters logs.
 const LOG: &str = "BELLWETHER_LOG";
 
@@ -29,6 +32,8 @@ const LOG: &str = "BELLWETHER_LOG";
 pub(crate) struct Children {
     program: PathBuf,
     env: BTreeMap<String, String>,
+    /// Where the last one listens, if they do.
+    listen: Option<SocketAddr>,
     all: Vec<Supervised>,
 }
 
@@ -67,7 +72,9 @@ impl Watch {
 impl Children {
     /// None so far. Each child is this same program with other arguments.
     pub(crate) fn new() -> Result<Self, VerbError> {
-        Ok(Self { program: std::env::current_exe().map_err(VerbError::System)?, env: BTreeMap::new(), all: Vec::new() })
+        let program = std::env::current_exe().map_err(VerbError::System)?;
+        let listen = std::env::var(LISTEN).ok().and_then(|text| text.parse().ok());
+        Ok(Self { program, env: BTreeMap::new(), listen, all: Vec::new() })
     }
 
     /// They log what is wrong alone, unless the environment says otherwise: people read along.
@@ -78,18 +85,27 @@ impl Children {
         self
     }
 
-    /// Starts one.
+    /// Where the last one serves its figures and its health, for whoever is told of it; empty when nowhere, or
+    /// when the system chooses.
+    pub(crate) fn listens(&self) -> String {
+        let at = self.listen.filter(|address| address.port() != 0);
+        at.map(|address| format!("   http://{address}/healthz")).unwrap_or_default()
+    }
+
+    /// Starts one. Where this process listens on a port, each child has the next one for itself.
     pub(crate) async fn start<A: Into<OsString>>(
         &mut self,
         name: &str,
         args: impl IntoIterator<Item = A>,
         output: Output,
     ) -> Result<(), VerbError> {
+        self.listen = self.listen.map(next);
+        let listen = self.listen.map(|address| (LISTEN.to_owned(), address.to_string()));
         let spec = Spec {
             shim: self.program.clone(),
             program: self.program.clone(),
             args: args.into_iter().map(Into::into).collect(),
-            env: self.env.clone(),
+            env: self.env.clone().into_iter().chain(listen).collect(),
             output,
         };
         let child = spawn(spec.clone()).await.map_err(|source| VerbError::Spawn { name: name.to_owned(), source })?;
@@ -169,6 +185,12 @@ fn pause(deaths: u32) -> Duration {
     PAUSE_FIRST.saturating_mul(2_u32.saturating_pow(deaths.saturating_sub(1).min(16))).min(PAUSE_MAX)
 }
 
+/// The address after this one; 0 stays 0, for then the system chooses.
+fn next(address: SocketAddr) -> SocketAddr {
+    let port = if address.port() == 0 { 0 } else { address.port().checked_add(1).unwrap_or_default() };
+    SocketAddr::new(address.ip(), port)
+}
+
 // Starting waits for the shim's first line, so it must not hold up the other tasks.
 async fn spawn(spec: Spec) -> std::io::Result<Child> {
     tokio::task::spawn_blocking(move || Child::spawn(&spec)).await.map_err(std::io::Error::other)?
@@ -177,6 +199,18 @@ async fn spawn(spec: Spec) -> std::io::Result<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_child_has_an_address_of_its_own() {
+        for (own, expected) in [
+            ("127.0.0.1:9600", "127.0.0.1:9601"),
+            ("[::1]:9600", "[::1]:9601"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("127.0.0.1:65535", "127.0.0.1:0"),
+        ] {
+            assert_eq!(next(own.parse().unwrap()).to_string(), expected);
+        }
+    }
 
     #[test]
     fn pauses_grow_and_stay_bounded() {

@@ -182,12 +182,12 @@ async fn start(
     let coordinator = ["coordinator", "--nats", server.url(), "--prefix", prefix, "--dir", &dir].map(str::to_owned);
     if args.leaf.is_none() {
         children.start("coordinator", coordinator.into_iter().chain(args.domain()), Output::Inherit).await?;
-        println!("coordinator  {dir}");
+        println!("coordinator  {dir}{}", children.listens());
     }
     for AgentFile { role, file } in agents {
         let path = file.display().to_string();
         children.start(&format!("{role} {path}"), ["agent", role.as_str(), "--config", &path], Output::Inherit).await?;
-        println!("{role:12} {path}");
+        println!("{role:12} {path}{}", children.listens());
     }
     Ok(())
 }

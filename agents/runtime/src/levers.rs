@@ -82,8 +82,9 @@ impl Runtime {
             if queues.insert(key, queue).is_some() {
                 return Err(LeverError::Duplicate { service: lever.service, lever: lever.name });
             }
-            let newest = self.newest(&lever).await;
             let claim_key = format!("{}.{}", lever.service, lever.name);
+            self.heartbeat.begins(&claim_key);
+            let newest = self.newest(&lever).await;
             let (holding, held) = watch::channel(None);
             let path = dir.join(format!("{claim_key}.json"));
             let hand = self.hand(lever, path, held, newest)?;
@@ -207,11 +208,13 @@ impl Hand {
     async fn run(mut self, mut actions: mpsc::Receiver<Given>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let name = format!("{}.{}", self.lever.service, self.lever.name);
+        let mut is_known = false;
         loop {
             let wake_in = self.wake_at.map(|at| at.since(self.clock.now()).to_std());
             tokio::select! {
                 biased;
-                changed = self.held.changed() => if changed.is_err() { return },
+                changed = self.held.changed() => if changed.is_err() { return } else { is_known = true },
                 action = actions.recv() => match action {
                     Some(given) => self.take(given).await,
                     None => return,
@@ -223,6 +226,9 @@ impl Hand {
                 _ = look.tick() => if self.is_active && !self.ledger.is_busy() { self.look().await },
             }
             self.follow_claim().await;
+            if is_known {
+                self.heartbeat.settles(&name);
+            }
         }
     }
 

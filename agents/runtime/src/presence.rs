@@ -1,5 +1,6 @@
 //! The heartbeat: says every few seconds that the agent is there, and anchors its clock on the way.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     presence: Mutex<Presence>,
+    /// Levers of which it is not known yet who acts on them, and where they stand.
+    unread: Mutex<BTreeSet<String>>,
     changed: Notify,
     bus: Bus,
     clock: Clock,
@@ -23,7 +26,7 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     pub(crate) fn new(agent: AgentId, bus: Bus, clock: Clock) -> Self {
         let presence = Presence::new(agent, env!("CARGO_PKG_VERSION"), clock.now());
-        Self { presence: Mutex::new(presence), changed: Notify::new(), bus, clock }
+        Self { presence: Mutex::new(presence), unread: Mutex::default(), changed: Notify::new(), bus, clock }
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Presence)) {
@@ -42,6 +45,20 @@ impl Heartbeat {
 
     pub(crate) fn now(&self) -> bellwether_protocol::time::Timestamp {
         self.clock.now()
+    }
+
+    /// A lever is to be served, and until it was read this agent is alive and not ready.
+    pub(crate) fn begins(&self, lever: &str) {
+        self.unread().insert(lever.to_owned());
+    }
+
+    /// A lever was read, or another agent acts on it.
+    pub(crate) fn settles(&self, lever: &str) {
+        self.unread().remove(lever);
+    }
+
+    fn unread(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ticks that wait to be sent.
@@ -94,7 +111,12 @@ impl Heartbeat {
             let presence = own.lock();
             let unread = presence.levers.values().flatten().filter(|reading| reading.value.is_none());
             let names: Vec<String> = unread.map(|reading| reading.lever.to_string()).collect();
-            (!names.is_empty()).then(|| format!("cannot be read back, or their targets differ: {}", names.join(", ")))
+            let wrong = (!names.is_empty())
+                .then(|| format!("cannot be read back, or their targets differ: {}", names.join(", ")));
+            let unread: Vec<String> = own.unread().iter().cloned().collect();
+            let early = (!unread.is_empty()).then(|| format!("not read yet: {}", unread.join(", ")));
+            let all: Vec<String> = wrong.into_iter().chain(early).collect();
+            (!all.is_empty()).then(|| all.join("; "))
         });
     }
 

@@ -5,11 +5,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bellwether_bus::{Bus, Clock, ConnectOptions, Credentials, JoinError};
+use bellwether_bus::{Bus, Clock, ConnectOptions, Credentials, JoinError, Trace};
 use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::id::{AgentId, Role, Service};
 use bellwether_protocol::presence::Presence;
-use bellwether_protocol::sample::{SAMPLES_MAX, Sample};
+use bellwether_protocol::sample::{Portion, SAMPLES_MAX, Sample};
 use bellwether_protocol::subject::Bucket;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
@@ -135,8 +135,14 @@ impl Runtime {
         self.assignments.clone()
     }
 
-    /// Keeps looks in step with the assignments, and sends what they measure, until told to end.
-    pub async fn look<L: Looker>(&self, looks: &mut Looks<L>, gaps: &Gaps, samples: &mut mpsc::Receiver<Sample>) {
+    /// Keeps looks in step with the assignments, and sends what they measure, until told to end. What is sent
+    /// follows the look that saw something bad, or the first one.
+    pub async fn look<L: Looker>(
+        &self,
+        looks: &mut Looks<L>,
+        gaps: &Gaps,
+        samples: &mut mpsc::Receiver<(Sample, Trace)>,
+    ) {
         let mut bell = gaps.bell();
         let mut assignments = self.assignments();
         assignments.mark_changed();
@@ -156,7 +162,12 @@ impl Runtime {
                     // A source that comes and goes must not make a message each time.
                     self.note(|presence| gaps.tell(&mut presence.watching));
                 }
-                _ = samples.recv_many(&mut batch, SAMPLES_MAX) => self.sender.send(std::mem::take(&mut batch)),
+                _ = samples.recv_many(&mut batch, SAMPLES_MAX) => {
+                    let is_bad = |(sample, _): &&(Sample, Trace)| sample.portions.iter().any(Portion::has_bad);
+                    let follows = batch.iter().find(is_bad).or(batch.first()).map(|(_, trace)| trace.clone());
+                    let samples = batch.drain(..).map(|(sample, _)| sample).collect();
+                    follows.unwrap_or_default().around(async { self.sender.send(samples) }).await;
+                }
             }
         }
     }

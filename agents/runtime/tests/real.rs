@@ -26,13 +26,14 @@ use bellwether_runtime::{AgentConfig, Driver, DriverError, Lever, Reading, Runti
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-const TESTS: [Test; 7] = bellwether_bus::tests![
+const TESTS: [Test; 8] = bellwether_bus::tests![
     an_agent_is_present_and_takes_assignments,
     who_ends_on_purpose_is_not_missed,
     samples_reach_the_stream_once_it_is_back,
     samples_are_sent_again_when_the_stream_lost_them,
     samples_are_sent_again_when_others_filled_their_numbers_up,
     spans_reach_a_collector,
+    health_names_a_lever_that_was_not_read_yet,
     one_agent_acts_and_the_other_takes_over,
 ];
 
@@ -271,6 +272,52 @@ impl Driver for Platform {
     fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
         async { Ok(vec!["v40".parse::<Release>().expect("a release")]) }.boxed()
     }
+}
+
+/// A platform that answers once it is let.
+#[derive(Default)]
+struct Slow {
+    door: tokio::sync::Notify,
+    platform: Platform,
+}
+
+impl Driver for Slow {
+    fn set<'a>(&'a self, to: &'a LeverValue, action: &'a ActionId) -> BoxFuture<'a, Result<String, DriverError>> {
+        self.platform.set(to, action)
+    }
+
+    fn describe(&self) -> String {
+        self.platform.describe()
+    }
+
+    fn read_back(&self) -> BoxFuture<'_, Result<Reading, DriverError>> {
+        async {
+            self.door.notified().await;
+            self.platform.read_back().await
+        }
+        .boxed()
+    }
+
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
+        self.platform.history()
+    }
+}
+
+async fn health_names_a_lever_that_was_not_read_yet() {
+    let world = World::new().await;
+    let slow = Arc::new(Slow::default());
+    "v40".clone_into(&mut slow.platform.value.lock().expect("not poisoned"));
+    let (service, name) = ("shop".parse().expect("a service"), "slow".parse().expect("a lever"));
+    let (agent, driver) = (agent(&world, Role::Rollback, "slow").await, Arc::clone(&slow));
+    let task = tokio::spawn(async move { agent.serve_levers(vec![Lever { service, name, driver }]).await });
+    let is_early = || {
+        let mut wrong = bellwether_bus::metrics::checks().into_iter().filter_map(|(_, wrong)| wrong);
+        wrong.any(|why| why.contains("not read yet: shop.slow"))
+    };
+    until("its health to say so", async || is_early().then_some(())).await;
+    slow.door.notify_one();
+    until("its health to be well", async || (!is_early()).then_some(())).await;
+    task.abort();
 }
 
 fn action(generation: u64, to: &str, deadline: Timestamp) -> Action {
