@@ -237,7 +237,9 @@ async fn samples_are_sent_again_when_others_filled_their_numbers_up() {
     for n in 0..9 {
         world.bus.publish("bw.sample.sjc.probe.two".to_owned(), &format!("two/{n}"), Vec::new()).await.expect("stored");
     }
-    all(6).await;
+    // What is acknowledged now must not hide what was lost.
+    agent.sender().send(vec![sample(6)]);
+    all(7).await;
 }
 
 /// A platform in memory, shared by two agents as a real one would be.

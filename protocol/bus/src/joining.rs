@@ -75,6 +75,10 @@ fn publishes(prefix: &Prefix, agent: &AgentId, domain: Option<&str>) -> Vec<Stri
             let is_far_key = matches!(family.kept, Kept::Bucket(_)) && domain.is_some();
             allowed.push(if is_far_key { format!("{api}.{}", open(family, own)) } else { open(family, own) });
         }
+        // Who sends samples looks whether they are still there.
+        if is_sender && family.kept == Kept::Stream(Stream::Samples) {
+            allowed.push(format!("{api}.STREAM.MSG.GET.{}", prefix.stream(Stream::Samples)));
+        }
         // Who sets a key compares it first.
         let is_reader = family.to.contains(&role) || is_sender && matches!(family.kept, Kept::Bucket(_));
         read.extend(kept.filter(|_| is_reader));

@@ -25,6 +25,8 @@ pub struct Stored {
     pub seq: u64,
     /// Whether it had been stored before.
     pub duplicate: bool,
+    /// Whether NATS was away meanwhile, or did not answer at first: what it acknowledged before may be lost.
+    pub repeated: bool,
 }
 
 /// Why a message is not known to be stored.
@@ -156,12 +158,16 @@ impl Bus {
     async fn store(&self, subject: String, id: &str, message: PublishMessage) -> Result<Stored, PublishError> {
         let message = message.message_id(id);
         let deadline = Instant::now() + PUBLISH_DEADLINE;
+        let was_away = !self.is_connected();
         for attempts in 0.. {
             if !self.wait_until_connected(deadline).await {
                 break;
             }
             match self.attempt(&subject, message.clone()).await {
-                Attempt::Stored(ack) => return Ok(Stored { seq: ack.sequence, duplicate: ack.duplicate }),
+                Attempt::Stored(ack) => {
+                    let repeated = was_away || attempts > 0;
+                    return Ok(Stored { seq: ack.sequence, duplicate: ack.duplicate, repeated });
+                }
                 Attempt::Forbidden(said) => return Err(PublishError::Forbidden { subject, said }),
                 Attempt::Refused(said) => return Err(PublishError::Refused { subject, said }),
                 // Nothing is expected here, so a conflict would be the server's confusion.

@@ -129,6 +129,23 @@ impl Bus {
         self.last_in(&self.prefix().stream(stream), subject).await
     }
 
+    /// The message of that number, as the stream's leader has it.
+    ///
+    /// # Errors
+    /// When the stream cannot be asked.
+    pub async fn at(&self, stream: Stream, seq: u64) -> Result<Option<Message>, ReadError> {
+        let name = self.prefix().stream(stream);
+        let wrong = |source: BoxError| ReadError { stream: name.clone(), source };
+        let stream = self.jetstream.get_stream_no_info(&name).await.map_err(|error| wrong(error.into()))?;
+        let found = match stream.get_raw_message(seq).await {
+            Ok(raw) => Some(raw_delivered(raw).message),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
+            Err(error) => return Err(wrong(error.into())),
+        };
+        self.health.answered();
+        Ok(found)
+    }
+
     /// How far `stream` goes.
     ///
     /// # Errors
@@ -152,17 +169,7 @@ impl Bus {
             self.health.answered();
         }
         match last {
-            Ok(raw) => Ok(Some(Delivered {
-                is_deletion: is_deletion(&raw.headers),
-                message: Message {
-                    subject: raw.subject.to_string(),
-                    seq: raw.sequence,
-                    at: timestamp(raw.time),
-                    id: header(&raw.headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
-                    trace: trace(&raw.headers),
-                    body: raw.payload.to_vec(),
-                },
-            })),
+            Ok(raw) => Ok(Some(raw_delivered(raw))),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(wrong(error.into())),
         }
@@ -414,6 +421,20 @@ async fn stream_state(jetstream: &jetstream::Context, name: &str) -> Result<Stre
         first: info.state.first_sequence,
         last: info.state.last_sequence,
     })
+}
+
+fn raw_delivered(raw: jetstream::message::StreamMessage) -> Delivered {
+    Delivered {
+        is_deletion: is_deletion(&raw.headers),
+        message: Message {
+            subject: raw.subject.to_string(),
+            seq: raw.sequence,
+            at: timestamp(raw.time),
+            id: header(&raw.headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
+            trace: trace(&raw.headers),
+            body: raw.payload.to_vec(),
+        },
+    }
 }
 
 fn delivered(message: async_nats::Message, seq: u64, at: Timestamp) -> Delivered {

@@ -381,7 +381,8 @@ async fn a_user_line_allows_what_an_agent_does_and_no_more() {
     let presence = bus.kv(Bucket::Presence);
     presence.put("sjc.probe.one", b"here".to_vec()).await.expect("its own");
     presence.get("sjc.probe.one").await.expect("read");
-    bus.publish(prefix.sample(&agent), "a", Vec::new()).await.expect("its own");
+    let stored = bus.publish(prefix.sample(&agent), "a", Vec::new()).await.expect("its own");
+    bus.at(Stream::Samples, stored.seq).await.expect("looked at").expect("still there");
     admin.kv(Bucket::Assignments).put("sjc.shop", b"look".to_vec()).await.expect("assigned");
     assert_eq!(bus.kv(Bucket::Assignments).watch().next().await.key, "sjc.shop");
     for other in ["bw.sample.iad.probe.one", "bw.sample.sjc.probe.two", "bw.command.shop.pause.me", "bw.decision.shop"]

@@ -26,6 +26,8 @@ pub(crate) struct Publisher {
     heartbeat: Arc<Heartbeat>,
     path: PathBuf,
     sent: Sent,
+    /// When the stream was last seen to have what it acknowledged.
+    looked: Option<Instant>,
     dropped: u64,
     away: Option<Away>,
 }
@@ -55,6 +57,7 @@ struct Answer {
     len: usize,
     /// The last sequence that the stream had given us when it was asked.
     last: u64,
+    began: Instant,
     published: Result<Stored, PublishError>,
 }
 
@@ -69,6 +72,9 @@ static LOST: LazyLock<Counter<u64>> =
 
 /// How often we look whether the stream still has what it acknowledged.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// After a pause of that length we look before we send: a stream that has lost its end is filled up again, by all
+/// who come back, in a moment, and what is acknowledged then hides the loss.
+const LOOKED_FOR: Duration = Duration::from_secs(1);
 /// How long to wait after a publish that failed.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
 
@@ -78,7 +84,7 @@ impl Publisher {
         LOST.add(0, &[]);
         // An unreadable position only means that more is sent twice.
         let sent = store::load(&path).ok().flatten().unwrap_or_default();
-        Self { agent, bus, shared, heartbeat, path, sent, dropped: 0, away: None }
+        Self { agent, bus, shared, heartbeat, path, sent, looked: None, dropped: 0, away: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -91,13 +97,17 @@ impl Publisher {
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 () = shared.appended.notified() => {}
-                _ = check.tick() => self.check().await,
+                _ = check.tick() => drop(self.check().await),
             }
         }
     }
 
     async fn publish_all(&mut self, check: &mut tokio::time::Interval) {
         let shared = Arc::clone(&self.shared);
+        let (waiting, _) = shared.disk().waiting_after(self.sent.seq);
+        if waiting > 0 && self.looked.is_none_or(|at| at.elapsed() > LOOKED_FOR) {
+            self.check().await;
+        }
         let mut under_way: FuturesOrdered<BoxFuture<'static, Answer>> = FuturesOrdered::new();
         let (mut asked, mut len) = (self.sent.seq, 0);
         loop {
@@ -124,16 +134,23 @@ impl Publisher {
                     continue;
                 }
             };
-            let Some(Answer { seq, len: own, last, published }) = answer else { return };
+            let Some(Answer { seq, len: own, last, began, published }) = answer else { return };
             len -= own;
             match published {
                 // A number that the stream had given before: it has lost its end since.
                 Ok(stored) if !stored.duplicate && stored.seq <= last => return self.send_again(stored.seq),
-                Ok(stored) => {
-                    self.sent.seq = seq;
-                    self.sent.last = self.sent.last.max(stored.seq);
-                    self.note_waiting();
+                // The server may have been another one in between, which has less.
+                Ok(stored) if stored.repeated && self.looked.is_none_or(|at| at < began) => {
+                    if !self.check().await {
+                        return tokio::time::sleep(REPEAT_AFTER).await;
+                    }
+                    // All of it is sent anew.
+                    if self.sent.seq == 0 {
+                        return;
+                    }
+                    self.note_sent(seq, &stored);
                 }
+                Ok(stored) => self.note_sent(seq, &stored),
                 Err(PublishError::Unknown { .. }) => return tokio::time::sleep(REPEAT_AFTER).await,
                 Err(error) => {
                     tracing::error!(%error, "samples are not taken");
@@ -144,41 +161,62 @@ impl Publisher {
         }
     }
 
+    fn note_sent(&mut self, seq: u64, stored: &Stored) {
+        self.sent.seq = seq;
+        self.sent.last = self.sent.last.max(stored.seq);
+        self.note_waiting();
+    }
+
     fn publish(&self, seq: u64, body: Vec<u8>) -> BoxFuture<'static, Answer> {
         let (bus, subject, id) = (self.bus.clone(), self.bus.prefix().sample(&self.agent), id(&self.agent, seq));
-        let (len, last) = (body.len(), self.sent.last);
+        let (len, last, began) = (body.len(), self.sent.last, Instant::now());
         // What holds no place was spooled by an earlier version, and is sent as it is.
         let (trace, tick) =
             read_placed(&body).map_or((Trace::default(), None), |(trace, tick)| (trace, Some(tick.to_vec())));
         let tick = tick.unwrap_or(body);
         Box::pin(async move {
             let published = trace.around(bus.publish(subject, &id, tick)).await;
-            Answer { seq, len, last, published }
+            Answer { seq, len, last, began, published }
         })
     }
 
-    /// Sends the last minutes again when the stream is another one, or has lost its end.
-    async fn check(&mut self) {
+    /// Sends the last minutes again when the stream is another one, or has lost what it acknowledged; false when
+    /// that cannot be told.
+    async fn check(&mut self) -> bool {
         let looked = tokio::time::timeout(CHECK_EVERY, self.look()).await;
-        let Ok(Ok((state, own))) = looked else { return self.prune() };
-        let is_known = self.sent.created != Timestamp::default();
-        // Others may have filled the numbers up again that were lost: then our own last one is an earlier one.
-        let is_lost = || state.last < self.sent.last || (state.first <= self.sent.last && own < self.sent.last);
-        if is_known && (state.created != self.sent.created || is_lost()) {
-            self.send_again(state.last);
+        let Ok(Ok(found)) = looked else {
+            self.prune();
+            return false;
+        };
+        self.looked = Some(Instant::now());
+        if let Some((state, is_kept)) = found {
+            let is_known = self.sent.created != Timestamp::default();
+            if is_known && (state.created != self.sent.created || !is_kept) {
+                self.send_again(state.last);
+            }
+            self.sent.created = state.created;
         }
-        self.sent.created = state.created;
         self.prune();
         if let Err(error) = store::save(&self.path, &self.sent) {
             tracing::warn!(%error, "cannot note how far the spool was sent");
         }
+        true
     }
 
-    /// How far the stream goes, and the number of the last tick of ours in it.
-    async fn look(&self) -> Result<(StreamState, u64), ReadError> {
+    /// Nothing while the stream has the last tick that it acknowledged; else how far it goes, and whether it has
+    /// only let that tick go in time.
+    async fn look(&self) -> Result<Option<(StreamState, bool)>, ReadError> {
+        let last = self.sent.last;
+        if last > 0 && self.sent.created != Timestamp::default() {
+            // Others may have filled the numbers up again that were lost.
+            let found = self.bus.at(Stream::Samples, last).await?;
+            let own = self.bus.prefix().sample(&self.agent);
+            if found.is_some_and(|found| found.subject == own) {
+                return Ok(None);
+            }
+        }
         let state = self.bus.state(Stream::Samples).await?;
-        let own = self.bus.last(Stream::Samples, &self.bus.prefix().sample(&self.agent)).await?;
-        Ok((state, own.map_or(0, |own| own.seq)))
+        Ok(Some((state, last <= state.last && (last == 0 || last < state.first))))
     }
 
     /// Begins anew with the oldest tick that is still on disk; `last` is the end of the stream now.
