@@ -6,7 +6,7 @@
 
 mod files;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,9 @@ struct Invite {
     until: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     used: Option<Timestamp>,
+    /// The key of whoever used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 /// A token that was just made.
@@ -120,7 +123,7 @@ impl InviteArgs {
         };
         let agent = AgentId { region: self.region.clone(), role, name };
         let until = now + self.good_for;
-        let invite = Invite { agent: agent.clone(), by: self.asker.principal()?, until, used: None };
+        let invite = Invite { agent: agent.clone(), by: self.asker.principal()?, until, used: None, key: None };
         let token = one_time_token().map_err(VerbError::System)?;
         bus.kv(Bucket::Invites).create(&hash(&token), codec::to_json("invite", &invite)?).await?;
         Ok(Invited { token, agent, until })
@@ -143,20 +146,28 @@ impl JoinArgs {
         Ok(exit::DONE)
     }
 
-    /// Uses the token up, and writes the folder.
+    /// Uses the token up, and writes the folder. Goes on where a join was cut off after it had used the token.
     ///
     /// # Errors
     /// When the folder holds something, or the token is unknown, late or used: nothing is written.
     pub async fn join(&self, bus: &Bus, mesh: &Mesh, now: Timestamp) -> Result<Joined, VerbError> {
         let dir = vacant(&self.dir)?;
         let kv = bus.kv(Bucket::Invites);
-        let (entry, invite) = good(&kv, &self.token, now).await?;
-        let user = NewUser::generate().map_err(VerbError::System)?;
+        let (entry, invite) = known(&kv, &self.token).await?;
         let program = std::env::current_exe().map_err(VerbError::System)?;
         let place = files::Place { dir: &dir, agent: &invite.agent, mesh, program: &program };
-        let files = place.files(&user, self.container);
-        let staged = stage(&dir, &files)?;
-        let used = Invite { used: Some(now), ..invite.clone() };
+        let staged = beside(&dir);
+        if let Some(used) = invite.used {
+            let why = || refused(&format!("for {} was used at {used}", invite.agent));
+            let left = left_behind(&staged).filter(|user| invite.key.as_ref() == Some(&user.public));
+            return self.finish(&place, &staged, &left.ok_or_else(why)?);
+        }
+        if now > invite.until {
+            return Err(refused(&format!("for {} was good until {}", invite.agent, invite.until)));
+        }
+        let user = NewUser::generate().map_err(VerbError::System)?;
+        stage(&staged, &place.files(&user, self.container))?;
+        let used = Invite { used: Some(now), key: Some(user.public.clone()), ..invite.clone() };
         let taken = kv.update(&entry.key, codec::to_json("invite", &used)?, entry.revision).await;
         if let Err(error) = taken {
             let _ = std::fs::remove_dir_all(&staged);
@@ -165,17 +176,23 @@ impl JoinArgs {
                 error => error.into(),
             });
         }
+        self.finish(&place, &staged, &user)
+    }
+
+    fn finish(&self, place: &files::Place<'_>, staged: &Path, user: &NewUser) -> Result<Joined, VerbError> {
+        let files::Place { dir, agent, mesh, .. } = *place;
         // Takes the place of an empty folder, and of no other.
-        std::fs::rename(&staged, &dir).map_err(|source| VerbError::File {
-            doing: "give the folder its name; the token is used up, and all is in",
-            path: staged,
+        std::fs::rename(staged, dir).map_err(|source| VerbError::File {
+            doing: "give the folder its name; the token is used up, and the same join goes on from there: rename",
+            path: staged.to_owned(),
             source,
         })?;
+        let names = place.files(user, self.container).into_iter().map(|file| dir.join(file.name));
         Ok(Joined {
-            written: files.iter().map(|file| dir.join(&file.name)).collect(),
-            user: user_line(&mesh.prefix, &invite.agent, mesh.nats_domain.as_deref(), &user.public),
+            written: names.filter(|path| path.exists()).collect(),
+            user: user_line(&mesh.prefix, agent, mesh.nats_domain.as_deref(), &user.public),
             next: place.next(self.container),
-            agent: invite.agent,
+            agent: agent.clone(),
         })
     }
 }
@@ -195,16 +212,22 @@ fn hash(token: &str) -> String {
     Sha256::digest(token.trim()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn good(kv: &Kv, token: &str, now: Timestamp) -> Result<(KvEntry, Invite), VerbError> {
+async fn known(kv: &Kv, token: &str) -> Result<(KvEntry, Invite), VerbError> {
     let found = kv.get(&hash(token)).await?;
     let Some(entry) = found else { return Err(refused("is not known on this mesh, or was forgotten since")) };
-    let invite: Invite = codec::from_json("invite", entry.value.as_deref().unwrap_or_default())?;
-    match invite.used {
-        Some(used) => Err(refused(&format!("for {} was used at {used}", invite.agent))),
-        None if now > invite.until => Err(refused(&format!("for {} was good until {}", invite.agent, invite.until))),
-        None => Ok((entry, invite)),
-    }
+    let invite = codec::from_json("invite", entry.value.as_deref().unwrap_or_default())?;
+    Ok((entry, invite))
 }
+
+/// The key in the folder that a join left when it was cut off, if one is there.
+fn left_behind(staged: &Path) -> Option<NewUser> {
+    let mut seed = String::new();
+    std::fs::File::open(staged.join(files::SEED)).ok()?.take(SEED_LEN_MAX).read_to_string(&mut seed).ok()?;
+    NewUser::read(&seed).ok()
+}
+
+/// Longer than any seed is.
+const SEED_LEN_MAX: u64 = 256;
 
 /// The folder by its full name, if nothing is in it.
 fn vacant(dir: &Path) -> Result<PathBuf, VerbError> {
@@ -234,27 +257,38 @@ fn vacant(dir: &Path) -> Result<PathBuf, VerbError> {
 /// Files that are named when a folder is not empty.
 const SHOWN_MAX: usize = 20;
 
-/// Writes all files into a folder beside `dir`, or none.
-fn stage(dir: &Path, files: &[files::File]) -> Result<PathBuf, VerbError> {
-    if let Some(parent) = dir.parent() {
-        make_dir(parent)?;
-    }
+/// Where the folder `dir` is made before it takes its name.
+fn beside(dir: &Path) -> PathBuf {
     let mut staged = dir.as_os_str().to_owned();
     staged.push(".joining");
-    let staged = PathBuf::from(staged);
+    staged.into()
+}
+
+/// Writes all files into the new folder `staged`, or none.
+fn stage(staged: &Path, files: &[files::File]) -> Result<(), VerbError> {
+    if let Some(parent) = staged.parent() {
+        make_dir(parent)?;
+    }
+    if staged.exists() {
+        return Err(VerbError::Setup(format!(
+            "{0} is there: another join is under way, or one was cut off before it had used its token; nothing was \
+             written. When none is under way: rm -r {0}, and join again",
+            staged.display()
+        )));
+    }
     let wrong = |path: &Path| {
         let path = path.to_owned();
         move |source| VerbError::File { doing: "make", path, source }
     };
-    std::fs::DirBuilder::new().mode(0o700).create(&staged).map_err(wrong(&staged))?;
+    std::fs::DirBuilder::new().mode(0o700).create(staged).map_err(wrong(staged))?;
     for file in files {
         let path = staged.join(&file.name);
         let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(file.mode).open(&path);
         let written = made.and_then(|mut made| made.write_all(file.text.as_bytes()).and_then(|()| made.sync_all()));
         if let Err(source) = written {
-            let _ = std::fs::remove_dir_all(&staged);
+            let _ = std::fs::remove_dir_all(staged);
             return Err(wrong(&path)(source));
         }
     }
-    Ok(staged)
+    Ok(())
 }

@@ -72,6 +72,21 @@ async fn a_token_makes_one_agent() {
     refused(&invited.token, "again", now, "was used at 2026-05-05").await;
 
     let joined = one.or(other).expect("one of them");
+    // A join that was cut off after it had used the token goes on.
+    let own = joined.written[0].parent().expect("a folder").to_owned();
+    let staged = own.with_extension("joining");
+    std::fs::rename(&own, &staged).expect("as it was before its last step");
+    refused(&invited.token, "elsewhere", now, "was used at 2026-05-05").await;
+    let (mesh, args) = join(&world, &invited.token, &own);
+    let again = args.join(&world.bus, &mesh, now).await.expect("goes on");
+    assert_eq!((again.user == joined.user, again.written.len(), staged.exists()), (true, 3, false), "{again:?}");
+    let second = invite("--name two").invite(&world.bus, now).await.expect("invited");
+    std::fs::create_dir(dir("left.joining")).expect("made");
+    let (mesh, args) = join(&world, &second.token, &dir("left"));
+    let error = args.join(&world.bus, &mesh, now).await.expect_err("in the way");
+    assert!(error.to_string().contains("rm -r ") && error.exit_code() == 2, "{error}");
+    std::fs::remove_dir(dir("left.joining")).expect("removed, as it says");
+    args.join(&world.bus, &mesh, now).await.expect("joined");
     assert_eq!(joined.agent.to_string(), "sjc.probe.probe-1");
     let [seed, config, unit] = joined.written.as_slice() else { panic!("{joined:?}") };
     assert_eq!(std::fs::metadata(seed).expect("there").permissions().mode() & 0o777, 0o600);

@@ -28,6 +28,15 @@ impl NewUser {
         let seed = pair.seed().map_err(std::io::Error::other)?;
         Ok(Self { public: pair.public_key(), seed: seed.into() })
     }
+
+    /// The key of a seed, as a file holds it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read(seed: &str) -> std::io::Result<Self> {
+        let pair = nkeys::KeyPair::from_seed(seed.trim()).map_err(std::io::Error::other)?;
+        Ok(Self { public: pair.public_key(), seed: seed.trim().to_owned().into() })
+    }
 }
 
 /// 128 bits of the system's randomness, in hex.
@@ -121,6 +130,8 @@ fn open(family: &Family, subject: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::*;
 
     #[test]
@@ -149,6 +160,9 @@ mod tests {
     fn keys_and_tokens_are_new_each_time() {
         let (one, other) = (NewUser::generate().unwrap(), NewUser::generate().unwrap());
         assert!(one.public.starts_with('U') && one.public != other.public);
+        let again = NewUser::read(&format!("{}\n", one.seed.expose_secret())).unwrap();
+        assert_eq!(again.public, one.public);
+        assert!(NewUser::read("SUX").is_err());
         let (one, other) = (one_time_token().unwrap(), one_time_token().unwrap());
         assert!(one.len() == 32 && one != other);
     }

@@ -25,7 +25,7 @@ pub(super) struct Place<'a> {
 }
 
 const PRIVATE: u32 = 0o600;
-const SEED: &str = "agent.nk";
+pub(super) const SEED: &str = "agent.nk";
 
 impl Place<'_> {
     pub(super) fn files(&self, user: &NewUser, is_container: bool) -> Vec<File> {
@@ -46,8 +46,11 @@ impl Place<'_> {
         let config = self.config();
         let mut next = vec![format!("edit {dir}/{config}    # the part of the {role} agent")];
         if is_container {
+            // A container has its own loopback, and with it a port of its own for its health.
+            let is_here = ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| self.mesh.nats.contains(host));
+            let network = if is_here { " --network host" } else { "" };
             next.push(format!(
-                "docker run --detach --restart unless-stopped --network host --name bellwether-{region}-{name} \
+                "docker run --detach --restart unless-stopped{network} --name bellwether-{region}-{name} \
                  --user \"$(id -u):$(id -g)\" --volume {dir}:{dir} bellwether agent {role} --config {dir}/{config}",
                 region = self.agent.region,
                 name = self.agent.name,
