@@ -7,6 +7,7 @@
 //! | `by_hand` | ask and read with any NATS client |
 //! | `first_hour` | go from an empty folder to an alert |
 //! | `full_disk` | be told that nothing can be stored |
+//! | `joining` | let the agents of a region in over TLS, by their keys |
 //! | `kills` | lose any process at any named point |
 //! | `load` | keep users coming, and lose none |
 //! | `lost_streams` | lose a stream under a rollout |
@@ -26,6 +27,7 @@ mod compose;
 mod fault_lens;
 mod first_hour;
 mod full_disk;
+mod joining;
 mod kills;
 mod load;
 mod lost_streams;
