@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bellwether_protocol::plan::{
-    FailStep, Finding, Flaw, LeverUse, Objective, OnFail, Plan, SetTo, Validators, read_plan, render,
+    FailStep, Finding, Flaw, LeverUse, Objective, OnFail, Plan, SetTo, Validators, files, join, read_plan, render,
 };
 use bellwether_protocol::time::Span;
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -74,6 +74,32 @@ fn stored_plans_are_accepted() {
         assert_eq!(findings.len(), warnings, "{}", render(&findings, &[(file, text)]));
         assert_eq!(plan.release_lever().is_some(), file != "estimator-staging.yaml");
     }
+}
+
+/// Services that are nearly the same share what they have in common, and differ in a few lines.
+#[test]
+fn stored_plans_with_one_base_are_accepted() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/plans");
+    let text = |file: &str| std::fs::read_to_string(folder.join(file)).map_err(|error| error.to_string());
+    let plan = |file: &str| {
+        let text = join(file, text(file).unwrap(), text).unwrap_or_else(|wrong| panic!("{}", wrong.finding));
+        let read = read_plan(file, &text, &[], &Validators::new());
+        read.unwrap_or_else(|findings| panic!("{}", render(&findings, &files(file, &text))))
+    };
+    let [(cart, said), (search, none)] = ["cart.yaml", "search.yaml"].map(plan);
+    assert!(said.is_empty() && none.is_empty(), "{said:?} {none:?}");
+    assert_eq!((cart.service.as_str(), cart.regions.len()), ("cart", 2));
+    assert_eq!((search.service.as_str(), search.regions.len()), ("search", 1));
+    let soaks = |plan: &Plan| plan.stages.iter().map(|stage| (stage.soak, stage.approval)).collect::<Vec<_>>();
+    assert_eq!(soaks(&cart), [(Span::from_secs(14_400), false), (Span::from_secs(86_400), false)]);
+    assert_eq!(soaks(&search), [(Span::from_secs(3_600), true), (Span::from_secs(86_400), false)]);
+    assert_ne!(cart.criteria[0].objective, search.criteria[0].objective);
+    assert_eq!(cart.criteria[2], search.criteria[2]);
+    // The base alone is no plan, and says whose it may be.
+    let text = text("storefront.yaml").unwrap();
+    let findings = read_plan("storefront.yaml", &text, &[], &Validators::new()).unwrap_err();
+    let help = "add `service: ...`, or check the plan that extends this one";
+    assert_eq!(findings[0].help.as_deref(), Some(help));
 }
 
 #[test]

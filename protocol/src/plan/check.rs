@@ -112,7 +112,7 @@ impl<'a> Check<'a> {
         let (Some((to, part)), Some(cohorts)) = (part.filter(|_| has_baseline), stage.get("cohorts")) else { return };
         let look = |cohort: &str| items(Some(cohorts)).find(|node| node.text() == Some(cohort));
         if let Some(canary) = look("canary").filter(|_| look("baseline").is_none()) {
-            let help = format!("the old release still answers (`{part}`, line {}); look at it too", to.mark.line);
+            let help = format!("the old release still answers (`{part}`, {}); look at it too", to.mark.place());
             let finding = Finding::new("W05", "canary-only: a bad day would be blamed on the release");
             self.push(finding.on("cohorts", canary).help(help).note("leave `cohorts` out to look at both"));
         }
@@ -293,7 +293,7 @@ impl<'a> Check<'a> {
             let lever = cut(text(set, "set").unwrap_or_default());
             let message = format!("level {number} switches `{lever}` off, and need not see the refusal");
             let slis: Vec<&str> = items(Some(proof)).filter_map(Node::text).collect();
-            let help = format!("as in level 1 (line {}): `refuses: [{}]`", proof.mark.line, cut(&slis.join(", ")));
+            let help = format!("as in level 1 ({}): `refuses: [{}]`", proof.mark.place(), cut(&slis.join(", ")));
             let finding = Finding::new("W04", message).help(help);
             findings.extend(set.get("set").map(|place| finding.on("set", place)));
         }

@@ -127,6 +127,8 @@
 mod check;
 mod freeze;
 #[cfg(feature = "plan-file")]
+mod layers;
+#[cfg(feature = "plan-file")]
 mod node;
 pub mod number;
 #[cfg(feature = "plan-file")]
@@ -145,6 +147,8 @@ mod sketch;
 mod timeline;
 #[cfg(feature = "plan-file")]
 mod waves;
+#[cfg(feature = "plan-file")]
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -159,10 +163,14 @@ use crate::time::{Span, Timestamp};
 
 pub use freeze::{Edge, Freeze, Zone};
 #[cfg(feature = "plan-file")]
+pub use layers::{Unjoined, files, join};
+#[cfg(feature = "plan-file")]
 pub use report::{Finding, FindingSeverity, render};
 #[cfg(feature = "plan-file")]
 pub use sketch::plan_schema;
 pub use timeline::{RollbackPoint, StageTime, Timeline};
+#[cfg(feature = "plan-file")]
+pub use written::written;
 
 /// Width of a slot, when the plan does not say.
 pub const SLOT: Span = Span::from_secs(30);
@@ -185,7 +193,8 @@ pub const TIMEOUT: Span = Span::from_secs(5);
 /// Deadline of an action, when the plan does not say.
 pub const ENTER_WITHIN: Span = Span::from_secs(120);
 
-/// Reads a plan file and checks it, without I/O. `file` is its name, for messages only.
+/// Reads a plan file and checks it, without I/O. `file` is its path, for messages only. A file that
+/// stands on a base is read as the text that [`join`] makes of the two.
 ///
 /// `overrides` such as `stages.canary.soak=60s` are applied before anything is checked.
 ///
@@ -199,8 +208,7 @@ pub fn read_plan(
     overrides: &[String],
     validators: &Validators,
 ) -> Result<(Plan, Vec<Finding>), Vec<Finding>> {
-    let (root, broken) = node::tree(text);
-    let mut findings: Vec<Finding> = broken.into_iter().map(Finding::from).collect();
+    let (root, mut findings) = layers::tree(text);
     let mut plan = None;
     if let Some(mut root) = root {
         findings.extend(overrides::apply(&mut root, overrides));
@@ -211,12 +219,12 @@ pub fn read_plan(
         findings.append(&mut reader.findings);
         findings.extend(check::check(&root));
     }
-    findings.sort_by_key(|finding| (finding.line, finding.column));
+    layers::place(&mut findings, file, text);
     // What stands in a stage with waves is read once for each of them.
+    let place = |own: &Finding| (own.file.clone(), own.line, own.column, own.code, own.message.clone());
     let mut said = BTreeSet::new();
-    findings.retain(|finding| said.insert((finding.line, finding.column, finding.code, finding.message.clone())));
+    findings.retain(|finding| said.insert(place(finding)));
     findings.truncate(report::FINDINGS_MAX);
-    findings.iter_mut().for_each(|finding| finding.file = file.to_owned());
     let wrong = findings.iter().any(|finding| finding.severity == FindingSeverity::Error);
     match plan {
         Some(plan) if !wrong => Ok((plan, findings)),

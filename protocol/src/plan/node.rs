@@ -2,11 +2,12 @@
 //!
 //! The only file that knows the YAML library. Scalars keep their source text: whether `10%`, `on`
 //! or `1.8GB` makes sense is for the one who asks for it, so YAML's own types cannot get in the
-//! way. Tags, merge keys and second documents are refused, and every dimension is bounded before
-//! the tree is built. Nothing here knows what a plan is.
+//! way. Tags and merge keys are refused, and every dimension is bounded, over all documents together,
+//! before the trees are built. Nothing here knows what a plan is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span as YamlSpan, StrInput};
 
@@ -18,16 +19,40 @@ pub(super) const ALIASES_MAX: usize = 64;
 pub(super) const DEPTH_MAX: usize = 32;
 /// Most keys, values, lists and maps, counted after aliases are filled in.
 pub(super) const NODES_MAX: usize = 20_000;
+/// Most documents that are not empty.
+pub(super) const DOCUMENTS_MAX: usize = 32;
+
+/// A part of the text: one file of several, or all of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    /// What the text calls it; absent when it is all of it.
+    pub name: Option<&'a str>,
+    /// How many bytes stand before it.
+    pub start: usize,
+    pub text: &'a str,
+}
 
 /// Where something stands in the text.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Line, from 1.
+    /// The part in which it stands, when that has a name.
+    pub part: Option<Arc<str>>,
+    /// Line of its part, from 1.
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
-    /// Its bytes.
+    /// Its bytes in the whole text.
     pub bytes: Range<usize>,
+}
+
+impl Mark {
+    /// `line 31`, or `common.yaml:31` where there are several files.
+    pub(super) fn place(&self) -> String {
+        match &self.part {
+            Some(part) => format!("{part}:{}", self.line),
+            None => format!("line {}", self.line),
+        }
+    }
 }
 
 /// The key of an entry in a map.
@@ -147,49 +172,63 @@ fn plain_to_json(text: &str) -> serde_json::Value {
     }
 }
 
-/// Reads `text`. Repeated keys are reported one by one, and the first of them is kept; anything
-/// else that is wrong ends the reading, with what was found until then.
-pub(super) fn tree(text: &str) -> (Option<Node>, Vec<Broken>) {
-    if text.len() > TEXT_MAX {
-        let message = format!("the file has {} bytes", text.len());
+/// Reads the documents of all `parts` that are not empty, in order. Repeated keys are reported one by
+/// one, and the first of them is kept; anything else that is wrong ends the reading.
+pub(super) fn documents(parts: &[Part<'_>]) -> (Option<Vec<Node>>, Vec<Broken>) {
+    let len: usize = parts.iter().map(|part| part.text.len()).sum();
+    if len > TEXT_MAX {
+        let message = format!("the file has {len} bytes");
         let help = "at most 1 MiB is read: split the plan";
         return (None, vec![Broken { mark: Mark::default(), message, help }]);
     }
-    let mut options = Options::default();
-    options.set_emit_comments(false);
-    let mut builder = Builder {
-        parser: Parser::new_from_str_with_options(text, options),
-        anchors: BTreeMap::new(),
-        aliases: 0,
-        nodes: 0,
-        repeated: Vec::new(),
-    };
-    match builder.document() {
-        Ok(node) => (Some(node), builder.repeated),
-        Err(broken) => (None, builder.repeated.into_iter().chain([broken]).collect()),
+    let mut read = Read::default();
+    let mut documents = Vec::new();
+    for part in parts {
+        if let Err(broken) = Builder::new(*part, &mut read).documents(&mut documents) {
+            return (None, read.repeated.into_iter().chain([broken]).collect());
+        }
     }
+    (Some(documents), read.repeated)
 }
 
-struct Builder<'a> {
-    parser: Parser<'a, StrInput<'a>>,
-    anchors: BTreeMap<usize, Node>,
+/// What has been read so far, of all parts.
+#[derive(Default)]
+struct Read {
     aliases: usize,
+    anchors: usize,
     nodes: usize,
     repeated: Vec<Broken>,
 }
 
+struct Builder<'a, 'r> {
+    parser: Parser<'a, StrInput<'a>>,
+    part: Option<Arc<str>>,
+    start: usize,
+    anchors: BTreeMap<usize, Node>,
+    read: &'r mut Read,
+}
+
 type Built<T> = Result<T, Broken>;
 
-impl<'a> Builder<'a> {
-    fn document(&mut self) -> Built<Node> {
-        let (event, mark) = self.content()?;
-        if matches!(event, Event::StreamEnd) {
-            return Err(broken(mark, "the file is empty", "write at least `service:` and what a plan needs"));
-        }
-        let node = self.node(event, mark, 0)?;
-        match self.content()? {
-            (Event::StreamEnd, _) => Ok(node),
-            (_, mark) => Err(broken(mark, "a second document", "write one plan per file")),
+impl<'a, 'r> Builder<'a, 'r> {
+    fn new(part: Part<'a>, read: &'r mut Read) -> Self {
+        let mut options = Options::default();
+        options.set_emit_comments(false);
+        let parser = Parser::new_from_str_with_options(part.text, options);
+        Self { parser, part: part.name.map(Arc::from), start: part.start, anchors: BTreeMap::new(), read }
+    }
+
+    fn documents(&mut self, documents: &mut Vec<Node>) -> Built<()> {
+        loop {
+            let (event, mark) = self.content()?;
+            if matches!(event, Event::StreamEnd) {
+                return Ok(());
+            }
+            let node = self.node(event, mark, 0)?;
+            if documents.len() >= DOCUMENTS_MAX {
+                return Err(broken(node.mark, "too many documents", "at most 32 are read"));
+            }
+            documents.extend(Some(node).filter(|node| !node.is_nothing()));
         }
     }
 
@@ -205,8 +244,8 @@ impl<'a> Builder<'a> {
 
     fn next(&mut self) -> Built<(Event<'a>, Mark)> {
         match self.parser.next() {
-            Some(Ok((event, span))) => Ok((event, mark(&span))),
-            Some(Err(error)) => Err(scan_error(&error)),
+            Some(Ok((event, span))) => Ok((event, self.mark(&span))),
+            Some(Err(error)) => Err(self.scan_error(&error)),
             None => Ok((Event::StreamEnd, Mark::default())),
         }
     }
@@ -231,7 +270,8 @@ impl<'a> Builder<'a> {
         let node = Node { mark, value, overridden: false };
         // Anchors are numbered from 1; 0 says that there is none.
         if anchor > 0 {
-            if self.anchors.len() >= ALIASES_MAX {
+            self.read.anchors += 1;
+            if self.read.anchors > ALIASES_MAX {
                 return Err(broken(node.mark, "too many anchors", "at most 64 are read"));
             }
             self.anchors.insert(anchor, node.clone());
@@ -269,16 +309,16 @@ impl<'a> Builder<'a> {
             let node = self.node(event, mark, depth + 1)?;
             if seen.insert(key.text.clone()) {
                 entries.push((key, node));
-            } else if self.repeated.len() < ALIASES_MAX {
+            } else if self.read.repeated.len() < ALIASES_MAX {
                 let message = format!("`{}` is written twice", key.text);
-                self.repeated.push(Broken { mark: key.mark, message, help: "keep one of the two" });
+                self.read.repeated.push(Broken { mark: key.mark, message, help: "keep one of the two" });
             }
         }
     }
 
     fn alias(&mut self, id: usize, mark: Mark) -> Built<Node> {
-        self.aliases += 1;
-        if self.aliases > ALIASES_MAX {
+        self.read.aliases += 1;
+        if self.read.aliases > ALIASES_MAX {
             return Err(broken(mark, "too many aliases", "at most 64 are read"));
         }
         let Some(node) = self.anchors.get(&id).cloned() else {
@@ -289,11 +329,28 @@ impl<'a> Builder<'a> {
     }
 
     fn count(&mut self, nodes: usize, mark: &Mark) -> Built<()> {
-        self.nodes += nodes;
-        if self.nodes > NODES_MAX {
+        self.read.nodes += nodes;
+        if self.read.nodes > NODES_MAX {
             return Err(broken(mark.clone(), "too many keys and values", "at most 20,000 are read"));
         }
         Ok(())
+    }
+
+    fn mark(&self, span: &YamlSpan) -> Mark {
+        let bytes = span.byte_range().unwrap_or(0..0);
+        self.at(span.start.line(), span.start.col(), bytes)
+    }
+
+    fn scan_error(&self, error: &ScanError) -> Broken {
+        let at = error.marker();
+        let start = at.byte_offset().unwrap_or(0);
+        let mark = self.at(at.line(), at.col(), start..start);
+        Broken { mark, message: format!("not YAML: {}", error.kind()), help: "" }
+    }
+
+    fn at(&self, line: usize, column: usize, bytes: Range<usize>) -> Mark {
+        let bytes = self.start + bytes.start..self.start + bytes.end;
+        Mark { part: self.part.clone(), line: number(line), column: number(column + 1), bytes }
     }
 }
 
@@ -306,18 +363,6 @@ fn broken(mark: Mark, message: &str, help: &'static str) -> Broken {
     Broken { mark, message: message.to_owned(), help }
 }
 
-fn scan_error(error: &ScanError) -> Broken {
-    let at = error.marker();
-    let start = at.byte_offset().unwrap_or(0);
-    let mark = Mark { line: number(at.line()), column: number(at.col() + 1), bytes: start..start };
-    Broken { mark, message: format!("not YAML: {}", error.kind()), help: "" }
-}
-
-fn mark(span: &YamlSpan) -> Mark {
-    let bytes = span.byte_range().unwrap_or(0..0);
-    Mark { line: number(span.start.line()), column: number(span.start.col() + 1), bytes }
-}
-
 fn number(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -325,6 +370,12 @@ fn number(n: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The last document of `text`.
+    fn tree(text: &str) -> (Option<Node>, Vec<Broken>) {
+        let (documents, broken) = documents(&[Part { name: None, start: 0, text }]);
+        (documents.and_then(|mut documents| documents.pop()), broken)
+    }
 
     fn refused(text: &str, expected: &str) {
         let (_, broken) = tree(text);
@@ -365,17 +416,18 @@ mod tests {
         refused(&format!("a0: &a0 [x, x]\n{laughs}"), "too many keys and values");
         refused("a: &a [*a]", "alias inside of its own anchor");
         refused(&format!("a: &a 1\nb: [{}]", "*a, ".repeat(65)), "too many aliases");
+        refused(&"--- {a: 1}\n".repeat(DOCUMENTS_MAX + 1), "too many documents");
+        refused(&"--- {a: &a 1, b: *a}\n".repeat(3).repeat(22), "too many");
+        refused(&format!("{}---\na: 1", "- 1\n".repeat(NODES_MAX - 1)), "too many keys and values");
+        refused("a: &a 1\n---\nb: *a", "not YAML");
     }
 
     #[test]
     fn what_is_read_differently_elsewhere_is_refused() {
         refused("a: 1\na: 2", "`a` is written twice");
-        refused("a: 1\n---\na: 2", "a second document");
         refused("<<: {a: 1}", "a merge key");
         refused("a: !!str 1", "a tag");
         refused("? [a]\n: 1", "a key that is not a simple word");
-        refused("", "the file is empty");
-        refused("# only a comment\n", "the file is empty");
         refused("a: 'b", "not YAML");
     }
 }

@@ -30,6 +30,7 @@ pub(super) const CRITERIA_MAX: usize = 256;
 const HEADERS_MAX: usize = 16;
 
 const PLAN: &[&str] = &[
+    "extends",
     "service",
     "slot",
     "grace",
@@ -45,6 +46,8 @@ const PLAN: &[&str] = &[
     "take_back",
     "freeze",
 ];
+/// What the schema says of a base, which is gone from the tree before a plan is read.
+const EXTENDS: &str = "The file that this one is laid over, by its path from here; in a base itself: `~`.";
 /// What a Fail does, as a plan writes it.
 const ON_FAIL: &[(&str, OnFail)] =
     &[("warn", OnFail::Warn), ("hold", OnFail::Hold), ("reapply", OnFail::Reapply), ("rollback", OnFail::Rollback)];
@@ -115,6 +118,10 @@ impl Reader<'_> {
     /// The whole plan; `None` when anything in it could not be read.
     pub(super) fn plan(&mut self, root: &Node) -> Option<Plan> {
         let s = self.section("plan", root, PLAN)?;
+        self.or(s, "extends", None, |r, k, n| {
+            r.note(|| json!({ "description": EXTENDS }));
+            r.text(k, n).map(Some)
+        });
         let service = self.need(s, "service", Self::token);
         let slot = self.or(s, "slot", SLOT, Self::span);
         let grace = self.or(s, "grace", GRACE.min(slot.unwrap_or(GRACE)), Self::span);

@@ -113,7 +113,9 @@ impl<'a> Reader<'a> {
             return read(self, key, node);
         }
         let message = format!("{} without `{key}`", section.what);
-        self.push(Finding::new("P05", message).at(&section.node.mark).help(format!("add `{key}: ...`")));
+        // A file without a service may be meant as the base of others.
+        let base = if key == "service" { ", or check the plan that extends this one" } else { "" };
+        self.push(Finding::new("P05", message).at(&section.node.mark).help(format!("add `{key}: ...`{base}")));
         None
     }
 
@@ -177,7 +179,11 @@ impl<'a> Reader<'a> {
             [(first, ..), (second, ..), ..] => {
                 let message =
                     format!("both `{}` and `{}` in one {}", cut(&first.text), cut(&second.text), section.what);
-                self.push(Finding::new("P08", message).on_key(second).help("keep exactly one"));
+                let help = match &first.mark.part {
+                    part if *part == second.mark.part => "keep exactly one".to_owned(),
+                    _ => format!("to take away the other: `{}: ~`", cut(&first.text)),
+                };
+                self.push(Finding::new("P08", message).on_key(second).help(help));
                 None
             }
         }

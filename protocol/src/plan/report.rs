@@ -15,6 +15,7 @@
 //! | P11 | what can never fail, or never fire |
 //! | P12 | values that contradict each other |
 //! | P13 | an override of something that cannot be overridden |
+//! | P14 | a base that cannot be had, or a key that says nothing of what a base has |
 //! | W01 | a class of answers that no probe reports |
 //! | W02 | a criterion that no stage uses |
 //! | W03 | looks that cannot show what a criterion wants |
@@ -96,6 +97,18 @@ impl Finding {
     pub(super) fn at(mut self, mark: &Mark) -> Self {
         (self.line, self.column) = (Some(mark.line), Some(mark.column));
         self.bytes = mark.bytes.clone();
+        self.file = mark.part.as_deref().unwrap_or_default().to_owned();
+        self
+    }
+
+    /// Says that it is in `file`.
+    pub(super) fn within(self, file: String) -> Self {
+        Self { file, ..self }
+    }
+
+    /// Counts its bytes from `start`.
+    pub(super) fn counted_from(mut self, start: usize) -> Self {
+        self.bytes = self.bytes.start.saturating_sub(start)..self.bytes.end.saturating_sub(start);
         self
     }
 
@@ -158,10 +171,10 @@ impl fmt::Display for Finding {
 /// Every finding with the line it points at, and one line that counts them.
 ///
 /// `sources` are the files that were read: name and text.
-pub fn render(findings: &[Finding], sources: &[(&str, &str)]) -> String {
+pub fn render<N: AsRef<str>>(findings: &[Finding], sources: &[(N, &str)]) -> String {
     let mut out = String::new();
     for finding in findings {
-        let source = sources.iter().find(|(name, _)| *name == finding.file).map_or("", |(_, text)| *text);
+        let source = sources.iter().find(|(name, _)| name.as_ref() == finding.file).map_or("", |(_, text)| *text);
         out.push_str(&tighten(&render_one(finding, source)));
         out.push('\n');
     }
@@ -312,7 +325,7 @@ mod tests {
     #[test]
     fn a_finding_shows_its_line() {
         let text = "stages:\n  - set: trafic  # ten percent\n";
-        let mark = Mark { line: 2, column: 10, bytes: 17..23 };
+        let mark = Mark { line: 2, column: 10, bytes: 17..23, ..Mark::default() };
         let mut finding = Finding::new("P04", "unknown lever `trafic`").at(&mark).help("did you mean `traffic`?");
         finding.file = "shop.yaml".into();
         let expected = "\
@@ -328,7 +341,7 @@ error[P04]: unknown lever `trafic`
     #[test]
     fn a_finding_on_a_long_line_shows_its_place() {
         let text = format!("{}x", " ".repeat(500));
-        let mark = Mark { line: 1, column: 501, bytes: 500..501 };
+        let mark = Mark { line: 1, column: 501, bytes: 500..501, ..Mark::default() };
         let finding =
             Finding { file: "f".into(), ..Finding::new("P02", "not a duration").at(&mark).help("write `1h`") };
         let shown = render(&[finding], &[("f", &text)]);

@@ -101,6 +101,7 @@ impl<'a> Place<'a> {
         let before = self.text.get(..range.start).unwrap_or_default().chars().count();
         let start = self.whole.bytes.start + lead;
         Mark {
+            part: self.whole.part.clone(),
             line: self.whole.line,
             column: self.whole.column.saturating_add(u32::try_from(lead + before).unwrap_or(u32::MAX)),
             bytes: start + range.start..start + range.end,

@@ -4,7 +4,8 @@
 //!
 //! The schema is narrower than the reader in one thing: a number, `true` and `false` stand without
 //! quotes, and a name that looks like one of them stands in quotes. It says nothing of a probe's own
-//! settings, which the probe checks, nor of what names refer to, which `check` does.
+//! settings, which the probe checks, nor of what names refer to, which `check` does. In a file that is
+//! laid over another one it misses nothing: what is not there may be in the base.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +22,48 @@ pub fn plan_schema(validators: &Validators) -> Value {
     let mut reader = Reader::new(validators);
     reader.sketch = Some(Sketch { docs: docs(), open: vec![Map::new()] });
     reader.plan(&nothing());
-    let mut schema = reader.sketch.and_then(|mut sketch| sketch.open.pop()).unwrap_or_default();
-    schema.insert("$schema".to_owned(), "http://json-schema.org/draft-07/schema#".into());
-    schema.insert("title".to_owned(), "Bellwether plan".into());
-    schema.into()
+    let whole: Value = reader.sketch.and_then(|mut sketch| sketch.open.pop()).unwrap_or_default().into();
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Bellwether plan",
+        "if": { "required": ["extends"] },
+        "then": over_a_base(whole.clone()),
+        "else": whole,
+    })
+}
+
+/// The schema of what may be written over a base: any part of it, and `~` for what is taken away.
+fn over_a_base(mut schema: Value) -> Value {
+    let Value::Object(own) = &mut schema else { return schema };
+    let is_named = |items: &Value| items["properties"].get("name").is_some();
+    // Any other list takes the place of the base's, so it is whole.
+    if own.get("items").is_some_and(|items| !is_named(items)) {
+        return schema;
+    }
+    for keyword in ["required", "oneOf", "dependencies", "minItems", "minProperties"] {
+        own.remove(keyword);
+    }
+    if let Some(items) = own.get_mut("items") {
+        *items = over_a_base(items.take());
+        items["required"] = json!(["name"]);
+    }
+    if let Some(values) = own.get_mut("additionalProperties").filter(|values| values.is_object()) {
+        *values = or_nothing(over_a_base(values.take()));
+    }
+    for value in own.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
+        *value = or_nothing(over_a_base(value.take()));
+    }
+    for way in own.get_mut("anyOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        *way = over_a_base(way.take());
+    }
+    schema
+}
+
+fn or_nothing(mut schema: Value) -> Value {
+    let description = schema.as_object_mut().and_then(|own| own.remove("description"));
+    let told = description.map(|text| ("description".to_owned(), text));
+    let ways = ("anyOf".to_owned(), json!([schema, { "type": "null" }]));
+    Value::Object(told.into_iter().chain([ways]).collect())
 }
 
 /// What the reader reads while it draws.

@@ -78,7 +78,7 @@ fn capped(stage: &Node, waves: &[&[Node]]) -> Result<(), Box<Finding>> {
     let (first, all) = (waves.first().map_or(0, |wave| wave.len()), waves.iter().map(|wave| wave.len()).sum::<usize>());
     let is_more = first as u64 * u64::from(ONE_PPB) > all as u64 * u64::from(most.ppb());
     let Some(place) = waves.first().and_then(|wave| wave.last()).filter(|_| is_more) else { return Ok(()) };
-    let help = format!("`at_most: {most}` (line {}): begin with fewer", cap.mark.line);
+    let help = format!("`at_most: {most}` ({}): begin with fewer", cap.mark.place());
     Err(wrong("P12", &format!("the first wave reaches {first} of {all} regions"), "waves", place, &help))
 }
 
@@ -92,7 +92,7 @@ fn entered(stage: &Node, levers: Option<&Node>, waves: &[&[Node]]) -> Result<Vec
         let Some((lever, regions)) = lever.zip(regions) else { return Ok(0) };
         let is_its = |region: &Node| regions.items().iter().any(|own| own.text() == region.text());
         waves.iter().position(|wave| wave.iter().any(is_its)).ok_or_else(|| {
-            let help = format!("its `regions` (line {}) are in none of the waves", regions.mark.line);
+            let help = format!("its `regions` ({}) are in none of the waves", regions.mark.place());
             wrong("P11", "this lever can never be set", "set", lever, &help)
         })
     };

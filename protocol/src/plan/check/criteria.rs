@@ -194,9 +194,9 @@ impl<'a> Check<'a> {
         let (Some(node), Some(cohorts)) = (node, lasts.stage.get("cohorts")) else { return };
         let alone = ["canary", "baseline"].iter().any(|own| items(Some(cohorts)).all(|node| node.text() != Some(*own)));
         let help = format!(
-            "stage `{}` looks at one cohort alone (line {}); look at both there, or leave this out of its `criteria`",
+            "stage `{}` looks at one cohort alone ({}); look at both there, or leave this out of its `criteria`",
             lasts.name(),
-            cohorts.mark.line
+            cohorts.mark.place()
         );
         self.refuse(alone, "P11", (node, ""), NEVER, help);
     }
@@ -211,7 +211,7 @@ impl<'a> Check<'a> {
         if whole > 0 && whole * u128::from(spend.ppb()) >= outage {
             let share = u32::try_from(outage / whole).unwrap_or(ONE_PPB);
             let share = Ratio::from_ppb(share / 10_000 * 10_000);
-            let lasts = format!("stage `{}` lasts {} (line {})", lasts.name(), lasts.soak, lasts.line());
+            let lasts = format!("stage `{}` lasts {} ({})", lasts.name(), lasts.soak, lasts.place());
             let help = format!("{lasts}; an outage of all of it spends {share} of the budget: write less");
             self.refuse(true, "P11", (node, "spend"), "so much can never be spent", help);
         }
@@ -229,7 +229,7 @@ impl<'a> Check<'a> {
             let help =
                 format!("the first look needs {BUCKETS_MIN} buckets after the warm-up: soak for {least} or more");
             let message = format!("{shown} slots cannot show whether a level is stable");
-            let where_ = format!("in stage `{}` (line {})", lasts.name(), lasts.line());
+            let where_ = format!("in stage `{}` ({})", lasts.name(), lasts.place());
             self.push(Finding::new("W03", message).at(&node.mark).help(help).note(where_));
         }
     }
@@ -289,13 +289,13 @@ impl Lasts<'_> {
         cut(text(self.stage, "name").unwrap_or("?"))
     }
 
-    /// The line that says how long it soaks.
-    fn line(&self) -> u32 {
-        self.stage.get("soak").map_or(0, |node| node.mark.line)
+    /// Where it says how long it soaks.
+    fn place(&self) -> String {
+        self.stage.get("soak").unwrap_or(self.stage).mark.place()
     }
 
     fn at_most(&self, most: impl std::fmt::Display) -> String {
-        format!("stage `{}` lasts {} (line {}); write at most `{most}`", self.name(), self.soak, self.line())
+        format!("stage `{}` lasts {} ({}); write at most `{most}`", self.name(), self.soak, self.place())
     }
 }
 
