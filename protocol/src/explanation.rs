@@ -19,7 +19,10 @@ pub struct Explanation {
     pub decided: Option<Decided>,
     /// Every verdict as it stood at that decision; without one, as it stands now.
     pub verdicts: Vec<Standing>,
-    /// The line of the plan that names the criterion.
+    /// The file of the plan that names the criterion, when it has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_file: Option<String>,
+    /// The line of the plan, or of that file, that names the criterion.
     pub plan_line: Option<usize>,
     /// The slots that say most against it, oldest first.
     pub slots: Vec<SlotCounts>,

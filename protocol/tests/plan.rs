@@ -476,6 +476,28 @@ no errors, 1 warning in 1 file. Nothing was contacted or changed.
 }
 
 #[test]
+fn what_is_looked_at_for_nothing_is_warned_of() {
+    let text = SMALL.replace("criteria:", "  - { name: health, http: { path: /health } }\ncriteria:");
+    let expected = "\
+warning[W06]: no criterion judges this SLI
+  --> shop.yaml:12:13
+12|   - { name: health, http: { path: /health } }
+  |             ^^^^^^ add a criterion such as `must: \"error_ratio < 1%\"` with this `sli`, or leave it out
+no errors, 1 warning in 1 file. Nothing was contacted or changed.
+";
+    let (_, findings) = read(&text, &[]).unwrap();
+    assert_eq!(render(&findings, &[("shop.yaml", &text)]), expected);
+    let judged = |criterion: &str| text.replace("criteria:", &format!("criteria:\n  - {criterion}"));
+    for criterion in [
+        "{ name: up, sli: health, must: no errors }",
+        "{ name: up, zero: { sli: health } }",
+        "{ name: up, consecutive: { sli: health, slots: 3 } }",
+    ] {
+        assert!(read(&judged(criterion), &[]).unwrap().1.is_empty(), "{criterion}");
+    }
+}
+
+#[test]
 fn proofs_that_nobody_asks_for_are_warned_of() {
     let text = SMALL.replace("database: {}", "flag: { off: \"off\" }").replace(
         "{ path: /checkout }",

@@ -42,6 +42,7 @@ pub(super) fn check(root: &Node) -> Vec<Finding> {
     check.levers();
     check.slis();
     check.criteria();
+    check.unjudged();
     check.stages();
     check.take_back();
     check.freezes();
@@ -153,6 +154,25 @@ impl<'a> Check<'a> {
                 "at most the grace of {grace}: a slot closes that long after its end, and a look that hangs must be in it"
             );
             self.refuse(late, "P12", (sli, "timeout"), "a timeout longer than the grace", help);
+        }
+    }
+
+    /// What is looked at, and counts for nothing.
+    fn unjudged(&mut self) {
+        let root = self.root;
+        let known = |sli: &&str| self.slis.contains(sli);
+        let own = |criterion: &'a Node| criterion.entries().iter().map(|(_, objective)| objective).chain([criterion]);
+        let sli = |criterion| own(criterion).find_map(|node| text(node, "sli")).filter(known);
+        // A criterion that is not understood may mean any of them.
+        let judged: Option<BTreeSet<_>> = items(root.get("criteria")).map(sli).collect();
+        let Some(mut used) = judged.filter(|judged| !judged.is_empty()) else { return };
+        let levels = items(root.get("take_back").and_then(|take_back| take_back.get("levels")));
+        used.extend(levels.flat_map(|level| items(level.get("refuses"))).filter_map(Node::text));
+        for name in items(root.get("slis")).filter_map(|sli| sli.get("name")) {
+            if name.text().is_some_and(|text| !used.contains(text)) {
+                let help = "add a criterion such as `must: \"error_ratio < 1%\"` with this `sli`, or leave it out";
+                self.push(Finding::new("W06", "no criterion judges this SLI").on("name", name).help(help));
+            }
         }
     }
 

@@ -21,6 +21,7 @@
 //! | W03 | looks that cannot show what a criterion wants |
 //! | W04 | a flag that goes off unproven, though an earlier level wants the refusal seen |
 //! | W05 | a stage that looks away from the baseline while traffic is split |
+//! | W06 | an SLI that no criterion judges |
 
 use std::fmt;
 use std::ops::Range;
