@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn a_release_that_failed_is_none_to_go_back_to() {
         let release = |text: &str| text.parse::<Release>().unwrap();
-        let previous = |held: Option<&str>, history: &[&str], good: Option<&str>, failed: &[&str]| {
+        let of = |new: &str, held: Option<&str>, history: &[&str], good: Option<&str>, failed: &[&str]| {
             let mut desk = Desk::new("shop".parse().unwrap());
             let reading = LeverReading {
                 lever: "release".parse().unwrap(),
@@ -433,8 +433,9 @@ mod tests {
             desk.agents.insert("hub.rollback.r1".parse().unwrap(), here);
             desk.good = good.map(release);
             desk.failed = failed.iter().copied().map(release).collect();
-            desk.previous(&"release".parse().unwrap(), &release("v3")).map(|found| found.map(|own| own.to_string()))
+            desk.previous(&"release".parse().unwrap(), &release(new)).map(|found| found.map(|own| own.to_string()))
         };
+        let previous = |held, history: &[&str], good, failed: &[&str]| of("v3", held, history, good, failed);
         let v = |text: &str| Ok(Some(text.to_owned()));
         assert_eq!(previous(Some("v2"), &["v1"], None, &[]), v("v2"));
         assert_eq!(previous(Some("v2"), &["v2", "v1"], None, &["v2"]), v("v1"));
@@ -444,5 +445,12 @@ mod tests {
         assert!(refused.starts_with("lever release holds v2, which failed"), "{refused}");
         let refused = previous(Some("v3"), &["v3"], None, &[]).unwrap_err();
         assert!(refused.starts_with("v3 is out already"), "{refused}");
+        // v43 failed, was only switched off, and is still deployed: neither it nor what follows goes back to it.
+        let after_v43 = |new| of(new, Some("v43"), &["v43", "v42", "v41"], Some("v42"), &["v43"]);
+        assert_eq!([after_v43("v43"), after_v43("v44")], [v("v42"), v("v42")]);
+        // v42 is deployed everywhere, and started again: going back to itself would change nothing.
+        assert_eq!(of("v42", Some("v42"), &["v42", "v41"], Some("v42"), &[]), v("v41"));
+        let refused = of("v42", Some("v42"), &["v42"], Some("v42"), &[]).unwrap_err();
+        assert!(refused.starts_with("v42 is out already"), "{refused}");
     }
 }
