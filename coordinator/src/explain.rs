@@ -9,7 +9,7 @@ use bellwether_protocol::explanation::{
     Coverage, Decided, Explanation, MISSED_MAX, Missed, Move, SlotCounts, Standing, Users,
 };
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Region};
-use bellwether_protocol::plan::Plan;
+use bellwether_protocol::plan::{Plan, files};
 use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Judgement, Reason};
 use bellwether_protocol::record::{AgentSeen, ClosedSlot, Input, Record};
@@ -173,7 +173,7 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
     let slots = judged.map(|judged| all.slots_of(judged)).unwrap_or_default();
     let plan = desk.rollout.as_ref().map(|rollout| &rollout.plan);
     let users = judged.zip(plan).and_then(|(judged, plan)| all.users(judged, plan));
-    let plan_line = judged.and_then(|judged| line_of(&all.plan_text, judged.criterion.as_str()));
+    let (plan_file, plan_line) = judged.and_then(|judged| line_of(&all.plan_text, judged.criterion.as_str())).unzip();
     let (decided, verdicts, covered) = match all.decided {
         Some((decided, verdicts, covered)) => (Some(decided), verdicts, covered),
         None => (None, desk.rollout.as_ref().map(|own| standings(own, now))?, desk.rollout.as_ref().map(covered)?),
@@ -182,6 +182,7 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
         status,
         decided,
         verdicts,
+        plan_file: plan_file.flatten(),
         plan_line,
         slots,
         users,
@@ -210,13 +211,15 @@ fn covered(rollout: &Rollout) -> Vec<Coverage> {
     regions.iter().map(of).collect()
 }
 
-/// The line on which a plan names a criterion, from 1.
-fn line_of(plan: &str, criterion: &str) -> Option<usize> {
+/// The line on which a plan names a criterion, from 1, and the file where there are several: that which
+/// is laid over the others.
+fn line_of(plan: &str, criterion: &str) -> Option<(Option<String>, usize)> {
     let names = |line: &str| {
         let after = line.split_once("name:").map(|(_, rest)| rest.trim_start());
         after.is_some_and(|rest| rest.split([',', ' ', '}', '#']).next() == Some(criterion))
     };
-    plan.lines().position(names).map(|index| index + 1)
+    let found = files("", plan).into_iter().rev().find_map(|(file, text)| Some((file, text.lines().position(names)?)));
+    found.map(|(file, index)| (Some(file).filter(|file| !file.is_empty()), index + 1))
 }
 
 #[cfg(test)]
@@ -227,8 +230,12 @@ mod tests {
     fn a_criterion_is_found_where_the_plan_names_it() {
         let plan =
             "service: shop\ncriteria:\n  - { name: error_rate_old, hard: true }\n  - name: error_rate # the one\n";
-        assert_eq!(line_of(plan, "error_rate"), Some(4));
-        assert_eq!(line_of(plan, "error_rate_old"), Some(3));
+        assert_eq!(line_of(plan, "error_rate"), Some((None, 4)));
+        assert_eq!(line_of(plan, "error_rate_old"), Some((None, 3)));
         assert_eq!(line_of(plan, "p99"), None);
+        let layers = format!("--- # file: ../all.yaml\n{plan}--- # file: shop.yaml\n- {{ name: error_rate }}\n");
+        let found = |name: &str| line_of(&layers, name).map(|(file, line)| (file.unwrap_or_default(), line));
+        assert_eq!(found("error_rate"), Some(("shop.yaml".to_owned(), 1)));
+        assert_eq!(found("error_rate_old"), Some(("../all.yaml".to_owned(), 3)));
     }
 }

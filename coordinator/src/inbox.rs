@@ -116,10 +116,13 @@ fn plan(verb: Verb, body: &CommandBody) -> Result<(String, Plan), String> {
         return Err(format!("the plan has {} bytes, at most {PLAN_LEN_MAX} fit into a record", text.len()));
     }
     // A probe's own settings are checked by the agents that take up the assignment.
-    let read = read_plan("plan", &text, &body.overrides, &BTreeMap::new());
+    let read = read_plan(FILE, &text, &body.overrides, &BTreeMap::new());
     let (plan, _) = read.map_err(|findings| one_line(&findings))?;
     Ok((text, plan))
 }
+
+/// What a plan without bases is called, where nobody has its file.
+const FILE: &str = "plan";
 
 fn one_line(findings: &[Finding]) -> String {
     let errors = findings.iter().filter(|finding| finding.severity == FindingSeverity::Error);
@@ -128,9 +131,12 @@ fn one_line(findings: &[Finding]) -> String {
 }
 
 fn place(finding: &Finding) -> String {
+    // A plan with bases says in which of its files.
+    let file = Some(&finding.file).filter(|file| *file != FILE).map(|file| format!("{file}:")).unwrap_or_default();
+    let help = finding.help.as_ref().map(|help| format!(": {help}")).unwrap_or_default();
     match (finding.line, finding.column) {
-        (Some(line), Some(column)) => format!("{line}:{column}: {}", finding.message),
-        _ => finding.message.clone(),
+        (Some(line), Some(column)) => format!("{file}{line}:{column}: {}{help}", finding.message),
+        _ => format!("{}{help}", finding.message),
     }
 }
 

@@ -55,7 +55,7 @@ impl BacktestArgs {
     /// # Errors
     /// When a file cannot be read, or the plan is refused; then its findings were shown.
     pub(crate) fn show(&self, mesh: &Mesh, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
-        let text = plan::read(&self.plan)?;
+        let text = plan::read(&self.plan, mesh.json)?;
         let plan = plan::checked(&self.plan, &text, &self.overrides, validators, mesh.json)?;
         let plan = Plan { alpha: self.alpha.unwrap_or(plan.alpha), ..plan };
         let wrong = |source| VerbError::File { doing: "read", path: self.samples.clone(), source };

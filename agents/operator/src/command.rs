@@ -100,7 +100,7 @@ pub enum ExcludedKind {
 /// # Errors
 /// When the command is not known to be stored.
 pub(crate) async fn command(mesh: &Mesh, verb: CommandVerb) -> Result<u8, VerbError> {
-    let (common, verb, body) = body(verb)?;
+    let (common, verb, body) = body(verb, mesh.json)?;
     let body = CommandBody { rollout: common.rollout.clone(), reason: common.reason.clone(), ..body };
     let asked = Asked { service: common.service.clone(), verb, principal: common.asker.principal()?, body };
     let bus = mesh.connect().await?;
@@ -113,12 +113,12 @@ pub(crate) async fn command(mesh: &Mesh, verb: CommandVerb) -> Result<u8, VerbEr
     say(&answer.await?, mesh.json)
 }
 
-fn body(verb: CommandVerb) -> Result<(Common, Verb, CommandBody), VerbError> {
+fn body(verb: CommandVerb, json: bool) -> Result<(Common, Verb, CommandBody), VerbError> {
     let empty = CommandBody::default();
     Ok(match verb {
         CommandVerb::Abort(common) => (common, Verb::Abort, empty),
         CommandVerb::Amend { common, plan, overrides } => {
-            let plan = Some(plan::read(&plan)?);
+            let plan = Some(plan::read(&plan, json)?);
             (common, Verb::Amend, CommandBody { plan, overrides, ..empty })
         }
         CommandVerb::Approve { common, entry, gate } => {

@@ -63,7 +63,7 @@ pub(crate) async fn drill(
     validators: &Validators,
     judge: &Judge,
 ) -> Result<u8, VerbError> {
-    let text = read(&args.plan)?;
+    let text = read(&args.plan, mesh.json)?;
     let mut plan = checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
     let stage = first_stage(&plan, args.stage.as_ref())?.name.clone();
     // It must not be left for the next one, however long people look at it.

@@ -1,9 +1,13 @@
-//! `bellwether plan check`, `plan explain` and `plan schema`: what is wrong with a plan, what it would do,
-//! and what can be written in one, before anything is contacted.
+//! `bellwether plan check`, `plan show`, `plan explain` and `plan schema`: what is wrong with a plan, what
+//! it says with its bases, what it would do, and what can be written in one, before anything is contacted.
+//!
+//! The only place that reads plan files.
 
 use std::path::{Path, PathBuf};
 
-use bellwether_protocol::plan::{Finding, FindingSeverity, Plan, Validators, plan_schema, read_plan, render};
+use bellwether_protocol::plan::{
+    Finding, FindingSeverity, Plan, Unjoined, Validators, files, join, plan_schema, read_plan, render, written,
+};
 use bellwether_protocol::time::Timestamp;
 
 use crate::args::now;
@@ -26,6 +30,14 @@ pub enum PlanVerb {
         /// Requests a minute of one cohort in one region; default: the plan's own looks
         #[arg(long, value_name = "PER_MINUTE", value_parser = traffic)]
         traffic: Option<f64>,
+    },
+    /// Print a plan as it is run: with the bases that it `extends`, without comments
+    Show {
+        /// The file
+        file: PathBuf,
+        /// Override a value, such as `stages.canary.soak=60s`
+        #[arg(long = "override", value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
     },
     /// Say what a plan would do, when, and what each failure would lead to; nothing is contacted
     Explain(ExplainPlanArgs),
@@ -62,25 +74,38 @@ const PLAN_LEN_MAX: u64 = 1024 * 1024;
 /// # Errors
 /// When a file cannot be read. Findings are a result, not an error; only a right plan is explained.
 pub(crate) fn plan(verb: &PlanVerb, json: bool, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
-    let (files, overrides, traffic) = match verb {
+    let (paths, overrides, traffic) = match verb {
         PlanVerb::Check { files, overrides, traffic } => (files, overrides, traffic),
         PlanVerb::Explain(args) => return explain(args, json, validators, judge),
+        PlanVerb::Show { file, overrides } => return show(file, overrides, json),
         PlanVerb::Schema => return Ok(schema(validators)),
     };
     let mut powers = Vec::new();
-    let mut findings = Vec::new();
-    let mut sources = Vec::new();
-    for path in files {
-        let text = read(path)?;
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut sources: Vec<(String, String)> = Vec::new();
+    for path in paths {
         let name = path.display().to_string();
-        findings.extend(match read_plan(&name, &text, overrides, validators) {
-            Ok((plan, warnings)) => {
-                powers.push((name.clone(), plan.alpha, (judge.power)(&plan, *traffic)));
-                warnings
+        let (text, found) = match whole(path)? {
+            Ok(text) => match read_plan(&name, &text, overrides, validators) {
+                Ok((plan, warnings)) => {
+                    powers.push((name.clone(), plan.alpha, (judge.power)(&plan, *traffic)));
+                    (text, warnings)
+                }
+                Err(findings) => (text, findings),
+            },
+            Err(unjoined) => (unjoined.text, vec![unjoined.finding]),
+        };
+        // What is wrong with a base of several is told once.
+        for (name, text) in files(&name, &text) {
+            if !sources.iter().any(|(own, _)| *own == name) {
+                sources.push((name, text.to_owned()));
             }
-            Err(findings) => findings,
-        });
-        sources.push((name, text));
+        }
+        for finding in found {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
     }
     let code = if findings.iter().any(is_error) { exit::USAGE } else { exit::DONE };
     if json {
@@ -101,7 +126,7 @@ pub(crate) fn plan(verb: &PlanVerb, json: bool, validators: &Validators, judge: 
 
 fn explain(args: &ExplainPlanArgs, json: bool, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
     let ExplainPlanArgs { file, start, overrides, traffic } = args;
-    let plan = checked(file, &read(file)?, overrides, validators, json)?;
+    let plan = checked(file, &read(file, json)?, overrides, validators, json)?;
     let timeline = plan.timeline(start.unwrap_or_else(now));
     let powers = (judge.power)(&plan, *traffic);
     if json {
@@ -117,6 +142,17 @@ fn explain(args: &ExplainPlanArgs, json: bool, validators: &Validators, judge: &
     Ok(exit::DONE)
 }
 
+fn show(path: &Path, overrides: &[String], json: bool) -> Result<u8, VerbError> {
+    let (name, text) = (path.display().to_string(), read(path, json)?);
+    let shown = written(&name, &text, overrides).map_err(|found| refused(&found, &files(&name, &text), json))?;
+    if json {
+        outln!("{}", serde_json::json!({ "plan": shown, "exit": exit::DONE }));
+    } else {
+        outln!("{}", shown.trim_end());
+    }
+    Ok(exit::DONE)
+}
+
 /// What an editor needs to know of plans, and how it gets to know it.
 fn schema(validators: &Validators) -> u8 {
     outln!("{:#}", plan_schema(validators));
@@ -129,13 +165,29 @@ fn is_error(finding: &Finding) -> bool {
     finding.severity == FindingSeverity::Error
 }
 
-pub(crate) fn read(path: &Path) -> Result<String, VerbError> {
+/// The text of a plan file and of every base below it; shows on standard error why there is none.
+///
+/// # Errors
+/// When a file cannot be read, or the plan cannot be laid over its base.
+pub(crate) fn read(path: &Path, json: bool) -> Result<String, VerbError> {
+    whole(path)?.map_err(|unjoined| {
+        let Unjoined { finding, text } = *unjoined;
+        refused(&[finding], &files(&path.display().to_string(), &text), json)
+    })
+}
+
+fn whole(path: &Path) -> Result<Result<String, Box<Unjoined>>, VerbError> {
     let wrong = |source| VerbError::File { doing: "read", path: path.to_owned(), source };
-    let len = std::fs::metadata(path).map_err(wrong)?.len();
+    let text = file(path).map_err(wrong)?;
+    Ok(join(&path.display().to_string(), text, |base| file(Path::new(base)).map_err(|error| error.to_string())))
+}
+
+fn file(path: &Path) -> std::io::Result<String> {
+    let len = std::fs::metadata(path)?.len();
     if len > PLAN_LEN_MAX {
-        return Err(wrong(std::io::Error::other(format!("{len} bytes is over the limit of {PLAN_LEN_MAX}"))));
+        return Err(std::io::Error::other(format!("{len} bytes is over the limit of {PLAN_LEN_MAX}")));
     }
-    std::fs::read_to_string(path).map_err(wrong)
+    std::fs::read_to_string(path)
 }
 
 /// Reads a plan that is about to be started; shows what is wrong on standard error.
@@ -147,14 +199,45 @@ pub(crate) fn checked(
     json: bool,
 ) -> Result<Plan, VerbError> {
     let name = path.display().to_string();
-    let (plan, findings) = match read_plan(&name, text, overrides, validators) {
-        Ok((plan, warnings)) => (Ok(plan), warnings),
-        Err(findings) => (Err(VerbError::PlanRefused), findings),
-    };
-    if json && plan.is_err() {
-        outln!("{}", serde_json::json!({ "findings": findings, "exit": exit::USAGE }));
-    } else if !findings.is_empty() {
-        eprint!("{}", render(&findings, &[(&name, text)]));
+    let sources = files(&name, text);
+    match read_plan(&name, text, overrides, validators) {
+        Ok((plan, warnings)) => {
+            if !warnings.is_empty() {
+                eprint!("{}", render(&warnings, &sources));
+            }
+            Ok(plan)
+        }
+        Err(findings) => Err(refused(&findings, &sources, json)),
     }
-    plan
+}
+
+fn refused(findings: &[Finding], sources: &[(String, &str)], json: bool) -> VerbError {
+    if json {
+        outln!("{}", serde_json::json!({ "findings": findings, "exit": exit::USAGE }));
+    } else {
+        eprint!("{}", render(findings, sources));
+    }
+    VerbError::PlanRefused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_with_the_bases_below_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plans");
+        let cart = folder.join("cart.yaml");
+        let text = read(&cart, false).unwrap();
+        let plan = checked(&cart, &text, &["stages.canary.soak=5h".to_owned()], &Validators::new(), false).unwrap();
+        assert_eq!((plan.service.as_str(), plan.slis.len(), plan.stages[0].soak.as_ms()), ("cart", 2, 18_000_000));
+        assert_eq!(show(&cart, &[], false).unwrap(), exit::DONE);
+        let moved = tempfile::tempdir().unwrap();
+        std::fs::copy(&cart, moved.path().join("cart.yaml")).unwrap();
+        let refused = read(&moved.path().join("cart.yaml"), false).unwrap_err();
+        assert!(matches!(refused, VerbError::PlanRefused), "{refused}");
+        let unjoined = whole(&moved.path().join("cart.yaml")).unwrap().unwrap_err();
+        assert_eq!(unjoined.finding.message, "the base `storefront.yaml` cannot be read");
+        assert!(unjoined.finding.help.is_some_and(|why| why.contains("No such file")));
+    }
 }

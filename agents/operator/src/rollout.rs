@@ -221,7 +221,7 @@ async fn watch_until_end(mesh: &Mesh, bus: &Bus, rollout: RolloutId, view: View)
 }
 
 async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, judge: &Judge) -> Result<u8, VerbError> {
-    let text = plan::read(&args.plan)?;
+    let text = plan::read(&args.plan, mesh.json)?;
     let plan = plan::checked(&args.plan, &text, &args.overrides, validators, mesh.json)?;
     let principal = args.asker.principal()?;
     let bus = mesh.connect().await?;

@@ -98,7 +98,7 @@ impl AssessArgs {
         kinds: &[&str],
         look: impl AsyncFn(Glance<'_>) -> Result<Round, String>,
     ) -> Result<u8, VerbError> {
-        let text = plan::read(&self.plan)?;
+        let text = plan::read(&self.plan, mesh.json)?;
         let plan = plan::checked(&self.plan, &text, &self.overrides, validators, mesh.json)?;
         let regions = self.regions(&plan)?;
         let (plan, unseen) = seen_by(kinds, plan);

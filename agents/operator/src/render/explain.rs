@@ -164,7 +164,12 @@ fn verdict_line(judged: &Judgement) -> String {
 
 fn limit(why: &Explanation) -> Vec<String> {
     let Some(judged) = judged(why) else { return Vec::new() };
-    let line = why.plan_line.map(|line| format!(" (plan line {line})")).unwrap_or_default();
+    let file = why.plan_file.as_deref();
+    let line = why.plan_line.map(|line| match file {
+        Some(file) => format!(" ({file}:{line})"),
+        None => format!(" (plan line {line})"),
+    });
+    let line = line.unwrap_or_default();
     let Some(grounds) = &judged.grounds else {
         return vec![format!("{}{line}. This criterion counts; it asks for no proof", judged.numbers.limit)];
     };
