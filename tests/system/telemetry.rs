@@ -273,3 +273,31 @@ fn a_collector_that_is_away_slows_nothing_down_and_figures_say_so() {
         }
     });
 }
+
+#[test]
+fn what_a_metric_agent_asks_and_sends_is_one_trace() {
+    run(async {
+        let (url, collector) = collect().await;
+        let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "200")];
+        let mut mesh = Mesh::start_in(&env, &[COORDINATOR]).await;
+        for region in ["east", "west"] {
+            let host = mesh.site.environments[region].trim_start_matches("http://").to_owned();
+            mesh.add_agent_with(&format!("{region}.metric.metric-1"), &format!("metric:\n  allow: [\"{host}\"]\n"));
+        }
+        let numbers = "  - name: health\n    json: { path: /health, numbers: { uptime: { json: $.uptime } } }\n";
+        let criterion = "  - { name: young, number: { sli: health, number: uptime, min: 0 } }\n";
+        mesh.plan = mesh.plan.replace("criteria:\n", &format!("{numbers}criteria:\n{criterion}"));
+        let list = || String::from_utf8(mesh.run(&["agents", "list", "--json"]).stdout).ok();
+        let both = || list().filter(|listed| listed.matches("\"json\"").count() == 2);
+        mesh.until("both metric agents", both).await;
+        assert_eq!(mesh.start_rollout("v42").await.refused, None);
+        let found = || {
+            let hops = collector.lock().unwrap_or_else(PoisonError::into_inner).hops.clone();
+            let reads = |hop: &&Hop| hop.process == "bellwether-metric" && hop.name == "publish bw.sample";
+            let way = hops.iter().filter(reads).map(|hop| way_to(&hops, hop)).find(|way| way.len() > 1)?;
+            assert_eq!(names(&way), [("metric", "look"), ("metric", "publish bw.sample")]);
+            hops.iter().any(|hop| hop.parent == way[0].id && hop.name == "GET").then_some(())
+        };
+        mesh.until("a question and a sample of one look", found).await;
+    });
+}

@@ -442,7 +442,7 @@ mod tests {
             assert_eq!(alone.assign(target, &[(Cohort::Canary, load)]), None);
             // The control target is looked at when the load begins, and so not yet in a slot before that.
             let sample = loop {
-                let sample = alone.samples.recv().await.expect("a sample");
+                let (sample, _) = alone.samples.recv().await.expect("a sample");
                 if sample.portions.iter().map(Portion::n).sum::<u64>() >= 9 {
                     break sample;
                 }

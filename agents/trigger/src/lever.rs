@@ -70,16 +70,8 @@ mod tests {
             history: Vec::new(),
         };
         Presence {
-            agent: format!("sjc.rollback.{name}").parse().unwrap(),
-            version: String::new(),
-            at: Timestamp::from_ms(at_ms),
-            clock_offset_ms: 0,
-            spooled: 0,
-            kinds: Default::default(),
-            watching: BTreeMap::new(),
             levers: [("shop".parse().unwrap(), vec![reading])].into(),
-            hands: Default::default(),
-            serving: BTreeMap::new(),
+            ..Presence::new(format!("sjc.rollback.{name}").parse().unwrap(), "", Timestamp::from_ms(at_ms))
         }
     }
 

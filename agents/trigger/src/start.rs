@@ -7,7 +7,7 @@ use bellwether_bus::{PublishError, ReadError};
 use bellwether_protocol::codec::{self, DecodeError};
 use bellwether_protocol::command::{COMMAND_VALID, CommandBody, Outcome, Verb};
 use bellwether_protocol::id::{CommandId, IdError, RolloutId};
-use bellwether_protocol::plan::{Finding, FindingSeverity, Validators, read_plan};
+use bellwether_protocol::plan::{Finding, FindingSeverity, Validators, join, read_plan};
 use bellwether_protocol::status::Status;
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::{Span, Timestamp};
@@ -69,21 +69,24 @@ impl StartFlaw {
 
 /// The text of the plan as it is now, if it is right.
 pub(crate) fn plan(own: &TriggerConfig, validators: &Validators) -> Result<String, StartFlaw> {
-    let text = read_text(&own.plan)?;
-    match read_plan(&own.plan.display().to_string(), &text, &own.overrides, validators) {
+    let file = own.plan.display().to_string();
+    let base = |path: &str| read_text(Path::new(path)).map_err(|error| error.to_string());
+    let text =
+        join(&file, read_text(&own.plan)?, base).map_err(|unjoined| StartFlaw::Plan(first(&[unjoined.finding])))?;
+    match read_plan(&file, &text, &own.overrides, validators) {
         Ok((plan, _)) if plan.service == own.service => Ok(text),
         Ok((plan, _)) => Err(StartFlaw::Plan(format!("it is for service {}, not {}", plan.service, own.service))),
-        Err(findings) => Err(StartFlaw::Plan(first(&own.plan, &findings))),
+        Err(findings) => Err(StartFlaw::Plan(first(&findings))),
     }
 }
 
-fn first(path: &Path, findings: &[Finding]) -> String {
+fn first(findings: &[Finding]) -> String {
     let errors = || findings.iter().filter(|finding| finding.severity == FindingSeverity::Error);
     let Some(finding) = errors().next() else { return "why is not known".to_owned() };
     let (line, column) = (finding.line.unwrap_or_default(), finding.column.unwrap_or_default());
     let more = errors().count() - 1;
     let rest = if more == 0 { String::new() } else { format!(", and {more} more: bellwether plan check") };
-    format!("{}:{line}:{column}: {}{rest}", path.display(), finding.message)
+    format!("{}:{line}:{column}: {}{rest}", finding.file, finding.message)
 }
 
 /// Starts what was intended, once, however often this is called for it; says which rollout that is.
@@ -176,5 +179,39 @@ pub(crate) async fn last(runtime: &Runtime, own: &TriggerConfig) -> Option<Last>
             tracing::warn!(trigger = %own.name, error = why, "cannot tell whether a rollout is on; trying on");
         }
         tokio::time::sleep(AGAIN_AFTER).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_started_with_the_base_that_it_extends() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let own = TriggerConfig {
+            name: "from-ci".parse().unwrap(),
+            service: "cart".parse().unwrap(),
+            plan: dir.path().join("cart.yaml"),
+            message: None,
+            lever: None,
+            overrides: Vec::new(),
+            shadow: false,
+            supersede: false,
+        };
+        let base = "extends: ~\nregions: { east: http://127.0.0.1:1 }\nstages: [{ name: watch, soak: 1h }]\n\
+            slis: [{ name: home, http: {} }]\ncriteria: [{ name: down, sli: home, must: never 3 slots down }]\n";
+        // What a kind's own settings say is for its agent.
+        let validators = Validators::new();
+        write("cart.yaml", "extends: shared.yaml\nservice: cart\n");
+        let said = plan(&own, &validators).unwrap_err().to_string();
+        assert!(said.contains("cart.yaml:1:10: the base `shared.yaml` cannot be read"), "{said}");
+        write("shared.yaml", base);
+        let text = plan(&own, &validators).unwrap();
+        assert!(text.contains(base) && text.contains("service: cart"), "{text}");
+        write("shared.yaml", &base.replace("soak: 1h", "soak: 1"));
+        let said = plan(&own, &validators).unwrap_err().to_string();
+        assert!(said.contains("shared.yaml:3:31: "), "{said}");
     }
 }
