@@ -52,7 +52,7 @@ pub struct CriterionPower {
     pub criterion: CriterionName,
     /// What it judges, as a sentence.
     pub must: String,
-    /// Requests a minute of one cohort in one region, by the plan's own looks or as given.
+    /// Requests a minute of one cohort in one region, by the plan's own looks or as given; 0 when not known.
     pub per_minute: f64,
     /// What can be shown of it.
     #[serde(flatten)]
@@ -98,6 +98,8 @@ pub enum Shows {
         /// A share of more than this is ruled out, with 95 %.
         rules_out: Ratio,
     },
+    /// Nothing, for only the traffic would say: as many requests come as the load's users make.
+    Unknown,
 }
 
 /// When a regression is seen.

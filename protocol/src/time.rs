@@ -204,6 +204,15 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// How often in a second a rate such as `50/s`, `3000/m` or `7200/h` is; `None` when the text is none.
+pub fn per_second(text: &str) -> Option<f64> {
+    let (number, unit) = text.rsplit_once('/')?;
+    let seconds = [("s", 1.0), ("m", 60.0), ("h", 3_600.0)].into_iter().find(|(own, _)| *own == unit)?.1;
+    let is_plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number: f64 = number.parse().ok().filter(|_| is_plain)?;
+    number.is_finite().then_some(number / seconds)
+}
+
 /// A start of a slot on the fixed grid of one width: multiples of the width since the Unix epoch.
 ///
 /// # Errors

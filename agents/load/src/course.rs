@@ -6,7 +6,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use bellwether_protocol::time::Span;
+use bellwether_protocol::time::{Span, per_second};
 
 /// What a level counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,21 +77,12 @@ impl FromStr for Level {
 
     fn from_str(text: &str) -> Result<Self, CourseError> {
         let wrong = || CourseError::Level(text.chars().take(80).collect());
-        let (number, seconds) = match text.rsplit_once('/') {
-            Some((number, "s")) => (number, Some(1.0)),
-            Some((number, "m")) => (number, Some(60.0)),
-            Some((number, "h")) => (number, Some(3_600.0)),
-            Some(_) => return Err(wrong()),
-            None => (text, None),
+        let amount = match per_second(text) {
+            Some(amount) => Some((amount, Unit::PerSecond)),
+            None => text.parse::<u32>().ok().map(|users| (f64::from(users), Unit::Users)),
         };
-        let is_plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-        let amount: f64 = number.parse().ok().filter(|_| is_plain).ok_or_else(wrong)?;
-        let is_sound = (0.0..=AMOUNT_MAX).contains(&amount) && (seconds.is_some() || amount.fract() == 0.0);
-        match seconds {
-            _ if !is_sound => Err(wrong()),
-            Some(seconds) => Ok(Self { amount: amount / seconds, unit: Unit::PerSecond }),
-            None => Ok(Self { amount, unit: Unit::Users }),
-        }
+        let (amount, unit) = amount.filter(|(amount, _)| *amount <= AMOUNT_MAX).ok_or_else(wrong)?;
+        Ok(Self { amount, unit })
     }
 }
 

@@ -159,7 +159,7 @@ use crate::id::{
 };
 use crate::ratio::{Ratio, Times};
 use crate::sample::Cohort;
-use crate::time::{Span, Timestamp};
+use crate::time::{Span, Timestamp, per_second};
 
 pub use freeze::{Edge, Freeze, Zone};
 #[cfg(feature = "plan-file")]
@@ -321,6 +321,16 @@ pub struct Sli {
 }
 
 impl Sli {
+    /// How many events of one cohort in one region come in a minute, by the plan alone: a look is one, unless
+    /// it is load. `None` when its users decide that.
+    pub fn per_minute(&self, quorum: u32) -> Option<f64> {
+        if self.kind == "load" {
+            let rate = self.settings.get("rate").and_then(serde_json::Value::as_str).and_then(per_second);
+            return rate.map(|rate| rate * 60.0);
+        }
+        Some(60_000.0 / self.every.as_ms().max(1) as f64 * f64::from(quorum))
+    }
+
     /// Whether its samples can name the release: looks at the service itself read the plan's fingerprint,
     /// sources elsewhere only where their settings have a label for it.
     pub fn names_release(&self) -> bool {

@@ -82,6 +82,7 @@ fn criterion_lines(stage: &StagePower, power: &CriterionPower) -> Vec<String> {
         Shows::Silence { clean, rules_out } => {
             format!("0 of {} rules out more than {}", count(*clean), rules_out.rounded_up())
         }
+        Shows::Unknown => "as much as its users ask for: say `--traffic` with their requests a minute".to_owned(),
     };
     vec![format!("  {criterion}: {must}   {said}")]
 }

@@ -50,8 +50,15 @@ pub fn power(plan: &Plan, per_minute: Option<f64>) -> Vec<StagePower> {
 }
 
 fn criterion(plan: &Plan, stage: &Stage, criterion: &Criterion, per_minute: Option<f64>) -> Option<CriterionPower> {
-    let every = plan.sli(&criterion.sli)?.every.as_ms().max(1) as f64;
-    let per_minute = per_minute.unwrap_or(60_000.0 / every * f64::from(plan.quorum));
+    let said = |per_minute, shows| CriterionPower {
+        criterion: criterion.name.clone(),
+        must: criterion.objective.to_string(),
+        per_minute,
+        shows,
+    };
+    let Some(per_minute) = per_minute.or(plan.sli(&criterion.sli)?.per_minute(plan.quorum)) else {
+        return Some(said(0.0, Shows::Unknown));
+    };
     let path = Path { plan, stage, criterion, per_minute };
     let regions = stage.regions.len().max(1) as f64;
     let whole = (stage.soak.as_ms() as f64 / 60_000.0 * per_minute * regions) as u64;
@@ -78,7 +85,7 @@ fn criterion(plan: &Plan, stage: &Stage, criterion: &Criterion, per_minute: Opti
             Shows::Silence { clean: whole, rules_out: ratio(bound_of_silence(whole, budget::ALPHA_PASS)) }
         }
     };
-    Some(CriterionPower { criterion: criterion.name.clone(), must: criterion.objective.to_string(), per_minute, shows })
+    Some(said(per_minute, shows))
 }
 
 /// Regressions against a baseline of so many bad answers, beyond what is tolerated.
