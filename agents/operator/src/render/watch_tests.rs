@@ -298,7 +298,7 @@ fn a_mesh_that_decides_nothing_is_not_called_healthy() {
     for said in [
         "HOLDING: decisions cannot be stored",
         "needs you: nothing is decided",
-        "decisions cannot be stored since 12:14:50 (3m10s): maximum bytes exceeded; give the log room",
+        "decisions cannot be stored since 12:14:50Z (3m10s): maximum bytes exceeded; give the log room",
         "do    bellwether doctor",
     ] {
         assert!(held.contains(said), "no `{said}` in {held}");

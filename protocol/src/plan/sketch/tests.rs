@@ -9,7 +9,7 @@ use super::*;
 /// Every kind of probe that the plans of the house use.
 fn validators() -> Validators {
     let any: fn(&Value) -> Vec<super::super::Flaw> = |_| Vec::new();
-    ["exec", "http", "json", "page", "prometheus", "pushed"].into_iter().map(|kind| (kind, any)).collect()
+    ["exec", "http", "json", "load", "page", "prometheus", "pushed"].into_iter().map(|kind| (kind, any)).collect()
 }
 
 fn validator(schema: &Value) -> Validator {
