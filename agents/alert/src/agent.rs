@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bellwether_bus::{From as Begin, Message, ReadError, Trace};
+use bellwether_bus::{Clock, From as Begin, Message, ReadError, Trace};
 use bellwether_protocol::alert::{Acknowledgement, Alert, Severity};
 use bellwether_protocol::codec;
-use bellwether_protocol::id::{AgentId, IdError, Role};
+use bellwether_protocol::id::{AgentId, IdError, Region, Role};
 use bellwether_protocol::subject::{Bucket, Prefix, Stream};
 use bellwether_protocol::time::Span;
 use bellwether_runtime::{ConfigError, HttpError, Runtime, StartError, load_config};
@@ -76,32 +76,38 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
     let config: Config = load_config(config)?;
     config.alert.check()?;
     let bridges = bridges(&config.alert, &config.agent.prefix)?;
-    let runtime = Runtime::start(Role::Alert, &config.agent).await?;
-    let mut outbox = open(&runtime).await?;
     let names: Vec<&str> = bridges.iter().map(|bridge| bridge.name.as_str()).collect();
-    outbox.keep_only(&names)?;
-    let last = runtime.bus.state(Stream::Alerts).await.map_err(AlertError::Alerts)?.last;
-    let shelf = Shelf::new(outbox);
-    shelf.show(&names);
-    let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
+    let shelf = Shelf::new(Outbox::open(&config.agent.state_dir)?);
     let counter = |bridge: &Bridge| Counter { takes: bridge.takes(), is_local: bridge.is_local() };
     let counters = bridges.iter().map(|bridge| (bridge.name.clone(), counter(bridge))).collect();
-    let teller = Desk { runtime, shelf, claims, routes: Routes(config.alert.routes()), counters };
+    let routes = Routes(config.alert.routes());
+    let mut desk = Desk { clock: Clock::new(), shelf: shelf.clone(), claims: None, routes, counters };
+    let starting = Runtime::start(Role::Alert, &config.agent);
+    let (runtime, paged) = if config.alert.pages_when_silent {
+        let couriers = || self::bridges(&config.alert, &config.agent.prefix);
+        desk.start(starting, config.agent.region.clone(), couriers).await?
+    } else {
+        (starting.await?, None)
+    };
+    shelf.lock().keep_only(&names)?;
+    let last = begin(&runtime, &shelf).await?;
+    shelf.show(&names);
+    let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
+    (desk.clock, desk.claims) = (runtime.clock.clone(), Some(claims.clone()));
     let mut couriers = JoinSet::new();
     for (service, github) in &config.alert.github {
-        let (client, Runtime { bus, state_dir, .. }) = (bellwether_runtime::http()?, &teller.runtime);
+        let (client, Runtime { bus, state_dir, .. }) = (bellwether_runtime::http()?, &runtime);
         let github = Github::new(service, github, &config.alert.link, client, state_dir)?;
         couriers.spawn(github.serve(bus.clone(), last));
     }
     for bridge in bridges {
-        let (shelf, claims, clock) = (teller.shelf.clone(), teller.claims.clone(), teller.runtime.clock.clone());
-        couriers.spawn(courier::serve(bridge, shelf, Some(claims), clock, PACE));
+        couriers.spawn(courier::serve(bridge, shelf.clone(), Some(claims.clone()), runtime.clock.clone(), PACE));
     }
     tokio::select! {
-        () = teller.runtime.shutdown() => Ok(()),
-        result = teller.read() => result,
-        result = teller.remind() => result,
-        result = teller.listen(), if config.alert.pages_when_silent => result,
+        () = runtime.shutdown() => Ok(()),
+        result = desk.read(&runtime) => result,
+        result = desk.remind() => result,
+        result = desk.listen(&runtime, paged), if config.alert.pages_when_silent => result,
         Some(Ok(error)) = couriers.join_next() => Err(error.into()),
     }
 }
@@ -119,16 +125,16 @@ fn bridges(config: &AlertConfig, prefix: &Prefix) -> Result<Vec<Bridge>, AlertEr
 }
 
 // A new outbox begins at the end of the stream: what was said before it was made is no longer news.
-async fn open(runtime: &Runtime) -> Result<Outbox, AlertError> {
-    let mut outbox = Outbox::open(&runtime.state_dir)?;
-    let state = runtime.bus.state(Stream::Alerts).await.map_err(AlertError::Alerts)?;
+async fn begin(runtime: &Runtime, shelf: &Shelf) -> Result<u64, AlertError> {
+    let last = runtime.bus.state(Stream::Alerts).await.map_err(AlertError::Alerts)?.last;
+    let mut outbox = shelf.lock();
     if outbox.is_new() {
-        outbox.skip_to(state.last)?;
-    } else if outbox.position() > state.last {
+        outbox.skip_to(last)?;
+    } else if outbox.position() > last {
         // The stream was made anew; to wait for its old numbers would be to wait for ever.
         outbox.skip_to(0)?;
     }
-    Ok(outbox)
+    Ok(last)
 }
 
 /// What the desk needs to know of a bridge.
@@ -140,17 +146,48 @@ struct Counter {
 
 /// Decides which bridge gets what.
 struct Desk {
-    runtime: Runtime,
+    clock: Clock,
     shelf: Shelf,
-    claims: Claims,
+    /// `None` until the mesh answers.
+    claims: Option<Claims>,
     routes: Routes,
     /// By name.
     counters: BTreeMap<String, Counter>,
 }
 
 impl Desk {
-    async fn read(&self) -> Result<(), AlertError> {
-        let Runtime { bus, .. } = &self.runtime;
+    /// Waits until the mesh answers. When that takes so long that no coordinator could be heard, people are
+    /// paged: this agent may be what came up last in a region that is cut off. The silence they were told of
+    /// is handed on, so that its end is told too.
+    async fn start(
+        &self,
+        starting: impl Future<Output = Result<Runtime, StartError>>,
+        region: Region,
+        bridges: impl FnOnce() -> Result<Vec<Bridge>, AlertError>,
+    ) -> Result<(Runtime, Option<Silence>), AlertError> {
+        let mut silence = Silence::new(region, self.clock.now())?;
+        let mut couriers = JoinSet::new();
+        let mut look = tokio::time::interval(LISTEN_EVERY);
+        tokio::pin!(starting);
+        let alert = loop {
+            tokio::select! {
+                biased;
+                started = &mut starting => return Ok((started?, None)),
+                _ = look.tick() => if let Some(alert) = silence.check(self.clock.now(), false) { break alert },
+            }
+        };
+        self.take_up(&alert, None).await?;
+        for bridge in bridges()? {
+            couriers.spawn(courier::serve(bridge, self.shelf.clone(), None, self.clock.clone(), PACE));
+        }
+        tokio::select! {
+            started = starting => Ok((started?, Some(silence))),
+            Some(Ok(error)) = couriers.join_next() => Err(error.into()),
+        }
+    }
+
+    async fn read(&self, runtime: &Runtime) -> Result<(), AlertError> {
+        let bus = &runtime.bus;
         let from = Begin::Sequence(self.shelf.lock().position() + 1);
         let filters = vec![bus.prefix().alerts(), bus.prefix().acks()];
         let mut messages = bus.read(Stream::Alerts, filters, from);
@@ -175,10 +212,13 @@ impl Desk {
         }
     }
 
-    async fn listen(&self) -> Result<(), AlertError> {
-        let Runtime { agent, bus, clock, .. } = &self.runtime;
+    async fn listen(&self, runtime: &Runtime, paged: Option<Silence>) -> Result<(), AlertError> {
+        let Runtime { agent, bus, clock, .. } = runtime;
         let mut presence = bus.kv(Bucket::Presence).watch();
-        let mut silence = Silence::new(agent.region.clone(), clock.now())?;
+        let mut silence = match paged {
+            Some(silence) => silence,
+            None => Silence::new(agent.region.clone(), clock.now())?,
+        };
         let mut look = tokio::time::interval(LISTEN_EVERY);
         loop {
             tokio::select! {
@@ -202,7 +242,7 @@ impl Desk {
         let mut look = tokio::time::interval(LISTEN_EVERY);
         loop {
             look.tick().await;
-            let now = self.runtime.clock.now();
+            let now = self.clock.now();
             let overdue: Vec<(Case, Occasion, Due)> = {
                 let outbox = self.shelf.lock();
                 let of = |case: &Case| {
@@ -245,14 +285,14 @@ impl Desk {
             self.shelf.lock().skip_to(position)?;
             return Ok(());
         };
-        let now = self.runtime.clock.now();
+        let now = self.clock.now();
         let due = case.bridges.iter().map(|bridge| (bridge.clone(), now)).collect();
         let acknowledged = |case: &mut Case| case.waits_for_people() && case.acknowledged.replace(by).is_none();
         self.tell(&case.last, Occasion::Acknowledged, due, Some(position), acknowledged).await
     }
 
     async fn take_up(&self, alert: &Alert, position: Option<u64>) -> Result<(), AlertError> {
-        let now = self.runtime.clock.now();
+        let now = self.clock.now();
         let (known, is_news, mut due) = {
             let outbox = self.shelf.lock();
             let case = outbox.case(alert);
@@ -299,7 +339,7 @@ impl Desk {
         let is_local = |bridge: &String| self.counters.get(bridge).is_some_and(|counter| counter.is_local);
         let has_shared = due.keys().any(|bridge| !is_local(bridge));
         let teller = if has_shared { self.teller(alert, occasion).await } else { Teller::Another };
-        let standby = (teller == Teller::Another).then(|| self.runtime.clock.now() + STANDBY);
+        let standby = (teller == Teller::Another).then(|| self.clock.now() + STANDBY);
         let mut outbox = self.shelf.lock();
         let figure = occasion == Occasion::News && !is_news(outbox.case(alert).map(|case| &case.last), alert);
         // Another agent's figures are not stood in for: what comes next says the same.
@@ -324,11 +364,12 @@ impl Desk {
 
     // A page does not wait for the mesh; the rest waits a little rather than be told twice.
     async fn teller(&self, alert: &Alert, occasion: Occasion) -> Teller {
+        let Some(claims) = &self.claims else { return Teller::Unknown };
         let has_thread = self.shelf.lock().case(alert).is_some_and(|case| !case.threads.is_empty());
-        self.claims.yield_to_last(alert, occasion, has_thread).await;
+        claims.yield_to_last(alert, occasion, has_thread).await;
         let asked = tokio::time::Instant::now();
         loop {
-            let teller = self.claims.claim(alert, occasion).await;
+            let teller = claims.claim(alert, occasion).await;
             let unknown = teller == Teller::Unknown;
             if !unknown || alert.severity == Severity::Page || asked.elapsed() > CLAIM_WAIT {
                 return teller;

@@ -47,6 +47,9 @@ pub(crate) struct Waiting {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Contents {
+    /// Whether it does not know yet where in the stream it begins.
+    #[serde(default)]
+    is_new: bool,
     /// The last message of the stream that is dealt with, or is in `waiting`.
     position: u64,
     next_number: u64,
@@ -82,8 +85,6 @@ pub(crate) struct Batch {
 pub(crate) struct Outbox {
     /// `None`: what is in it ends with this process.
     path: Option<PathBuf>,
-    /// Whether there was none before.
-    is_new: bool,
     contents: Contents,
 }
 
@@ -117,8 +118,8 @@ impl Outbox {
     pub(crate) fn open(dir: &Path) -> Result<Self, OutboxError> {
         let path = dir.join("outbox.json");
         let read = |source| OutboxError::Io { doing: "read", path: path.clone(), source };
-        let (is_new, contents) = match std::fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (true, Contents::default()),
+        let contents = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Contents { is_new: true, ..Contents::default() },
             Err(error) => return Err(read(error)),
             Ok(metadata) if metadata.len() > FILE_LEN_MAX => {
                 return Err(read(io::Error::other("longer than any outbox")));
@@ -126,15 +127,15 @@ impl Outbox {
             Ok(_) => {
                 let bytes = std::fs::read(&path).map_err(read)?;
                 let unreadable = |source| OutboxError::Unreadable { path: path.clone(), source };
-                (false, serde_json::from_slice(&bytes).map_err(unreadable)?)
+                serde_json::from_slice(&bytes).map_err(unreadable)?
             }
         };
-        Ok(Self { path: Some(path), is_new, contents })
+        Ok(Self { path: Some(path), contents })
     }
 
     /// One that is not kept, to try bridges with.
     pub(crate) fn in_memory() -> Self {
-        Self { path: None, is_new: true, contents: Contents::default() }
+        Self { path: None, contents: Contents::default() }
     }
 
     /// How much waits, by bridge.
@@ -150,12 +151,12 @@ impl Outbox {
     }
 
     pub(crate) fn is_new(&self) -> bool {
-        self.is_new
+        self.contents.is_new
     }
 
     /// Everything up to `position` is dealt with, or will never be.
     pub(crate) fn skip_to(&mut self, position: u64) -> Result<(), OutboxError> {
-        self.contents.position = position;
+        (self.contents.is_new, self.contents.position) = (false, position);
         self.save()
     }
 
@@ -220,7 +221,9 @@ impl Outbox {
                 trace,
             });
         }
-        self.contents.position = position.unwrap_or(self.contents.position);
+        if let Some(position) = position {
+            return self.skip_to(position);
+        }
         self.save()
     }
 
