@@ -64,6 +64,10 @@ const ERROR_LEN_MAX: usize = 200;
 const WAITING_MAX: usize = 256;
 /// How long to wait before a failed write to the ledger, or an unanswered publish, is repeated.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
+/// A server that has no room needs somebody to make some.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// As long as NATS keeps actions: until then they are repeated to an agent that starts anew, and answered again.
+const RESULT_KEPT: Duration = Duration::from_secs(3_600);
 
 type Key = (Service, LeverName);
 
@@ -338,6 +342,11 @@ impl Hand {
             match self.bus.publish(subject.clone(), &id, body.clone()).await {
                 Ok(_) => return,
                 Err(PublishError::Unknown { .. }) => tokio::time::sleep(REPEAT_AFTER).await,
+                Err(error @ PublishError::Refused { .. }) => {
+                    tracing::error!(%action, %error, "result not stored; trying on, while the lever goes on");
+                    tokio::spawn(answer_once_there_is_room(self.bus.clone(), subject, id, body));
+                    return;
+                }
                 Err(error) => return tracing::error!(%action, %error, "result lost"),
             }
         }
@@ -407,6 +416,18 @@ impl Hand {
         }
         let _ = self.read_back().await;
     }
+}
+
+/// Repeats a result that was refused, as by a server whose disk is full, for as long as its action is remembered.
+async fn answer_once_there_is_room(bus: Bus, subject: String, id: String, body: Vec<u8>) {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < RESULT_KEPT {
+        tokio::time::sleep(REFUSED_AGAIN_AFTER).await;
+        if bus.publish(subject.clone(), &id, body.clone()).await.is_ok() {
+            return;
+        }
+    }
+    tracing::error!(result = id, "result lost");
 }
 
 /// Releases that a heartbeat tells of.

@@ -26,7 +26,8 @@ use bellwether_runtime::{AgentConfig, Driver, DriverError, Lever, Reading, Runti
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-const TESTS: [Test; 8] = bellwether_bus::tests![
+const TESTS: [Test; 9] = bellwether_bus::tests![
+    a_result_waits_until_there_is_room,
     an_agent_is_present_and_takes_assignments,
     who_ends_on_purpose_is_not_missed,
     samples_reach_the_stream_once_it_is_back,
@@ -331,6 +332,44 @@ fn action(generation: u64, to: &str, deadline: Timestamp) -> Action {
         generation: Ordinal(generation),
         deadline,
     }
+}
+
+async fn a_result_waits_until_there_is_room() {
+    let world = World::new().await;
+    let client = async_nats::connect(world.server.url()).await.expect("connected");
+    let jetstream = async_nats::jetstream::new(client);
+    let bound = async |max_bytes: i64| {
+        let mut inbox = jetstream.get_stream(world.bus.prefix().stream(Stream::Inbox)).await.expect("the inbox");
+        let config = inbox.info().await.expect("its settings").config.clone();
+        let config = async_nats::jetstream::stream::Config { max_bytes, ..config };
+        jetstream.update_stream(config).await.expect("changed")
+    };
+    let platform = Arc::new(Platform::default());
+    "v40".clone_into(&mut platform.value.lock().expect("not poisoned"));
+    let (service, name) = ("shop".parse().expect("a service"), "release".parse().expect("a lever"));
+    let (agent, driver) = (agent(&world, Role::Rollback, "one").await, Arc::clone(&platform));
+    let task = tokio::spawn(async move { agent.serve_levers(vec![Lever { service, name, driver }]).await });
+    let room = bound(1).await.config.max_bytes;
+    assert_eq!(room, 1);
+    // The second is taken up after the first was answered, and its answer refused.
+    for (generation, to) in [(5, "v41"), (6, "v42")] {
+        let action = action(generation, to, Timestamp::from_ms(now_ms() + 60_000));
+        let subject = world.bus.prefix().action(&action.service, &action.lever);
+        let body = to_json("action", &action).expect("encoded");
+        world.bus.publish(subject, &action.id.to_string(), body).await.expect("stored");
+        let is_set = async || (*platform.value.lock().expect("not poisoned") == to).then_some(());
+        until("the lever", is_set).await;
+    }
+    assert_eq!(world.bus.state(Stream::Inbox).await.expect("its state").last, 0);
+    bound(1 << 20).await;
+    let mut inbox = world.bus.read(Stream::Inbox, Vec::new(), From::Start);
+    let mut answered = BTreeSet::new();
+    while answered.len() < 2 {
+        let answer: ActionResult = from_json("result", &inbox.next().await.body).expect("a result");
+        assert_eq!(answer.outcome, ActionOutcome::Done, "{answer:?}");
+        answered.insert(answer.action.generation.0);
+    }
+    task.abort();
 }
 
 async fn one_agent_acts_and_the_other_takes_over() {
