@@ -1,10 +1,12 @@
 //! What starts rollouts by itself: a message of a CI system, and the platform that other hands moved.
 
+use std::time::Instant;
+
 use bellwether_protocol::reason::{Ending, Reason};
 use bellwether_protocol::record::Record;
 use serde_json::json;
 
-use crate::mesh::{Log, Mesh};
+use crate::mesh::{LOOK_EVERY, Log, Mesh, WITHIN};
 use crate::run;
 
 /// Two agents with the same triggers.
@@ -38,10 +40,19 @@ fn a_release_that_is_named_or_seen_starts_one_rollout() {
         for body in [r#"{"env": "staging", "image": {"tag": "v44"}}"#, r#"{"env": "production"}"#, "{"] {
             say(body).await;
         }
-        for _ in 0..2 {
-            say(r#"{"env": "production", "image": {"tag": "v42"}}"#).await;
-        }
-        let principal = started(&mut log, "v42").await;
+        let named = r#"{"env": "production", "image": {"tag": "v42"}}"#;
+        let mut said = 0;
+        let principal = loop {
+            // Whoever is not listening yet does not hear it; whoever hears it again does nothing more.
+            say(named).await;
+            say(named).await;
+            if let Ok(principal) = tokio::time::timeout(WITHIN / 60, started(&mut log, "v42")).await {
+                break principal;
+            }
+            said += 1;
+            assert!(said < 60, "v42 was named {said} times, and nothing was started");
+        };
+        say(named).await;
         assert!(["one", "two"].contains(&principal.as_str()), "{principal}");
         assert_eq!(log.until_ended().await, Ending::Completed);
         remembered(&mesh, "v42").await;
@@ -57,11 +68,11 @@ fn a_release_that_is_named_or_seen_starts_one_rollout() {
 
         // A plan that is broken by now, and a rollout in the way: nothing starts, and that is told.
         std::fs::write(&plan, mesh.plan.replace("slot: 1s", "slot: soon")).expect("written");
-        say(r#"{"env": "production", "image": {"tag": "v71"}}"#).await;
-        told(&mesh, "v71 not started by ci: the plan is refused: ").await;
+        let named = r#"{"env": "production", "image": {"tag": "v71"}}"#;
+        told(&mesh, "v71 not started by ci: the plan is refused: ", async || say(named).await).await;
         std::fs::write(&plan, &mesh.plan).expect("written");
-        say(r#"{"env": "production", "image": {"tag": "v72"}}"#).await;
-        told(&mesh, "v72 not started by ci: refused: shop/2 is running").await;
+        let named = r#"{"env": "production", "image": {"tag": "v72"}}"#;
+        told(&mesh, "v72 not started by ci: refused: shop/2 is running", async || say(named).await).await;
         remembered(&mesh, "v70").await;
         let status = mesh.status().await.expect("a status");
         assert_eq!((status.rollout.to_string().as_str(), status.release.as_str()), ("shop/2", "v70"));
@@ -90,8 +101,16 @@ async fn started(log: &mut Log, release: &str) -> String {
     principal
 }
 
-/// Waits until the list of agents says it.
-async fn told(mesh: &Mesh, words: &str) {
-    let listed = || String::from_utf8_lossy(&mesh.run(&["agents", "list"]).stdout).contains(words).then_some(());
-    mesh.until(words, listed).await;
+/// Waits until the list of agents says `words`; what is answered like this is said until it is heard.
+async fn told(mesh: &Mesh, words: &str, say: impl AsyncFn()) {
+    let until = Instant::now() + WITHIN;
+    loop {
+        say().await;
+        let listed = String::from_utf8_lossy(&mesh.run(&["agents", "list"]).stdout).into_owned();
+        if listed.contains(words) {
+            return;
+        }
+        assert!(Instant::now() < until, "no `{words}` in: {listed}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
