@@ -84,8 +84,8 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
     let mut desk = Desk { clock: Clock::new(), shelf: shelf.clone(), claims: None, routes, counters };
     let starting = Runtime::start(Role::Alert, &config.agent);
     let (runtime, paged) = if config.alert.pages_when_silent {
-        let couriers = || self::bridges(&config.alert, &config.agent.prefix);
-        desk.start(starting, config.agent.region.clone(), couriers).await?
+        let meanwhile = || self::bridges(&config.alert, &config.agent.prefix);
+        desk.start(starting, config.agent.region.clone(), meanwhile).await?
     } else {
         (starting.await?, None)
     };

@@ -63,7 +63,9 @@ pub(crate) struct Seen {
 pub(crate) async fn seen(bus: &Bus) -> Result<Vec<Seen>, VerbError> {
     let bucket = bus.kv(Bucket::Presence);
     let mut seen: Vec<Seen> = Vec::new();
-    let entries = bucket.entries().await?;
+    let mut entries = bucket.entries().await?;
+    // A day's dead must not crowd out who is there.
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
     // This machine's clock may be wrong, and would make everybody silent, or nobody.
     let (now, _) = bucket.time().await?;
     for entry in entries.into_iter().take(AGENTS_MAX) {
