@@ -83,10 +83,9 @@ pub(crate) fn plan(own: &TriggerConfig, validators: &Validators) -> Result<Strin
 fn first(findings: &[Finding]) -> String {
     let errors = || findings.iter().filter(|finding| finding.severity == FindingSeverity::Error);
     let Some(finding) = errors().next() else { return "why is not known".to_owned() };
-    let (line, column) = (finding.line.unwrap_or_default(), finding.column.unwrap_or_default());
     let more = errors().count() - 1;
-    let rest = if more == 0 { String::new() } else { format!(", and {more} more: bellwether plan check") };
-    format!("{}:{line}:{column}: {}{rest}", finding.file, finding.message)
+    let rest = if more == 0 { String::new() } else { format!("; and {more} more: bellwether plan check") };
+    format!("{finding}{rest}")
 }
 
 /// Starts what was intended, once, however often this is called for it; says which rollout that is.
@@ -206,12 +205,12 @@ mod tests {
         let validators = Validators::new();
         write("cart.yaml", "extends: shared.yaml\nservice: cart\n");
         let said = plan(&own, &validators).unwrap_err().to_string();
-        assert!(said.contains("cart.yaml:1:10: the base `shared.yaml` cannot be read"), "{said}");
+        assert!(said.contains("cart.yaml:1:10: error[P14]: the base `shared.yaml` cannot be read"), "{said}");
         write("shared.yaml", base);
         let text = plan(&own, &validators).unwrap();
         assert!(text.contains(base) && text.contains("service: cart"), "{text}");
         write("shared.yaml", &base.replace("soak: 1h", "soak: 1"));
         let said = plan(&own, &validators).unwrap_err().to_string();
-        assert!(said.contains("shared.yaml:3:31: "), "{said}");
+        assert!(said.contains("shared.yaml:3:31: error[P02]: duration without a unit"), "{said}");
     }
 }
