@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::ConnectErrorKind;
@@ -211,6 +212,11 @@ impl Bus {
     /// gets no answer; agents and coordinators write their presence every 5 s, and readers ask when idle.
     pub fn is_answered(&self) -> bool {
         self.is_connected() && self.health.is_answered()
+    }
+
+    /// The number of the connection that we have, which each reconnect raises: known as soon as it is there.
+    pub fn connection(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     /// Whether the client believes that it is connected. A frozen server is noticed after two pings.

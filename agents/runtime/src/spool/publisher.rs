@@ -26,8 +26,8 @@ pub(crate) struct Publisher {
     heartbeat: Arc<Heartbeat>,
     path: PathBuf,
     sent: Sent,
-    /// When the stream was last seen to have what it acknowledged.
-    looked: Option<Instant>,
+    /// When the stream was last seen to have what it acknowledged, and on which connection.
+    looked: Option<(u64, Instant)>,
     dropped: u64,
     away: Option<Away>,
 }
@@ -58,6 +58,8 @@ struct Answer {
     /// The last sequence that the stream had given us when it was asked.
     last: u64,
     began: Instant,
+    /// The connection when the answer was there.
+    connection: u64,
     published: Result<Stored, PublishError>,
 }
 
@@ -72,7 +74,7 @@ static LOST: LazyLock<Counter<u64>> =
 
 /// How often we look whether the stream still has what it acknowledged.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// After a pause of that length we look before we send: a stream that has lost its end is filled up again, by all
+/// After a pause of that length, and on each new connection, we look before we send: a stream that has lost its end is filled up again, by all
 /// who come back, in a moment, and what is acknowledged then hides the loss.
 const LOOKED_FOR: Duration = Duration::from_secs(1);
 /// How long to wait after a publish that failed.
@@ -105,7 +107,8 @@ impl Publisher {
     async fn publish_all(&mut self, check: &mut tokio::time::Interval) {
         let shared = Arc::clone(&self.shared);
         let (waiting, _) = shared.disk().waiting_after(self.sent.seq);
-        if waiting > 0 && self.looked.is_none_or(|at| at.elapsed() > LOOKED_FOR) {
+        let is_seen = |(on, at): (u64, Instant)| on == self.bus.connection() && at.elapsed() <= LOOKED_FOR;
+        if waiting > 0 && !self.looked.is_some_and(is_seen) {
             self.check().await;
         }
         let mut under_way: FuturesOrdered<BoxFuture<'static, Answer>> = FuturesOrdered::new();
@@ -134,13 +137,14 @@ impl Publisher {
                     continue;
                 }
             };
-            let Some(Answer { seq, len: own, last, began, published }) = answer else { return };
+            let Some(Answer { seq, len: own, last, began, connection, published }) = answer else { return };
             len -= own;
+            let is_elsewhere = |repeated| self.looked.is_none_or(|(on, at)| on != connection || repeated && at < began);
             match published {
                 // A number that the stream had given before: it has lost its end since.
                 Ok(stored) if !stored.duplicate && stored.seq <= last => return self.send_again(stored.seq),
                 // The server may have been another one in between, which has less.
-                Ok(stored) if stored.repeated && self.looked.is_none_or(|at| at < began) => {
+                Ok(stored) if is_elsewhere(stored.repeated) => {
                     if !self.check().await {
                         return tokio::time::sleep(REPEAT_AFTER).await;
                     }
@@ -149,6 +153,10 @@ impl Publisher {
                         return;
                     }
                     self.note_sent(seq, &stored);
+                    // This one may be what was lost: who answered, the one before or the one after?
+                    if !self.check().await || self.sent.seq == 0 {
+                        return;
+                    }
                 }
                 Ok(stored) => self.note_sent(seq, &stored),
                 Err(PublishError::Unknown { .. }) => return tokio::time::sleep(REPEAT_AFTER).await,
@@ -176,19 +184,20 @@ impl Publisher {
         let tick = tick.unwrap_or(body);
         Box::pin(async move {
             let published = trace.around(bus.publish(subject, &id, tick)).await;
-            Answer { seq, len, last, began, published }
+            Answer { seq, len, last, began, connection: bus.connection(), published }
         })
     }
 
     /// Sends the last minutes again when the stream is another one, or has lost what it acknowledged; false when
     /// that cannot be told.
     async fn check(&mut self) -> bool {
+        let connection = self.bus.connection();
         let looked = tokio::time::timeout(CHECK_EVERY, self.look()).await;
         let Ok(Ok(found)) = looked else {
             self.prune();
             return false;
         };
-        self.looked = Some(Instant::now());
+        self.looked = Some((connection, Instant::now()));
         if let Some((state, is_kept)) = found {
             let is_known = self.sent.created != Timestamp::default();
             if is_known && (state.created != self.sent.created || !is_kept) {
