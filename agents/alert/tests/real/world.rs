@@ -135,7 +135,7 @@ impl Agent {
     }
 
     pub(crate) async fn is_ready(&self) {
-        wait_for("an outbox", || self.outbox.is_file()).await;
+        wait_for("a place in the stream", || read(&self.outbox)["is_new"] == false).await;
     }
 
     pub(crate) fn waiting(&self) -> usize {
