@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Family, Reply, Seen};
+use crate::{Family, Reply, Seen, only};
 
 /// What the API takes for a token.
 pub const TOKEN: &str = "api-of-this-test";
@@ -65,12 +65,7 @@ impl LaunchDarkly {
             return Err(format!("the content type is not {SEMANTIC}"));
         }
         let body = request.json();
-        let fields = body.as_object().ok_or("not an object")?;
-        if let Some(odd) =
-            fields.keys().find(|key| !["comment", "environmentKey", "instructions"].contains(&key.as_str()))
-        {
-            return Err(format!("unknown field {odd}"));
-        }
+        only(body.as_object().ok_or("not an object")?, &["comment", "environmentKey", "instructions"])?;
         if body["environmentKey"] != "production" {
             return Err("environmentKey is not one of this project".to_owned());
         }
@@ -93,9 +88,7 @@ fn follow(environment: &mut Value, instruction: &Value) -> Result<(), String> {
         Some("updateFallthroughVariationOrRollout") => &["kind", "variationId", "rolloutWeights", "rolloutContextKind"],
         kind => return Err(format!("unknown kind {kind:?}")),
     };
-    if let Some(odd) = instruction.as_object().and_then(|one| one.keys().find(|key| !known.contains(&key.as_str()))) {
-        return Err(format!("unknown field {odd}"));
-    }
+    only(instruction.as_object().ok_or("not an object")?, known)?;
     let place = |id: &str| VARIATIONS.iter().position(|(own, _)| *own == id).ok_or(format!("unknown variation {id}"));
     match instruction["kind"].as_str() {
         Some("turnFlagOff") => environment["on"] = json!(false),

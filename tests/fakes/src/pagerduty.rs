@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Family, Reply, Seen};
+use crate::{Family, Reply, Seen, only};
 
 /// One alert.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -84,11 +84,6 @@ fn read(payload: &Map<String, Value>) -> Result<(String, String), String> {
         return Err("'payload.severity' is invalid".to_owned());
     }
     Ok((summary, severity))
-}
-
-fn only(object: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
-    let unknown = object.keys().find(|name| !known.contains(&name.as_str()));
-    unknown.map_or(Ok(()), |name| Err(format!("'{name}' is unknown")))
 }
 
 impl Family for Pagerduty {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Family, Reply, Seen};
+use crate::{Family, Reply, Seen, only};
 
 pub use site::{SITE_FLAGS, SiteFault};
 
@@ -356,10 +356,7 @@ impl Deploy {
 fn fields(request: &Seen, needed: &[&str], may: &[&str]) -> Result<Map<String, Value>, Reply> {
     let body = if request.body.is_empty() { json!({}) } else { request.json() };
     let Value::Object(body) = body else { return Err(error(400, "the body is not an object")) };
-    let knows = |key: &String| needed.contains(&key.as_str()) || may.contains(&key.as_str());
-    if let Some(odd) = body.keys().find(|key| !knows(key)) {
-        return Err(error(400, &format!("unknown field {odd}")));
-    }
+    only(&body, &[needed, may].concat()).map_err(|odd| error(400, &odd))?;
     match needed.iter().find(|key| !body.contains_key(**key)) {
         Some(missing) => Err(error(400, &format!("missing field {missing}"))),
         None => Ok(body),
