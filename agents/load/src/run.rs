@@ -34,19 +34,19 @@ pub struct RunArgs {
     /// Where to
     url: String,
     /// Arrivals: `50/s`, `3000/m`; they come whether or not the target keeps up
-    #[arg(long, group = "model", value_name = "RATE", value_parser = level)]
+    #[arg(long, group = "model", value_name = "RATE")]
     rate: Option<Level>,
     /// Users: each asks again when it was answered
-    #[arg(long, group = "model", value_name = "N", value_parser = level)]
+    #[arg(long, group = "model", value_name = "N")]
     users: Option<Level>,
     /// Stages, separated by commas: `50/s for 1m, to 200/s in 2m`; without `/s` they are users
-    #[arg(long, group = "model", value_name = "STAGES", value_delimiter = ',', value_parser = stage, num_args = 1)]
+    #[arg(long, group = "model", value_name = "STAGES", value_delimiter = ',', num_args = 1)]
     stages: Vec<Stage>,
     /// For how long, with --rate or --users
     #[arg(long, default_value = "30s", conflicts_with = "stages", value_name = "SPAN")]
     duration: Span,
     /// What must hold: `p99 < 500ms`, `mean < 3s`, `max < 2s`, `errors < 1%`; may be repeated
-    #[arg(long = "threshold", value_name = "THRESHOLD", value_parser = threshold)]
+    #[arg(long = "threshold", value_name = "THRESHOLD")]
     thresholds: Vec<Threshold>,
     /// How long after its intended start an arrival without an answer is over
     #[arg(long, default_value = "5s", value_name = "SPAN")]
@@ -71,18 +71,6 @@ pub struct RunArgs {
     /// Lines instead of a live block
     #[arg(long)]
     plain: bool,
-}
-
-fn level(text: &str) -> Result<Level, String> {
-    text.parse().map_err(|error: crate::course::CourseError| error.to_string())
-}
-
-fn stage(text: &str) -> Result<Stage, String> {
-    text.parse().map_err(|error: crate::course::CourseError| error.to_string())
-}
-
-fn threshold(text: &str) -> Result<Threshold, String> {
-    text.parse().map_err(|error: crate::threshold::ThresholdError| error.to_string())
 }
 
 /// Kept, broken, could not tell: as the exit codes of every verb.
