@@ -3,12 +3,12 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bellwether_bus::testing::wait_for;
 use bellwether_bus::{Clock, Trace};
 use bellwether_fakes::pagerduty::Pagerduty as PagerdutyFake;
 use bellwether_fakes::slack::Slack as SlackFake;
 use bellwether_fakes::{Fake, Family, Fault, Reply, Seen};
-use bellwether_protocol::alert::{IncidentKind, NextStep, Proof};
-use bellwether_protocol::id::Ordinal;
+use bellwether_protocol::alert::IncidentKind;
 use bellwether_protocol::subject::Prefix;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -22,24 +22,14 @@ use crate::outbox::{Order, Outbox};
 use crate::slack::REPLIES_MAX;
 
 pub(crate) fn alert(seq: u32) -> Alert {
-    Alert {
-        kind: IncidentKind::Opened,
-        incident: "estimator/42-error_rate".parse().unwrap(),
-        seq,
-        severity: Severity::Warn,
-        state: "taking_back".into(),
-        service: "estimator".parse().unwrap(),
-        release: "v42".parse().unwrap(),
-        stage: None,
-        regions: Vec::new(),
-        headline: "error_rate 5.8% > 0.5% in sjc".into(),
-        numbers: None,
-        record: Ordinal(118),
-        proof: Proof::default(),
-        next: vec![NextStep { why: "see why".into(), run: "bellwether rollout status estimator/42".into() }],
-        tell: Vec::new(),
-        at: "2026-05-05T13:51:10Z".parse().unwrap(),
-    }
+    let see = json!({ "why": "see why", "run": "bellwether rollout status estimator/42" });
+    let alert = json!({
+        "type": "incident.opened", "incident": "estimator/42-error_rate", "seq": seq, "severity": "warn",
+        "state": "taking_back", "service": "estimator", "release": "v42", "stage": null, "regions": [],
+        "headline": "error_rate 5.8% > 0.5% in sjc", "numbers": null, "record": 118, "next": [see],
+        "proof": { "applied": null, "recovered": null }, "at": "2026-05-05T13:51:10Z",
+    });
+    serde_json::from_value(alert).unwrap()
 }
 
 fn at(seq: u32, kind: IncidentKind, state: &str) -> Alert {
@@ -54,13 +44,8 @@ const KEY: &str = "hidden00000000000000000000hidden";
 const QUICK: Pace = Pace { first: Duration::from_millis(10), longest: Duration::from_millis(50) };
 
 /// Takes whatever comes.
-#[derive(Debug)]
-struct Anything;
-
-impl Family for Anything {
-    fn answer(&mut self, _: &Seen) -> Reply {
-        Reply::text(204, "")
-    }
+fn anything(_: &Seen) -> Reply {
+    Reply::text(204, "")
 }
 
 /// One bridge, its outbox in a directory, and a courier between them.
@@ -114,14 +99,6 @@ impl Served {
     }
 }
 
-async fn wait_for(what: &str, is_so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 fn retry_after(path: &str, times: u32) -> Fault {
     Fault { headers: vec![("retry-after".into(), "1".into())], ..Fault::status(path, 429, times) }
 }
@@ -133,8 +110,8 @@ fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
 
-async fn webhook(dir: &Path) -> (Fake<Anything>, impl Fn() -> Served) {
-    let fake = Fake::start(Anything).await.unwrap();
+async fn webhook(dir: &Path) -> (Fake<impl Family>, impl Fn() -> Served) {
+    let fake = Fake::start(anything).await.unwrap();
     let config = format!("webhook: {{ url: \"{}/hook?token=hidden\", secret: HIDDEN }}", fake.url);
     let dir = dir.to_owned();
     (fake, move || Served::new(&dir, &config, SECRET))
@@ -199,7 +176,7 @@ async fn an_alertmanager_is_signed_in_to() {
         [("", None), (basic, Some(encoded.as_str())), ("auth: { bearer: HIDDEN }", Some("Bearer hidden"))]
     {
         let dir = tempfile::tempdir().unwrap();
-        let fake = Fake::start(Anything).await.unwrap();
+        let fake = Fake::start(anything).await.unwrap();
         // What a person can put right is tried again.
         fake.fault(Fault::status("/", 401, 1));
         let config = format!("alertmanager: {{ url: \"{}\", {auth} }}", fake.url);

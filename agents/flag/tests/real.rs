@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bellwether_bus::testing::{self, Test};
 use bellwether_bus::{Bus, Clock};
@@ -80,15 +80,11 @@ impl Agent {
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
-        let began = Instant::now();
-        loop {
+        testing::until(what, async || {
             let seen = self.evaluate().await;
-            if is_so(&seen) {
-                return;
-            }
-            assert!(began.elapsed() < WITHIN, "{what}: last seen {seen}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            if is_so(&seen) { Ok(()) } else { Err(seen) }
+        })
+        .await;
     }
 }
 
@@ -125,16 +121,13 @@ impl Lever {
     }
 
     async fn until_applied(&self, value: &str) {
-        let began = Instant::now();
         let to = value.parse().expect("a value");
-        loop {
+        testing::until(value, async || {
             let seen = self.read().await;
-            if seen.as_ref().is_ok_and(|reading| reading.targets.len() == 3 && reading.is_all_at(&to)) {
-                return;
-            }
-            assert!(began.elapsed() < WITHIN, "{value} is not applied: last seen {seen:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let is_applied = |reading: &Reading| reading.targets.len() == 3 && reading.is_all_at(&to);
+            if seen.as_ref().is_ok_and(is_applied) { Ok(()) } else { Err(seen) }
+        })
+        .await;
     }
 }
 
@@ -151,21 +144,21 @@ async fn flags_of_others_are_levers_too(dir: &Path, url: &str, bus: &Bus) {
         "agent": { "region": "cliff", "name": "flag-1", "nats": { "url": url }, "state_dir": dir.join("cliff") },
         "flag": { "service": "shop", "levers": [{ "name": "banner", "flagd": { "file": file, "flag": "banner" } }] },
     });
-    let path = dir.join("cliff.yaml");
-    std::fs::write(&path, config.to_string()).expect("written");
+    let path = testing::write(dir, "cliff.yaml", &config.to_string());
     let agent = tokio::spawn(async move { bellwether_flag::run(&path).await });
-    let began = Instant::now();
-    loop {
+    let presence = testing::until("a reading of flagd's flag", async || {
+        assert!(!agent.is_finished());
         let entry = bus.kv(Bucket::Presence).get("cliff.flag.flag-1").await.expect("read");
         let presence = entry.and_then(|entry| from_msgpack::<Presence>("presence", &entry.value?).ok());
         let reading = presence.as_ref().and_then(|presence| presence.levers.values().flatten().next());
         if reading.is_some_and(|reading| reading.value == "off".parse().ok()) {
-            assert!(presence.is_some_and(|presence| presence.serving.is_empty()), "it has no endpoint");
-            break;
+            presence.ok_or(None)
+        } else {
+            Err(presence)
         }
-        assert!(!agent.is_finished() && began.elapsed() < WITHIN, "last seen {presence:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
+    assert!(presence.serving.is_empty(), "it has no endpoint");
     agent.abort();
 }
 

@@ -359,25 +359,16 @@ mod tests {
 
         /// Assigns loads; the reason when they are refused.
         fn assign(&mut self, url: &str, loads: &[(Cohort, Value)]) -> Option<String> {
-            let look = |(cohort, settings): &(Cohort, Value)| Look {
-                sli: "load".parse().unwrap(),
-                cohort: *cohort,
-                url: url.to_owned(),
-                kind: KIND.to_owned(),
-                settings: settings.clone(),
-                every: Span::from_secs(1),
-                timeout: Span::from_secs(2),
-                headers: BTreeMap::new(),
-                fingerprint: None,
-                edges_ms: vec![100, 1_000],
+            let look = |(cohort, settings): &(Cohort, Value)| {
+                json!({
+                    "sli": "load", "cohort": cohort, "url": url, "kind": KIND, "settings": settings, "every": "1s",
+                    "timeout": "2s", "headers": {}, "fingerprint": null, "edges_ms": [100, 1_000],
+                })
             };
-            let assignment = Assignment {
-                rollout: "shop/1".parse().unwrap(),
-                revision: Revision(1),
-                region: "sjc".parse().unwrap(),
-                slot: Span::from_ms(200),
-                looks: loads.iter().map(look).collect(),
-            };
+            let looks: Vec<Value> = loads.iter().map(look).collect();
+            let assignment =
+                json!({ "rollout": "shop/1", "revision": 1, "region": "sjc", "slot": "200ms", "looks": looks });
+            let assignment: Assignment = serde_json::from_value(assignment).unwrap();
             let watching = self.looks.reconcile(&[("shop".parse().unwrap(), assignment)].into());
             watching.into_values().next().and_then(|watching| watching.refused)
         }

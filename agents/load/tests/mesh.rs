@@ -4,50 +4,25 @@
 
 #![expect(clippy::expect_used, reason = "a test")]
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bellwether_bus::From;
-use bellwether_bus::testing::{Test, World, harness};
-use bellwether_protocol::assignment::{Assignment, Look};
+use bellwether_bus::testing::{Test, World, harness, until};
+use bellwether_fakes::{Fake, Reply, Seen};
+use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec::{from_msgpack, to_msgpack};
 use bellwether_protocol::id::{AgentId, Revision};
 use bellwether_protocol::presence::Presence;
-use bellwether_protocol::sample::{Cohort, Sample, Tick};
+use bellwether_protocol::sample::{Sample, Tick};
 use bellwether_protocol::subject::{Bucket, Stream};
-use bellwether_protocol::time::{Span, Timestamp};
+use bellwether_protocol::time::Timestamp;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TESTS: [Test; 1] = bellwether_bus::tests![a_load_becomes_samples_and_ends_with_its_assignment];
 
 fn main() -> ExitCode {
     harness(&TESTS, Duration::from_secs(120))
-}
-
-/// Answers everything on kept connections, and counts it.
-async fn site(asked: Arc<AtomicU64>) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let asked = Arc::clone(&asked);
-            tokio::spawn(async move {
-                // A request without a body fits into one read, and nobody sends a second one before the answer.
-                while stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    let answer = b"HTTP/1.1 200 OK\r\nx-release: v42\r\ncontent-length: 0\r\n\r\n";
-                    if stream.write_all(answer).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    url
 }
 
 /// Says that a coordinator is there, again and again.
@@ -64,33 +39,23 @@ async fn coordinator(world: &World) -> tokio::task::JoinHandle<()> {
 }
 
 async fn assign(world: &World, url: &str, revision: u64, loads: &[Value]) {
-    let look = |settings: &Value| Look {
-        sli: "load".parse().expect("an sli"),
-        cohort: Cohort::Canary,
-        url: url.to_owned(),
-        kind: "load".to_owned(),
-        settings: settings.clone(),
-        every: Span::from_secs(1),
-        timeout: Span::from_secs(2),
-        headers: BTreeMap::new(),
-        fingerprint: Some(serde_json::from_value(json!({"header": "x-release"})).expect("a fingerprint")),
-        edges_ms: vec![100, 1_000],
+    let look = |settings: &Value| {
+        json!({
+            "sli": "load", "cohort": "canary", "url": url, "kind": "load", "settings": settings, "every": "1s",
+            "timeout": "2s", "headers": {}, "fingerprint": { "header": "x-release" }, "edges_ms": [100, 1_000],
+        })
     };
-    let assignment = Assignment {
-        rollout: "shop/1".parse().expect("a rollout"),
-        revision: Revision(revision),
-        region: "sjc".parse().expect("a region"),
-        slot: Span::from_secs(1),
-        looks: loads.iter().map(look).collect(),
-    };
+    let looks: Vec<Value> = loads.iter().map(look).collect();
+    let assignment =
+        json!({ "rollout": "shop/1", "revision": revision, "region": "sjc", "slot": "1s", "looks": looks });
+    let assignment: Assignment = serde_json::from_value(assignment).expect("an assignment");
     let body = to_msgpack("assignment", &assignment).expect("encoded");
     world.bus.kv(Bucket::Assignments).put("sjc.shop", body).await.expect("stored");
 }
 
 async fn a_load_becomes_samples_and_ends_with_its_assignment() {
     let world = World::new().await;
-    let asked = Arc::new(AtomicU64::new(0));
-    let url = site(Arc::clone(&asked)).await;
+    let site = Fake::start(|_: &Seen| Reply::text(200, "").with("x-release", "v42")).await.expect("a port");
     let config = json!({
         "agent": {"region": "sjc", "name": "load-1", "state_dir": world.dir.path().join("agent"), "nats": {"url": world.server.url()}},
         "load": {"allow": ["127.0.0.1"], "rate_max": "50/s", "connections_max": 10, "duration_max": "1h"},
@@ -102,7 +67,7 @@ async fn a_load_becomes_samples_and_ends_with_its_assignment() {
 
     // A busy machine must not void what this test waits for.
     let load = |rate: &str| json!({"path": "/", "rate": rate, "connections": 5, "lag_max": "1m"});
-    assign(&world, &url, 1, &[load("40/s")]).await;
+    assign(&world, &site.url, 1, &[load("40/s")]).await;
     let mut full = 0;
     while full < 2 {
         let message = reader.next().await;
@@ -115,20 +80,18 @@ async fn a_load_becomes_samples_and_ends_with_its_assignment() {
         }
     }
 
-    assign(&world, &url, 2, &[load("51/s")]).await;
+    assign(&world, &site.url, 2, &[load("51/s")]).await;
     let key = "sjc.load.load-1";
-    let refused = loop {
+    let refused = until("a refusal", async || {
         let entry = world.bus.kv(Bucket::Presence).get(key).await.expect("read").expect("there");
         let presence: Presence = from_msgpack("presence", &entry.value.expect("a value")).expect("presence");
         assert_eq!(presence.kinds, ["load".to_owned()].into());
-        if let Some(refused) = presence.watching.into_values().find_map(|watching| watching.refused) {
-            break refused;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+        presence.watching.into_values().find_map(|watching| watching.refused).ok_or("no refusal")
+    })
+    .await;
     assert_eq!(refused, "51 requests/s are over this agent's `load.rate_max` of 50/s");
-    let last = asked.load(Ordering::Relaxed);
+    let last = site.log().len();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(asked.load(Ordering::Relaxed), last, "a load that is refused had not ended");
+    assert_eq!(site.log().len(), last, "a load that is refused had not ended");
     here.abort();
 }

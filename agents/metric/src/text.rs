@@ -31,7 +31,6 @@ pub(crate) struct Text {
     gap_max: Span,
 }
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     read(settings, Cohort::Canary).err().unwrap_or_default()
 }
@@ -145,19 +144,11 @@ mod tests {
     fn text(settings: Value) -> Text {
         let allow = serde_json::from_value(json!(["127.0.0.1"])).unwrap();
         let dialer = Arc::new(Dialer::new(allow, bellwether_runtime::tls()));
-        let look = Look {
-            sli: "errors".parse().unwrap(),
-            cohort: Cohort::Canary,
-            url: "http://127.0.0.1:1".to_owned(),
-            kind: "text".to_owned(),
-            settings,
-            every: Span::from_secs(300),
-            timeout: Span::from_secs(2),
-            headers: BTreeMap::new(),
-            fingerprint: None,
-            edges_ms: Vec::new(),
-        };
-        Text::read(&look, &dialer).unwrap()
+        let look = json!({
+            "sli": "errors", "cohort": "canary", "url": "http://127.0.0.1:1", "kind": "text", "settings": settings,
+            "every": "5m", "timeout": "2s", "headers": {}, "fingerprint": null, "edges_ms": [],
+        });
+        Text::read(&serde_json::from_value(look).unwrap(), &dialer).unwrap()
     }
 
     /// Scrapes texts, five minutes apart; what each came to, as `class n` or `number value`.

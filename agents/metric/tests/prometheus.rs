@@ -40,11 +40,11 @@ const MISSING: [(&str, &str); 10] = [
 const STEP: Duration = Duration::from_millis(1_600);
 
 async fn what_prometheus_says_becomes_the_right_samples() {
-    let page = Page::default();
-    page.put(Some(&text("v1", 100, None, [5, 9, 11])));
-    let target = page.serve().await;
+    let page = Page::serve().await;
+    let put = |text: Option<&str>| page.with(|page| page.put(text));
+    put(Some(&text("v1", 100, None, [5, 9, 11])));
     let mut world = World::new(Span::from_secs(2)).await;
-    let (_prometheus, url) = prometheus(world.dir.path(), target.trim_start_matches("http://")).await;
+    let (_prometheus, url) = prometheus(world.dir.path(), page.url.trim_start_matches("http://")).await;
     let number = |query: &str| json!({"server": "main", "numbers": {"x": query}});
     let events = json!({"total": "n{job='shop'}", "bad": {"http_5xx": "{code=~'5..'}"}});
     let unknown = json!({"total": "n", "bad": {"http_5xx": "{status=~'5..'}"}});
@@ -75,7 +75,7 @@ async fn what_prometheus_says_becomes_the_right_samples() {
         ("v2", 3, None, [1, 1, 3]),
         ("v2", 7, None, [1, 3, 6]),
     ] {
-        page.put(Some(&text(release, good, bad, buckets)));
+        put(Some(&text(release, good, bad, buckets)));
         tokio::time::sleep(STEP).await;
     }
     let seen = world.of("errors").count();
@@ -94,10 +94,10 @@ async fn what_prometheus_says_becomes_the_right_samples() {
     let begun = world.of("level").map(|sample| sample.slot).min().expect("samples");
     assert!(world.last("aged").is_none_or(|last| last.since(begun) < Span::from_secs(6)), "an old value is no value");
 
-    page.put(None);
+    put(None);
     let closed = world.last("level").expect("samples");
     tokio::time::sleep(STEP * 4).await;
-    page.put(Some(&text("v2", 9, None, [1, 3, 6])));
+    put(Some(&text("v2", 9, None, [1, 3, 6])));
     let is_later = |sample: &Sample| sample.slot.since(closed) > Span::from_secs(6);
     world.until("samples after the gap", |world| world.of("level").any(is_later)).await;
     let slots: Vec<u64> =

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bellwether_bus::testing::{self, Test, harness};
+use bellwether_fakes::Fault;
 use bellwether_protocol::sample::{Portion, Sample};
 use bellwether_protocol::time::Span;
 use serde_json::json;
@@ -22,11 +23,11 @@ fn main() -> ExitCode {
 
 async fn every_source_reaches_the_stream() {
     let mut world = World::new(Span::from_secs(1)).await;
-    let (metrics, health) = (Page::default(), Page::default());
-    let (metrics_url, health_url) = (metrics.serve().await, health.serve().await);
-    let failing_url = health.serve_as("500 Internal Server Error").await;
-    metrics.put(Some("n{code=\"200\"} 100\n"));
-    health.put(Some(r#"{"memory": "226MB of 239MB"}"#));
+    let (metrics, health, failing) = (Page::serve().await, Page::serve().await, Page::serve().await);
+    let (metrics_url, health_url, failing_url) = (&*metrics.url, &*health.url, &*failing.url);
+    failing.fault(Fault::status("/", 500, u32::MAX));
+    metrics.with(|page| page.put(Some("n{code=\"200\"} 100\n")));
+    health.with(|page| page.put(Some(r#"{"memory": "226MB of 239MB"}"#)));
     let log = world.dir.path().join("app.log");
     append(&log, "before\n");
     let metric = json!({
@@ -40,24 +41,25 @@ async fn every_source_reaches_the_stream() {
         (
             "text",
             "text",
-            metrics_url.as_str(),
+            metrics_url,
             json!({"path": "/", "events": {"total": "n", "bad": {"http_5xx": "{code=~'5..'}"}}}),
         ),
-        ("json", "json", &health_url, json!({"path": "/", "numbers": {"used": {"json": "$.memory"}}})),
+        ("json", "json", health_url, json!({"path": "/", "numbers": {"used": {"json": "$.memory"}}})),
         ("host", "host", "http://127.0.0.1", json!({"numbers": ["cpu", "memory_share", "disk_share"]})),
         ("file", "log", "http://127.0.0.1", json!({"file": "app", "patterns": patterns})),
         ("command", "log", "http://127.0.0.1", json!({"command": "beat", "patterns": {"db_error": "beat"}})),
         ("subject", "log", "http://127.0.0.1", json!({"subject": "lines", "patterns": patterns})),
         ("pushed", "pushed", "http://127.0.0.1", json!({})),
-        ("absent", "text", &metrics_url, json!({"path": "/", "numbers": {"x": "no_such_metric"}})),
-        ("elsewhere", "json", &health_url, json!({"path": "/", "numbers": {"x": {"json": "$.no.such"}}})),
-        ("gone", "json", &failing_url, json!({"path": "/", "numbers": {"x": {"json": "$.x"}}})),
+        ("absent", "text", metrics_url, json!({"path": "/", "numbers": {"x": "no_such_metric"}})),
+        ("elsewhere", "json", health_url, json!({"path": "/", "numbers": {"x": {"json": "$.no.such"}}})),
+        ("gone", "json", failing_url, json!({"path": "/", "numbers": {"x": {"json": "$.x"}}})),
     ];
     world.agent(&metric, &looks).await;
     for sli in ["json", "host", "file", "command"] {
         world.until(sli, |world| world.of(sli).count() > 0).await;
     }
-    metrics.put(Some("n{code=\"200\"} 103\nn{code=\"500\"} 2\n"));
+    let later = "n{code=\"200\"} 103\nn{code=\"500\"} 2\n";
+    metrics.with(|page| page.put(Some(later)));
     append(&log, "fine\nconnection refused, password=hunter2\n");
     let nats = async_nats::connect(world.url()).await.expect("connected");
     nats.publish("app.lines", "one\nconnection refused\n".into()).await.expect("published");

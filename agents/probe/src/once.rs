@@ -95,47 +95,29 @@ impl Eyes {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::sample::{Cohort, Control};
+    use bellwether_fakes::{Fake, Reply, Seen};
+    use bellwether_protocol::sample::Control;
     use bellwether_protocol::time::{Span, Timestamp};
     use serde_json::json;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
-    async fn site() -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = stream.read(&mut [0; 1024]).await;
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-release: v1\r\n\r\n{}").await;
-            }
-        });
-        url
-    }
-
     fn look(sli: &str, url: &str, settings: serde_json::Value) -> (Region, Look) {
-        let look = Look {
-            sli: sli.parse().unwrap(),
-            cohort: Cohort::Canary,
-            url: url.to_owned(),
-            kind: "http".to_owned(),
-            settings,
-            every: Span::from_secs(5),
-            timeout: Span::from_secs(5),
-            headers: Default::default(),
-            fingerprint: Some(bellwether_protocol::plan::Fingerprint::Header("x-release".to_owned())),
-            edges_ms: vec![10, 100],
-        };
-        ("east".parse().unwrap(), look)
+        let look = json!({
+            "sli": sli, "cohort": "canary", "url": url, "kind": "http", "settings": settings, "every": "5s",
+            "timeout": "5s", "headers": {}, "fingerprint": { "header": "x-release" }, "edges_ms": [10, 100],
+        });
+        ("east".parse().unwrap(), serde_json::from_value(look).unwrap())
     }
 
     #[tokio::test]
     async fn each_look_gives_one_sample_of_one_slot() {
-        let url = site().await;
+        let answer = |_: &Seen| Reply::json(200, &json!({})).with("x-release", "v1");
+        let site = Fake::start(answer).await.unwrap();
+        let url = &site.url;
         let looks = [
-            look("good", &url, json!({ "path": "/" })),
-            look("bad", &url, json!({ "path": "/", "expect": ["$.keys len >= 1"] })),
+            look("good", url, json!({ "path": "/" })),
+            look("bad", url, json!({ "path": "/", "expect": ["$.keys len >= 1"] })),
             look("gone", "http://127.0.0.1:1", json!({ "path": "/" })),
         ];
         let dir = tempfile::tempdir().unwrap();

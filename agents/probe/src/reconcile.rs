@@ -92,12 +92,12 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+    use bellwether_fakes::{Fake, Reply, Seen};
     use bellwether_protocol::assignment::Assignment;
     use bellwether_protocol::sample::{Cohort, Portion, Sample};
     use bellwether_protocol::time::Timestamp;
     use bellwether_runtime::{LOOKS_MAX, Looks};
     use serde_json::json;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::aggregate::Aggregate;
@@ -115,42 +115,18 @@ mod tests {
         (Looks::new("sjc.probe.probe-1".to_owned(), prober), post)
     }
 
-    async fn site() -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = stream.read(&mut [0; 1024]).await;
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-            }
-        });
-        format!("http://{address}")
-    }
-
     fn look(url: &str) -> assignment::Look {
-        assignment::Look {
-            sli: "errors".parse().unwrap(),
-            cohort: Cohort::Canary,
-            url: url.to_owned(),
-            kind: "http".to_owned(),
-            settings: json!({"path": "/"}),
-            every: Span::from_ms(50),
-            timeout: Span::from_secs(2),
-            headers: BTreeMap::new(),
-            fingerprint: None,
-            edges_ms: vec![10, 100],
-        }
+        let look = json!({
+            "sli": "errors", "cohort": "canary", "url": url, "kind": "http", "settings": { "path": "/" },
+            "every": "50ms", "timeout": "2s", "headers": {}, "fingerprint": null, "edges_ms": [10, 100],
+        });
+        serde_json::from_value(look).unwrap()
     }
 
     fn assigned(revision: u64, looks: Vec<assignment::Look>) -> BTreeMap<Service, Assignment> {
-        let assignment = Assignment {
-            rollout: "shop/1".parse().unwrap(),
-            revision: Revision(revision),
-            region: "sjc".parse().unwrap(),
-            slot: Span::from_ms(200),
-            looks,
-        };
-        [("shop".parse().unwrap(), assignment)].into()
+        let (rollout, region) = ("shop/1".parse().unwrap(), "sjc".parse().unwrap());
+        let (revision, slot) = (Revision(revision), Span::from_ms(200));
+        [("shop".parse().unwrap(), Assignment { rollout, revision, region, slot, looks })].into()
     }
 
     fn ids(looks: &Looks<Prober>) -> Vec<WatchId> {
@@ -175,27 +151,28 @@ mod tests {
     #[tokio::test]
     async fn looks_follow_their_assignment() {
         let (mut looks, post) = looks();
-        let url = site().await;
-        let watching = looks.reconcile(&assigned(1, vec![look(&url)]));
+        let site = Fake::start(|_: &Seen| Reply::text(200, "")).await.unwrap();
+        let url = &site.url;
+        let watching = looks.reconcile(&assigned(1, vec![look(url)]));
         assert!(watching.values().all(|w| w.revision == Revision(1) && w.refused.is_none()));
         let sample = sample_that(&post, |sample| sample.portions.iter().map(Portion::n).sum::<u64>() >= 2).await;
         assert_eq!((sample.sli.as_str(), sample.revision), ("errors", Revision(1)));
         assert!(sample.portions[0].classes.keys().all(|class| class.as_str() == "ok"), "{sample:?}");
 
         let first = ids(&looks);
-        let other = assignment::Look { cohort: Cohort::Baseline, ..look(&url) };
-        looks.reconcile(&assigned(2, vec![look(&url), other]));
+        let other = assignment::Look { cohort: Cohort::Baseline, ..look(url) };
+        looks.reconcile(&assigned(2, vec![look(url), other]));
         assert!(ids(&looks).ends_with(&first), "an unchanged look goes on");
         sample_that(&post, |sample| sample.revision == Revision(2) && sample.cohort == Cohort::Canary).await;
         sample_that(&post, |sample| sample.revision == Revision(2) && sample.cohort == Cohort::Baseline).await;
 
-        let foreign = assignment::Look { kind: "prometheus".to_owned(), sli: "other".parse().unwrap(), ..look(&url) };
-        let watching = looks.reconcile(&assigned(2, vec![look(&url), foreign]));
+        let foreign = assignment::Look { kind: "prometheus".to_owned(), sli: "other".parse().unwrap(), ..look(url) };
+        let watching = looks.reconcile(&assigned(2, vec![look(url), foreign]));
         assert!(watching.values().all(|w| w.refused.is_none()), "looks of other kinds are for other agents");
         assert_eq!(ids(&looks).len(), 1);
         let first = ids(&looks);
 
-        looks.reconcile(&assigned(3, vec![assignment::Look { every: Span::from_ms(60), ..look(&url) }]));
+        looks.reconcile(&assigned(3, vec![assignment::Look { every: Span::from_ms(60), ..look(url) }]));
         assert!(ids(&looks).len() == 1 && ids(&looks) != first, "a changed look begins anew");
 
         assert!(looks.reconcile(&BTreeMap::new()).is_empty());

@@ -41,7 +41,6 @@ const AS_EXPECTED: u8 = 0;
 const NOT_AS_EXPECTED: u8 = 1;
 const COULD_NOT_LOOK: u8 = 4;
 
-/// What was seen.
 struct Seen {
     url: String,
     status: Option<u16>,
@@ -176,7 +175,7 @@ fn ms(took: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use bellwether_fakes::{Fake, Reply, Seen};
 
     use super::*;
 
@@ -193,17 +192,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_tells_phases_release_and_every_condition() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/health?key=hidden", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut request = [0; 4096];
-                let n = stream.read(&mut request).await.unwrap_or(0);
-                assert!(request[..n].starts_with(b"GET /health?key=hidden HTTP/1.1\r\n"));
-                let head = "HTTP/1.1 200 OK\r\nx-release: v42\r\ncontent-length: 21\r\n\r\n";
-                let _ = stream.write_all(format!("{head}{{\"status\": \"warning\"}}").as_bytes()).await;
-            }
-        });
+        let answer = |_: &Seen| Reply::json(200, &json!({ "status": "warning" })).with("x-release", "v42");
+        let site = Fake::start(answer).await.unwrap();
+        let url = format!("{}/health?key=hidden", site.url);
         let (text, json) = look(&[&url, "--expect", "status == 200", "--expect", "$.status == healthy"]).await;
         assert_eq!(
             (&json["status"], &json["class"], &json["release"]),
@@ -221,6 +212,8 @@ mod tests {
         assert_eq!((lines[2], lines[3]), ("✓ status == 200", "✗ $.status == healthy: was \"warning\""));
         let (_, json) = look(&[&url]).await;
         assert_eq!((&json["class"], &json["conditions"]), (&"ok".into(), &json!([])));
+        let asked: Vec<_> = site.log().into_iter().map(|seen| (seen.method, seen.path, seen.query)).collect();
+        assert_eq!(asked, vec![("GET".into(), "/health".into(), "key=hidden".into()); 2]);
     }
 
     #[tokio::test]

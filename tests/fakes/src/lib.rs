@@ -72,6 +72,13 @@ impl Reply {
         Self { status, headers, body: body.to_string() }
     }
 
+    /// The same with one header more.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Plain text.
     pub fn text(status: u16, body: &str) -> Self {
         Self { status, headers: Vec::new(), body: body.to_owned() }

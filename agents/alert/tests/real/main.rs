@@ -74,7 +74,7 @@ async fn an_agent_that_starts_in_an_outage_pages() {
     until("its place in the stream", async || if west.position() == 1 { Ok(()) } else { Err(west.position()) }).await;
     world.coordinator_is_here().await;
     wait_for("a resolution", || world.posts().len() == 2).await;
-    let told: Vec<Alert> = world.posts().into_iter().map(|post| post.alert).collect();
+    let told = world.told();
     assert!(told[0].headline.contains("west is cut off from NATS since"), "{}", told[0].headline);
     assert_eq!(told.iter().map(|alert| alert.severity).collect::<Vec<_>>(), [Severity::Page, Severity::Page]);
     assert_eq!((told[0].kind, told[1].kind), (IncidentKind::Opened, IncidentKind::Resolved));
@@ -100,7 +100,7 @@ async fn silence_pages_once() {
     let ids = world.ids();
     let incident = ids.first().and_then(|id| id.strip_suffix("-no_coordinator.1")).expect("a page");
     assert_eq!(ids.last(), Some(&format!("{incident}-no_coordinator.2")));
-    let severities: Vec<Severity> = world.posts().iter().map(|post| post.alert.severity).collect();
+    let severities: Vec<Severity> = world.told().iter().map(|alert| alert.severity).collect();
     assert_eq!(severities, [Severity::Page, Severity::Page]);
     east.stop().await;
     west.stop().await;

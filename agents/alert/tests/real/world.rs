@@ -2,15 +2,11 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode};
 use bellwether_bus::testing::{self, wait_for};
-use bellwether_protocol::alert::{Alert, IncidentKind, Proof, Severity};
-use bellwether_protocol::codec::{from_json, to_json, to_msgpack};
-use bellwether_protocol::id::Ordinal;
+use bellwether_fakes::{Fake, Reply, Seen};
+use bellwether_protocol::alert::Alert;
+use bellwether_protocol::codec::{to_json, to_msgpack};
 use bellwether_protocol::presence::Presence;
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Timestamp;
@@ -21,8 +17,7 @@ pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// A mesh and a receiver.
 pub(crate) struct World {
     mesh: testing::World,
-    hook: String,
-    posts: Arc<Mutex<Vec<Post>>>,
+    hook: Fake<fn(&Seen) -> Reply>,
 }
 
 impl Deref for World {
@@ -33,32 +28,10 @@ impl Deref for World {
     }
 }
 
-/// What came to the webhook.
-#[derive(Debug, Clone)]
-pub(crate) struct Post {
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
-    pub(crate) alert: Alert,
-}
-
 impl World {
     pub(crate) async fn new() -> Self {
-        let mesh = testing::World::new().await;
-        let posts: Arc<Mutex<Vec<Post>>> = Arc::default();
-        let seen = Arc::clone(&posts);
-        let take = move |headers: HeaderMap, body: Bytes| {
-            let header = |(name, value): (&axum::http::HeaderName, &axum::http::HeaderValue)| {
-                (name.to_string(), value.to_str().expect("text").to_owned())
-            };
-            let (headers, alert) = (headers.iter().map(header).collect(), from_json("alert", &body).expect("an alert"));
-            let body = String::from_utf8(body.to_vec()).expect("text");
-            seen.lock().expect("sound").push(Post { headers, body, alert });
-            async { StatusCode::NO_CONTENT }
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let hook = format!("http://{}/", listener.local_addr().expect("bound"));
-        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(take)).await });
-        Self { mesh, hook, posts }
+        let take: fn(&Seen) -> Reply = |_| Reply::text(204, "");
+        Self { mesh: testing::World::new().await, hook: Fake::start(take).await.expect("a port") }
     }
 
     /// A file with a secret, as a configuration names it.
@@ -68,7 +41,7 @@ impl World {
 
     /// The entry of a bridge to our receiver.
     pub(crate) fn hook(&self) -> Value {
-        json!({ "webhook": { "url": self.hook, "secret": self.secret("secret", SECRET) } })
+        json!({ "webhook": { "url": self.hook.url, "secret": self.secret("secret", SECRET) } })
     }
 
     /// An agent that tells only our receiver.
@@ -104,13 +77,19 @@ impl World {
         self.bus.publish(subject, &id, body).await.expect("stored").seq
     }
 
-    pub(crate) fn posts(&self) -> Vec<Post> {
-        self.posts.lock().expect("sound").clone()
+    /// What came to the webhook.
+    pub(crate) fn posts(&self) -> Vec<Seen> {
+        self.hook.log()
+    }
+
+    pub(crate) fn told(&self) -> Vec<Alert> {
+        self.posts().iter().map(|post| serde_json::from_str(&post.body).expect("an alert")).collect()
     }
 
     pub(crate) fn ids(&self) -> Vec<String> {
-        let id = |post: Post| post.headers.into_iter().find(|(name, _)| name == "webhook-id").expect("an id").1;
-        let mut ids: Vec<String> = self.posts().into_iter().map(id).collect();
+        let posts = self.posts();
+        let mut ids: Vec<String> =
+            posts.iter().map(|post| post.header("webhook-id").expect("an id").to_owned()).collect();
         ids.sort();
         ids
     }
@@ -157,22 +136,11 @@ pub(crate) fn read(path: &Path) -> Value {
 }
 
 pub(crate) fn alert(seq: u32) -> Alert {
-    Alert {
-        kind: IncidentKind::Updated,
-        incident: "shop/7-error_rate".parse().expect("an incident"),
-        seq,
-        severity: Severity::Warn,
-        state: "taking_back".to_owned(),
-        service: "shop".parse().expect("a service"),
-        release: "v42".parse().expect("a release"),
-        stage: None,
-        regions: Vec::new(),
-        headline: "error_rate 5.8% > 0.5%".to_owned(),
-        numbers: None,
-        record: Ordinal(118),
-        proof: Proof::default(),
-        next: Vec::new(),
-        tell: Vec::new(),
-        at: Timestamp::default(),
-    }
+    let alert = json!({
+        "type": "incident.updated", "incident": "shop/7-error_rate", "seq": seq, "severity": "warn",
+        "state": "taking_back", "service": "shop", "release": "v42", "stage": null, "regions": [],
+        "headline": "error_rate 5.8% > 0.5%", "numbers": null, "record": 118, "next": [],
+        "proof": { "applied": null, "recovered": null }, "at": Timestamp::default(),
+    });
+    serde_json::from_value(alert).expect("an alert")
 }

@@ -4,20 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bellwether_bus::server::LocalServer;
 use bellwether_bus::{Bus, From, Reader, testing};
-use bellwether_protocol::assignment::{Assignment, Look};
+use bellwether_fakes::{Fake, Family, Reply, Seen};
+use bellwether_protocol::assignment::Assignment;
 use bellwether_protocol::codec::{from_msgpack, to_msgpack};
-use bellwether_protocol::id::Revision;
 use bellwether_protocol::presence::Presence;
-use bellwether_protocol::sample::{Cohort, Sample, Tick};
+use bellwether_protocol::sample::{Sample, Tick};
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::{Span, Timestamp};
-use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use serde_json::{Value, json};
 
 /// NATS, and one metric agent of region `sjc`.
 pub(crate) struct World {
@@ -44,31 +43,22 @@ impl World {
 
     /// Starts the agent with this `metric` block, and gives it looks: name, kind, address, settings.
     pub(crate) async fn agent(&self, metric: &Value, looks: &[(&str, &str, &str, Value)]) {
-        let config = serde_json::json!({
+        let config = json!({
             "agent": {"region": "sjc", "name": "metric-1", "state_dir": self.dir.path().join("agent"), "nats": {"url": self.url()}},
             "metric": metric,
         });
         let path = testing::write(self.dir.path(), "metric.yaml", &config.to_string());
         tokio::spawn(async move { bellwether_metric::run(&path).await.expect("it runs") });
-        let look = |(sli, kind, url, settings): &(&str, &str, &str, Value)| Look {
-            sli: sli.parse().expect("an sli"),
-            cohort: Cohort::Canary,
-            url: (*url).to_owned(),
-            kind: (*kind).to_owned(),
-            settings: settings.clone(),
-            every: Span::from_ms(500),
-            timeout: Span::from_secs(2),
-            headers: BTreeMap::new(),
-            fingerprint: None,
-            edges_ms: vec![100],
+        let look = |(sli, kind, url, settings): &(&str, &str, &str, Value)| {
+            json!({
+                "sli": sli, "cohort": "canary", "url": url, "kind": kind, "settings": settings, "every": "500ms",
+                "timeout": "2s", "headers": {}, "fingerprint": null, "edges_ms": [100],
+            })
         };
-        let assignment = Assignment {
-            rollout: "shop/1".parse().expect("a rollout"),
-            revision: Revision(1),
-            region: "sjc".parse().expect("a region"),
-            slot: self.slot,
-            looks: looks.iter().map(look).collect(),
-        };
+        let looks: Vec<Value> = looks.iter().map(look).collect();
+        let assignment =
+            json!({ "rollout": "shop/1", "revision": 1, "region": "sjc", "slot": self.slot, "looks": looks });
+        let assignment: Assignment = serde_json::from_value(assignment).expect("an assignment");
         let body = to_msgpack("assignment", &assignment).expect("encoded");
         self.bus.kv(Bucket::Assignments).put("sjc.shop", body).await.expect("stored");
     }
@@ -85,7 +75,6 @@ impl World {
         }
     }
 
-    /// All samples of one SLI.
     pub(crate) fn of<'a>(&'a self, sli: &'a str) -> impl Iterator<Item = &'a Sample> + Clone {
         self.samples.iter().filter(move |sample| sample.sli.as_str() == sli)
     }
@@ -118,38 +107,24 @@ impl World {
     }
 }
 
-/// A page that answers with whatever was put on it last; `None` closes the door.
-#[derive(Clone, Default)]
-pub(crate) struct Page(Arc<Mutex<Option<String>>>);
+/// A page with a text on it; `None`: it is out of order.
+pub(crate) struct Page(Option<String>);
 
 impl Page {
-    /// Serves; gives the address.
-    pub(crate) async fn serve(&self) -> String {
-        self.serve_as("200 OK").await
+    /// Serves a page with nothing on it.
+    pub(crate) async fn serve() -> Fake<Self> {
+        Fake::start(Self(None)).await.expect("a port")
     }
 
-    /// Serves with this status; gives the address.
-    pub(crate) async fn serve_as(&self, status: &'static str) -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let page = self.clone();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let body = page.0.lock().expect("not poisoned").clone();
-                let mut request = [0; 4096];
-                let (Ok(_), Some(body)) = (stream.read(&mut request).await, body) else { continue };
-                let head =
-                    format!("HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n");
-                let _ =
-                    stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
-            }
-        });
-        format!("http://{address}")
+    pub(crate) fn put(&mut self, text: Option<&str>) {
+        self.0 = text.map(str::to_owned);
     }
+}
 
-    /// Puts a text on it.
-    pub(crate) fn put(&self, text: Option<&str>) {
-        *self.0.lock().expect("not poisoned") = text.map(str::to_owned);
+impl Family for Page {
+    fn answer(&mut self, _: &Seen) -> Reply {
+        let text = |text: &String| Reply::text(200, text).with("content-type", "text/plain; version=0.0.4");
+        self.0.as_ref().map_or(Reply::text(503, ""), text)
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bellwether_protocol::assignment::Look;
 use bellwether_protocol::plan::Fingerprint;
-use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::Span;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -61,18 +60,12 @@ fn reply(head: &str, body: &str) -> String {
 }
 
 fn at(url: String, timeout_ms: u64) -> Look {
-    Look {
-        sli: "errors".parse().unwrap(),
-        cohort: Cohort::Canary,
-        url,
-        kind: "http".to_owned(),
-        settings: Value::Null,
-        every: Span::from_secs(30),
-        timeout: Span::from_ms(timeout_ms),
-        headers: [("x-cohort".to_owned(), "canary".to_owned())].into(),
-        fingerprint: Some(Fingerprint::Header("x-release".to_owned())),
-        edges_ms: Vec::new(),
-    }
+    let look = json!({
+        "sli": "errors", "cohort": "canary", "url": url, "kind": "http", "settings": null, "every": "30s",
+        "timeout": format!("{timeout_ms}ms"), "headers": { "x-cohort": "canary" },
+        "fingerprint": { "header": "x-release" }, "edges_ms": [],
+    });
+    serde_json::from_value(look).unwrap()
 }
 
 fn dialer() -> Dialer {
