@@ -11,7 +11,8 @@ mod server;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bellwether_bus::{Bus, ConnectOptions, From};
+use bellwether_bus::testing::{connect_options, write};
+use bellwether_bus::{Bus, From};
 use bellwether_protocol::action::{Action, ActionResult};
 use bellwether_protocol::alert::Severity;
 use bellwether_protocol::codec;
@@ -19,7 +20,7 @@ use bellwether_protocol::command::{CommandBody, Verb};
 use bellwether_protocol::reason::{Ending, Reason};
 use bellwether_protocol::record::{Input, Record};
 use bellwether_protocol::sample::Tick;
-use bellwether_protocol::subject::{Prefix, Stream};
+use bellwether_protocol::subject::Stream;
 use bellwether_protocol::time::Timestamp;
 use bellwether_site::{Site, SiteArgs};
 
@@ -51,7 +52,7 @@ async fn bench() {
     let server = server::start(dir.path(), PROGRAM).await;
     let url = server.url().to_owned();
     let site = start_site(runs).await;
-    let bus = connect(&url).await;
+    let bus = Bus::connect(&connect_options(&url)).await.expect("connected");
     bus.provision().await.expect("provisioned");
     start_mesh(dir.path(), &url, &site).await;
     let plan = include_str!("plan.yaml").replace("@SITE@", &site.addresses().environments["west"]);
@@ -78,26 +79,9 @@ async fn start_site(runs: usize) -> Site {
     Site::start(&args).await.expect("a site")
 }
 
-async fn connect(url: &str) -> Bus {
-    let options = ConnectOptions {
-        url: url.to_owned(),
-        domain: None,
-        prefix: Prefix::default(),
-        name: "bench".to_owned(),
-        credentials: None,
-    };
-    Bus::connect(&options).await.expect("connected")
-}
-
 async fn start_mesh(dir: &Path, url: &str, site: &Site) {
     let options = bellwether_coordinator::Options {
-        connect: ConnectOptions {
-            url: url.to_owned(),
-            domain: None,
-            prefix: Prefix::default(),
-            name: "coordinator".to_owned(),
-            credentials: None,
-        },
+        connect: connect_options(url),
         id: None,
         dir: dir.join("coordinator"),
         monitor: None,
@@ -110,9 +94,8 @@ async fn start_mesh(dir: &Path, url: &str, site: &Site) {
         format!("agent: {{ region: west, name: {role}-1, state_dir: {state:?}, nats: {{ url: {url:?} }} }}\n")
     };
     let west = site.addresses().environments["west"].trim_start_matches("http://");
-    let probe = dir.join("probe.yaml");
-    std::fs::write(&probe, format!("{}probe: {{ allow: [{west:?}], every_min: 10ms }}\n", head("probe")))
-        .expect("written");
+    let text = format!("{}probe: {{ allow: [{west:?}], every_min: 10ms }}\n", head("probe"));
+    let probe = write(dir, "probe.yaml", &text);
     tokio::spawn(async move { bellwether_probe::run(&probe).await.expect("the probe runs") });
     let tool = |verb: &str, lever: &str, value: &str| {
         let admin = &site.addresses().admin;
@@ -123,8 +106,7 @@ async fn start_mesh(dir: &Path, url: &str, site: &Site) {
         format!("    - {{ name: {name}, exec: {{ set: {set}, read_back: {read} }} }}\n")
     };
     let levers = format!("rollback:\n  service: bench\n  levers:\n{}{}", lever("traffic"), lever("release"));
-    let rollback = dir.join("rollback.yaml");
-    std::fs::write(&rollback, format!("{}{levers}", head("rollback"))).expect("written");
+    let rollback = write(dir, "rollback.yaml", &format!("{}{levers}", head("rollback")));
     tokio::spawn(async move { bellwether_rollback::run(&rollback).await.expect("the rollback agent runs") });
 }
 

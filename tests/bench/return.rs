@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwether_bus::{Bus, Clock, ConnectOptions, From, Trace};
+use bellwether_bus::testing::connect_options;
+use bellwether_bus::{Bus, Clock, From, Trace};
 use bellwether_protocol::assignment::{Assignment, Look};
 use bellwether_protocol::codec::{from_msgpack, to_msgpack};
 use bellwether_protocol::id::{Revision, Role, Service};
@@ -82,9 +83,7 @@ fn variable(name: &str, default: usize) -> usize {
 async fn run(agents: usize, away: Duration) -> usize {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Arc::new(server::start(dir.path(), PROGRAM).await);
-    let (prefix, name) = (Default::default(), "bench".to_owned());
-    let options = ConnectOptions { url: server.url().to_owned(), domain: None, prefix, name, credentials: None };
-    let bus = Bus::connect(&options).await.expect("connected");
+    let bus = Bus::connect(&connect_options(server.url())).await.expect("connected");
     bus.provision().await.expect("provisioned");
     let (heard, stored) = (Heard::default(), Stored::default());
     tokio::spawn(hear(bus.clone(), Arc::clone(&heard)));

@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::routing::any;
+use bellwether_bus::testing::connect_options;
 use bellwether_bus::trace::SpanKind;
-use bellwether_bus::{Bus, ConnectOptions, Hop};
+use bellwether_bus::{Bus, Hop};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
 /// How many messages one process sends, each about as long as a tick of ten samples.
@@ -30,9 +31,7 @@ fn main() {
 /// Sends, and prints the microseconds that one message took.
 async fn send(url: &str) {
     let _telemetry = bellwether_runtime::telemetry::init("bellwether-bench");
-    let (prefix, name) = (Default::default(), "bench".to_owned());
-    let options = ConnectOptions { url: url.to_owned(), domain: None, prefix, name, credentials: None };
-    let bus = Bus::connect(&options).await.expect("connected");
+    let bus = Bus::connect(&connect_options(url)).await.expect("connected");
     let begun = Instant::now();
     for number in 0..MESSAGES {
         let hop = Hop::begin(SpanKind::Internal, "look", Vec::new());
@@ -50,14 +49,8 @@ async fn compare() {
     let collector = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(any(async || ""))).await });
     let server = server::start(dir.path(), PROGRAM).await;
-    let options = ConnectOptions {
-        url: server.url().to_owned(),
-        domain: None,
-        prefix: Default::default(),
-        name: "bench".to_owned(),
-        credentials: None,
-    };
-    Bus::connect(&options).await.expect("connected").provision().await.expect("provisioned");
+    let bus = Bus::connect(&connect_options(server.url())).await.expect("connected");
+    bus.provision().await.expect("provisioned");
     let (mut off, mut on) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         off.push(measure(server.url(), &[]).await);
