@@ -26,7 +26,7 @@ pub(crate) fn play(script: &str) -> World {
                 });
             }
             ["until", at] => {
-                world.run(instant(at), |_| false);
+                world.run(instant(at));
                 return world;
             }
             _ => panic!("cannot read `{line}`"),
@@ -41,9 +41,7 @@ fn shop() -> World {
     world.site.baseline = Some("v1".parse().unwrap());
     world.site.lever("release", &["east", "west"], "v1", Span::from_secs(4));
     world.site.lever("traffic", &["edge"], "0%", Span::from_secs(1));
-    let mut node = Node::new("c1", world.now);
-    node.mark_every = Span::from_secs(1);
-    world.nodes = vec![node];
+    world.nodes = vec![Node::new("c1", world.now)];
     world.probes = vec![Probe::new("east.probe.p1", 0), Probe::new("west.probe.p1", 0)];
     world.hands = vec![
         Hand::new("hub.rollback.r1", "release", &["v1", "v0"], 0),

@@ -22,7 +22,6 @@ pub(crate) enum Kind {
     Good,
 }
 
-/// A run that is over.
 pub(crate) struct Run {
     pub(crate) kind: Kind,
     pub(crate) world: World,
@@ -36,7 +35,6 @@ const SKEW_MS: i64 = 200;
 /// How long after the end of the rollout stragglers may still come in.
 const AFTERWARDS: Span = Span::from_secs(15);
 
-/// Plays one seed.
 pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Run {
     let mut world = World::new(seed, "shop", Span::from_secs(5));
     world.bug = bug;
@@ -51,7 +49,7 @@ pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Run {
     let limit = world.now + LIMIT;
     loop {
         let until = world.now + Span::from_secs(5);
-        world.run(until, |_| false);
+        world.run(until);
         world.now = until;
         if std::env::var("SIM_TRACE").is_ok() {
             println!("{} {}", world.now, world.watch.handled);
@@ -61,7 +59,7 @@ pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Run {
         if world.now > limit || ((ended || held) && world.now > world.heal_at) {
             world.watch.is_over = true;
             let until = world.now + AFTERWARDS;
-            world.run(until, |_| false);
+            world.run(until);
             // Somebody may have asked again just before: then that comes to its end too.
             let is_open = world.watch.status.as_ref().is_some_and(|status| status.ending.is_none());
             if held || !is_open || world.now > limit {
@@ -108,7 +106,6 @@ fn furnish(world: &mut World) {
     world.probes.extend(Some(second).filter(|_| world.rng.bool()));
     let nodes = if world.rng.u8(0..3) == 0 { &["c1"][..] } else { &["c1", "c2"] };
     world.nodes = nodes.iter().map(|name| Node::new(name, now)).collect();
-    world.nodes.iter_mut().for_each(|node| node.mark_every = Span::from_secs(1));
 }
 
 fn trouble(world: &mut World, kind: Kind) {

@@ -15,6 +15,8 @@ use super::{BEGIN, Bug, Stored, World, presence};
 
 /// As in the shell.
 const SLEEP_MAX: Span = Span::from_secs(5);
+/// Half as often as the shell.
+const MARK_EVERY: Span = Span::from_secs(1);
 /// As in the bus: nothing vouches for a clock that was not anchored for so long.
 const ADRIFT_AFTER: Span = Span::from_secs(15);
 
@@ -32,7 +34,6 @@ pub(crate) struct Node {
     wake: Option<Timestamp>,
     anchored: Timestamp,
     pub(crate) paused_until: Timestamp,
-    pub(crate) mark_every: Span,
 }
 
 impl Node {
@@ -49,7 +50,6 @@ impl Node {
             wake: None,
             anchored: now,
             paused_until: now,
-            mark_every: Span::from_ms(500),
         }
     }
 }
@@ -277,7 +277,7 @@ impl World {
     /// Puts a marker behind every sample stored so far, while a rollout is on.
     pub(crate) fn node_marks(&mut self, i: usize) {
         let node = &self.nodes[i];
-        let (life, every) = (node.life, node.mark_every);
+        let life = node.life;
         if node.core.as_ref().is_some_and(Core::is_watching) && self.now >= node.paused_until {
             if self.bug == Some(Bug::HeardBlindly) {
                 self.handle(i, life, Event::Heard(self.now));
@@ -286,7 +286,7 @@ impl World {
             let lag = self.lag();
             self.after(lag, move |world| world.store_tick(tick));
         }
-        self.after(every, move |world| world.node_marks(i));
+        self.after(MARK_EVERY, move |world| world.node_marks(i));
     }
 
     /// Stores one message of the samples stream.

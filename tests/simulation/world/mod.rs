@@ -120,18 +120,13 @@ impl World {
         }
     }
 
-    /// Runs until `until`, or until `stop` says so.
-    pub(crate) fn run(&mut self, until: Timestamp, stop: impl Fn(&Self) -> bool) {
-        while let Some(entry) = self.queue.first_entry() {
-            let at = entry.key().0;
-            if at > until || stop(self) {
-                break;
-            }
-            let Some((_, happening)) = self.queue.pop_first() else { break };
+    /// Does all that happens up to `until`.
+    pub(crate) fn run(&mut self, until: Timestamp) {
+        while let Some(next) = self.queue.first_entry().filter(|next| next.key().0 <= until) {
+            let ((at, _), happening) = next.remove_entry();
             self.now = at;
             happening(self);
         }
-        self.now = self.now.max(until.min(self.now));
     }
 
     pub(crate) fn at(&mut self, at: Timestamp, happening: impl FnOnce(&mut Self) + 'static) {
@@ -188,12 +183,8 @@ impl World {
         if self.strikes(lost) {
             return false;
         }
-        let (_, at, old) =
-            &mut *self.broker.presence.entry(presence.agent.clone()).or_insert_with(|| (0, self.now, presence.clone()));
-        (*at, *old) = (self.now, presence.clone());
-        if let Some((revision, ..)) = self.broker.presence.get_mut(&presence.agent) {
-            *revision += 1;
-        }
+        let revision = self.broker.presence.get(&presence.agent).map_or(0, |(revision, ..)| *revision);
+        self.broker.presence.insert(presence.agent.clone(), (revision + 1, self.now, presence));
         self.stored(Stored::Presence);
         true
     }
