@@ -63,12 +63,6 @@ pub enum ActionOutcome {
 
 impl std::fmt::Display for ActionOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Done => "done",
-            Self::Expired => "expired",
-            Self::Partial => "partial",
-            Self::Refused => "refused",
-            Self::Unknown => "unknown",
-        })
+        self.serialize(f)
     }
 }

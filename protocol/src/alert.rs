@@ -20,20 +20,10 @@ pub enum Severity {
     Page,
 }
 
-impl Severity {
-    /// The severity as a subject token.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Page => "page",
-        }
-    }
-}
-
 impl fmt::Display for Severity {
+    /// As in JSON and as a subject token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        self.serialize(f)
     }
 }
 

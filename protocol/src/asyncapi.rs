@@ -69,39 +69,28 @@ const fn said<T: JsonSchema>(word: &'static str, about: &'static str, content: &
     Said { word, about, content, payload: Some(SchemaGenerator::subschema_for::<T>) }
 }
 
+const fn unsaid(word: &'static str, about: &'static str) -> Said {
+    Said { word, about, content: JSON, payload: None }
+}
+
 const SAID: [Said; 17] = [
     said::<Acknowledgement>("ack", "Somebody has taken an incident up", JSON),
     said::<Action>("action", "A lever is to be set; published under an id that a repeat has too", JSON),
     said::<Alert>("alert", "What people are told of an incident", JSON),
     said::<Assignment>("assignments", "What one region watches for one service", PACKED),
     said::<CdEvent>("cdevent", "What a rollout has come to, in the words of CDEvents", JSON),
-    Said {
-        word: "claims",
-        about: "Which of several agents acts on a lever; theirs alone",
-        content: JSON,
-        payload: None,
-    },
+    unsaid("claims", "Which of several agents acts on a lever; theirs alone"),
     said::<CommandBody>("command", "What a person asks; an empty body is an empty object", JSON),
     said::<Record>("decision", "One decision with all that came in and why; the truth", JSON),
-    Said { word: "flags", about: "Where flags stand; the flag agents' alone", content: JSON, payload: None },
-    Said {
-        word: "invites",
-        about: "That an agent may join, under the hash of its one-time token; the operator's alone",
-        content: JSON,
-        payload: None,
-    },
+    unsaid("flags", "Where flags stand; the flag agents' alone"),
+    unsaid("invites", "That an agent may join, under the hash of its one-time token; the operator's alone"),
     said::<Outcome>("outcome", "What became of a command", JSON),
     said::<Presence>("presence", "That a process is there, what it holds, and where its levers stand", PACKED),
     said::<Pushed>("pushed", "What anyone measured", JSON),
     said::<ActionResult>("result", "What an agent answers to an action", JSON),
     said::<Tick>("sample", "What one agent saw in one tick", PACKED),
     said::<Status>("status", "Where a service's rollout is; a projection of its decisions", JSON),
-    Said {
-        word: "told",
-        about: "Which agent tells of which alert; the alert agents' alone",
-        content: JSON,
-        payload: None,
-    },
+    unsaid("told", "Which agent tells of which alert; the alert agents' alone"),
 ];
 
 impl Said {

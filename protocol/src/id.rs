@@ -51,16 +51,17 @@ macro_rules! text_serde {
 }
 pub(crate) use text_serde;
 
-macro_rules! tokens {
-    ($($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
+/// Texts of one form, one type each.
+macro_rules! texts {
+    ($pattern:literal, $is_sound:ident, $expected:literal; $($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-        #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$")))]
+        #[cfg_attr(feature = "schema", schemars(extend("pattern" = $pattern)))]
         pub struct $name(String);
 
         impl $name {
-            /// The id as text.
+            /// As text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -70,11 +71,7 @@ macro_rules! tokens {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if is_token(text) {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err(IdError::new($kind, text, "use 1 to 64 of A-Z a-z 0-9 _ -"))
-                }
+                if $is_sound(text) { Ok(Self(text.to_owned())) } else { Err(IdError::new($kind, text, $expected)) }
             }
         }
 
@@ -88,7 +85,8 @@ macro_rules! tokens {
     )*};
 }
 
-tokens! {
+texts! {
+    "^[A-Za-z0-9_-]{1,64}$", is_token, "use 1 to 64 of A-Z a-z 0-9 _ -";
     /// Somebody to be told, by the name that alert agents route by.
     Audience = "audience";
     /// The name of one agent process, unique within its region and role.
@@ -119,48 +117,15 @@ tokens! {
     TriggerName = "trigger";
 }
 
-macro_rules! texts {
-    ($($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-        #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^[!-~]{1,128}$")))]
-        pub struct $name(String);
-
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = IdError;
-
-            fn from_str(text: &str) -> Result<Self, IdError> {
-                let fits = (1..=TEXT_LEN_MAX).contains(&text.len());
-                if fits && text.bytes().all(|b| b.is_ascii_graphic()) {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err(IdError::new($kind, text, "use 1 to 128 printable ASCII characters without spaces"))
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-
-        text_serde!($name);
-    )*};
-}
-
 /// Longest release or lever value, in bytes; an image reference with a digest fits.
 pub const TEXT_LEN_MAX: usize = 128;
 
+fn is_text(text: &str) -> bool {
+    (1..=TEXT_LEN_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 texts! {
+    "^[!-~]{1,128}$", is_text, "use 1 to 128 printable ASCII characters without spaces";
     /// What a lever is set to, such as `10%`, `v42` or `on`. Compared as text, never parsed.
     LeverValue = "lever value";
     /// A release, as the service itself names it in its fingerprint.

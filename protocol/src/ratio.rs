@@ -49,11 +49,7 @@ impl Ratio {
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = self.0 / 10_000_000;
-        let fraction = format!("{:07}", self.0 % 10_000_000);
-        let fraction = fraction.trim_end_matches('0');
-        let dot = if fraction.is_empty() { "" } else { "." };
-        f.pad(&format!("{whole}{dot}{fraction}%"))
+        f.pad(&format!("{}%", written(self.0, 7)))
     }
 }
 
@@ -62,16 +58,8 @@ impl FromStr for Ratio {
 
     fn from_str(text: &str) -> Result<Self, RatioError> {
         let wrong = || RatioError(text.chars().take(40).collect());
-        let number = text.strip_suffix('%').ok_or_else(wrong)?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) || fraction.len() > 7 || whole.len() > 3 {
-            return Err(wrong());
-        }
-        let whole: u32 = whole.parse().map_err(|_| wrong())?;
-        let fraction: u32 = format!("{fraction:0<7}").parse().map_err(|_| wrong())?;
-        let ppb = whole.saturating_mul(10_000_000).saturating_add(fraction);
-        if ppb > ONE_PPB { Err(wrong()) } else { Ok(Self(ppb)) }
+        let ppb = text.strip_suffix('%').and_then(|number| read(number, 3, 7));
+        ppb.filter(|ppb| *ppb <= ONE_PPB).map(Self).ok_or_else(wrong)
     }
 }
 
@@ -105,10 +93,7 @@ impl Times {
 
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fraction = format!("{:03}", self.0 % 1_000);
-        let fraction = fraction.trim_end_matches('0');
-        let dot = if fraction.is_empty() { "" } else { "." };
-        f.pad(&format!("{}{dot}{fraction}x", self.0 / 1_000))
+        f.pad(&format!("{}x", written(self.0, 3)))
     }
 }
 
@@ -117,19 +102,26 @@ impl FromStr for Times {
 
     fn from_str(text: &str) -> Result<Self, TimesError> {
         let wrong = || TimesError(text.chars().take(40).collect());
-        let number = text.strip_suffix('x').ok_or_else(wrong)?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) || fraction.len() > 3 || whole.len() > 4 {
-            return Err(wrong());
-        }
-        let whole: u32 = whole.parse().map_err(|_| wrong())?;
-        let fraction: u32 = format!("{fraction:0<3}").parse().map_err(|_| wrong())?;
-        Ok(Self(whole * 1_000 + fraction))
+        text.strip_suffix('x').and_then(|number| read(number, 4, 3)).map(Self).ok_or_else(wrong)
     }
 }
 
 text_serde!(Times);
+
+/// `value` units of the last of so many decimals, without zeros at the end.
+fn written(value: u32, decimals: usize) -> String {
+    let digits = format!("{value:0width$}", width = decimals + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - decimals);
+    format!("{whole}.{fraction}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// What [`written`] writes, with at most so many digits before the dot; `None` for anything else.
+fn read(number: &str, whole_max: usize, decimals: usize) -> Option<u32> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let is_sound = |part: &str, max: usize| (1..=max).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    let both = is_sound(whole, whole_max) && is_sound(fraction, decimals);
+    both.then(|| format!("{whole}{fraction:0<decimals$}").parse().ok())?
+}
 
 /// Why a text does not say how many times as much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -147,8 +139,11 @@ mod tests {
 
     #[test]
     fn ratios_read_back_as_written() {
-        for text in ["0%", "0.1%", "99.48%", "100%", "0.0000001%"] {
+        for text in ["0%", "0.1%", "10%", "99.48%", "100%", "0.0000001%"] {
             assert_eq!(text.parse::<Ratio>().map(|r| r.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["0x", "1x", "1.5x", "10.001x", "9999.999x"] {
+            assert_eq!(text.parse::<Times>().map(|times| times.to_string()), Ok(text.to_owned()));
         }
     }
 
@@ -156,6 +151,9 @@ mod tests {
     fn ratios_without_sense_are_refused() {
         for text in ["", "%", "0.1", "-1%", "101%", "430%", "999%", "1e3%", "NaN%", ".5%", "1.%", "0.00000001%"] {
             assert!(text.parse::<Ratio>().is_err(), "`{text}` was accepted");
+        }
+        for text in ["", "x", "1.5", "-1x", "10000x", ".5x", "1.x", "1.5001x", "1e3x"] {
+            assert!(text.parse::<Times>().is_err(), "`{text}` was accepted");
         }
     }
 

@@ -67,10 +67,7 @@ pub enum Source {
 
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Inbox => "inbox",
-            Self::Samples => "samples",
-        })
+        self.serialize(f)
     }
 }
 

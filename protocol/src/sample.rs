@@ -23,10 +23,7 @@ pub enum Cohort {
 
 impl std::fmt::Display for Cohort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Baseline => "baseline",
-            Self::Canary => "canary",
-        })
+        self.serialize(f)
     }
 }
 
