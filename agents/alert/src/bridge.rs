@@ -99,7 +99,6 @@ pub(crate) struct Bridge {
     pub(crate) kind: Kind,
 }
 
-/// Every kind of bridge.
 #[derive(Debug)]
 pub(crate) enum Kind {
     Alertmanager(Alertmanager),

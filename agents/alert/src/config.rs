@@ -11,7 +11,6 @@ use serde::Deserialize;
 
 use crate::route::Route;
 
-/// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {

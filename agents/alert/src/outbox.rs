@@ -75,12 +75,10 @@ pub(crate) struct Order {
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) waiting: Vec<Waiting>,
-    /// The newest of it.
     pub(crate) newest: Waiting,
     pub(crate) case: Case,
 }
 
-/// The outbox.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     /// `None`: what is in it ends with this process.

@@ -22,17 +22,13 @@ use serde::{Deserialize, Deserializer, de};
 use crate::course::{Course, Level, Unit};
 use crate::settings::Load;
 
-/// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// What every agent has.
     pub(crate) agent: AgentConfig,
-    /// What a load agent has.
     pub(crate) load: LoadConfig,
 }
 
-/// What a load agent has.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LoadConfig {

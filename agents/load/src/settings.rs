@@ -43,7 +43,6 @@ const CONNECTIONS_MAX: usize = 10_000;
 
 const OWN: [&str; 7] = ["chain", "connections", "lag_max", "rate", "stages", "think", "users"];
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     Load::read(settings).err().unwrap_or_default()
 }

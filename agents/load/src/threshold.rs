@@ -13,7 +13,6 @@ use serde::Serialize;
 use crate::tally::Tally;
 use crate::window::{quantile, shown};
 
-/// One threshold.
 #[derive(Debug, Clone)]
 pub(crate) struct Threshold {
     text: String,
@@ -39,7 +38,6 @@ pub(crate) enum Verdict {
     Kept,
 }
 
-/// A threshold, judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Judged {
     pub(crate) threshold: String,
@@ -84,7 +82,6 @@ impl Threshold {
         }
     }
 
-    /// Judges it.
     pub(crate) fn judge(&self, tally: &Tally) -> Judged {
         let (sound, unknown) = (&tally.sound, tally.unknown());
         let response = &sound.response;

@@ -39,7 +39,6 @@ pub(crate) struct Counts {
     pub(crate) planned: u64,
     /// Never sent: no connection was free in time.
     pub(crate) shed: u64,
-    /// Sent.
     pub(crate) sent: u64,
     /// Answered, and as expected.
     pub(crate) ok: u64,

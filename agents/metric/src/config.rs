@@ -9,17 +9,13 @@ use serde::Deserialize;
 
 use crate::prometheus::ServerConfig;
 
-/// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// What every agent has.
     pub(crate) agent: AgentConfig,
-    /// What a metric agent has.
     pub(crate) metric: MetricConfig,
 }
 
-/// What a metric agent has.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct MetricConfig {

@@ -38,7 +38,6 @@ enum Number {
     Uptime,
 }
 
-/// This host.
 #[derive(Debug)]
 pub(crate) struct Host {
     numbers: BTreeSet<Number>,
@@ -66,7 +65,6 @@ const FILE_LEN_MAX: u64 = 256 * 1024;
 /// Limits of this size are how version 1 of control groups writes that there is none.
 const UNLIMITED: f64 = 1e18;
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     crate::settings::<Settings>(settings).err().unwrap_or_default()
 }

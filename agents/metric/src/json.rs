@@ -29,7 +29,6 @@ pub(crate) struct Json {
     numbers: BTreeMap<NumberName, Number>,
 }
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     read(settings).err().unwrap_or_default()
 }

@@ -67,7 +67,6 @@ pub enum MetricError {
     Server {
         /// Which.
         name: String,
-        /// Why.
         why: String,
     },
     /// It cannot take part.

@@ -66,7 +66,6 @@ const PATTERNS_MAX: usize = 20;
 /// Largest compiled pattern, in bytes.
 const PATTERN_SIZE_MAX: usize = 256 * 1024;
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     read(settings).err().unwrap_or_default()
 }

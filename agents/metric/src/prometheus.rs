@@ -62,7 +62,6 @@ const ANSWER_LEN_MAX: usize = 8 * 1024 * 1024;
 /// How much of an error is repeated, in characters.
 const ERROR_LEN_MAX: usize = 200;
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     read(settings, Cohort::Canary).err().unwrap_or_default()
 }
@@ -143,7 +142,6 @@ impl Server {
         Ok(Self { query, token, client: client.clone() })
     }
 
-    /// The values that `query` has at `at`.
     async fn values(&self, query: &str, at: Timestamp, stale_after: Span) -> Result<Vec<(Labels, f64)>, Missing> {
         let values = last(self.ask(query, at, stale_after).await?);
         if Selector::parse(query).is_err() {

@@ -39,7 +39,6 @@ struct Counter {
 /// Most classes that are told apart over the life of a look.
 const CLASSES_MAX: usize = 50;
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     crate::settings::<Settings>(settings).err().unwrap_or_default()
 }

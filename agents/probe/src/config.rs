@@ -16,17 +16,13 @@ use bellwether_runtime::AgentConfig;
 use bellwether_runtime::web::{Allow, ControlTarget};
 use serde::Deserialize;
 
-/// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// What every agent has.
     pub(crate) agent: AgentConfig,
-    /// What a probe agent has.
     pub(crate) probe: ProbeConfig,
 }
 
-/// What a probe agent has.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProbeConfig {

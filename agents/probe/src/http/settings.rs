@@ -15,7 +15,6 @@ use serde_json::{Map, Value};
 
 use super::Http;
 
-/// Everything that is wrong with these settings.
 pub(crate) fn flaws(settings: &Value) -> Vec<Flaw> {
     Http::read(settings).err().unwrap_or_default()
 }
