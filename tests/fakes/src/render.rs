@@ -29,7 +29,7 @@ pub struct Render {
 }
 
 /// One service. Its fields may be changed to script what it does next.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Service {
     /// The head of its branch: what a deploy takes that names no commit.
     pub head: String,
@@ -69,21 +69,8 @@ impl Render {
     /// Adds a service on which `release` is live, with all of [`SITE_FLAGS`] at `true`.
     pub fn service(mut self, id: &str, release: &str) -> Self {
         let env = SITE_FLAGS.map(|flag| (flag.to_owned(), "true".to_owned())).into();
-        let (auto_deploy, looks_per_step, retained) = ("yes".to_owned(), 1, 10);
-        let (endings, odd_status, accepted_only, faults) = Default::default();
-        let (head, deploys) = (release.to_owned(), Vec::new());
-        let mut service = Service {
-            head,
-            env,
-            auto_deploy,
-            looks_per_step,
-            retained,
-            endings,
-            odd_status,
-            accepted_only,
-            faults,
-            deploys,
-        };
+        let (head, auto_deploy) = (release.to_owned(), "yes".to_owned());
+        let mut service = Service { head, env, auto_deploy, looks_per_step: 1, retained: 10, ..Service::default() };
         self.count += 1;
         service.begin(self.count, release, "manual");
         service.settle();
@@ -118,14 +105,15 @@ impl Render {
         self.of(id).begin(number, release, "manual");
     }
 
-    fn api(&mut self, request: &Seen, path: &[&str]) -> Reply {
+    /// What it answers; an error is what it refuses with.
+    fn api(&mut self, request: &Seen, path: &[&str]) -> Result<Reply, Reply> {
         if request.header("authorization") != Some(&format!("Bearer {TOKEN}")) {
-            return error(401, "unauthorized");
+            return Err(error(401, "unauthorized"));
         }
-        let ["services", id, rest @ ..] = path else { return error(404, "not found") };
-        let Some(service) = self.services.get_mut(*id) else { return error(404, "no such service") };
+        let ["services", id, rest @ ..] = path else { return Err(error(404, "not found")) };
+        let service = self.services.get_mut(*id).ok_or_else(|| error(404, "no such service"))?;
         match (request.method.as_str(), rest) {
-            ("GET", []) => service.shown(id),
+            ("GET", []) => Ok(service.shown(id)),
             ("PATCH", []) => service.patch(id, request),
             ("GET", ["env-vars", key]) => service.env_var(key),
             ("PUT", ["env-vars", key]) => service.set_env_var(key, request),
@@ -140,7 +128,7 @@ impl Render {
             }
             ("GET", ["deploys", deploy]) => service.one(deploy),
             ("POST", ["deploys", deploy, "cancel"]) => service.cancel(deploy),
-            _ => error(404, "not found"),
+            _ => Err(error(404, "not found")),
         }
     }
 }
@@ -149,7 +137,7 @@ impl Family for Render {
     fn answer(&mut self, request: &Seen) -> Reply {
         let path: Vec<&str> = request.path.trim_matches('/').split('/').collect();
         match path.as_slice() {
-            ["v1", rest @ ..] => self.api(request, rest),
+            ["v1", rest @ ..] => self.api(request, rest).unwrap_or_else(|refused| refused),
             [id, rest @ ..] if self.services.contains_key(*id) => {
                 let rest = rest.join("/");
                 self.of(id).visit(&request.method, &rest)
@@ -214,120 +202,95 @@ impl Service {
         Reply::json(200, &json!({ "id": id, "autoDeploy": self.auto_deploy, "suspended": "not_suspended" }))
     }
 
-    fn patch(&mut self, id: &str, request: &Seen) -> Reply {
-        let body = match fields(request, &["autoDeploy"], &[]) {
-            Ok(body) => body,
-            Err(refused) => return refused,
-        };
-        match body.get("autoDeploy").and_then(Value::as_str) {
+    fn patch(&mut self, id: &str, request: &Seen) -> Result<Reply, Reply> {
+        match fields(request, &["autoDeploy"], &[])?["autoDeploy"].as_str() {
             Some(word @ ("yes" | "no")) => self.auto_deploy = word.to_owned(),
-            _ => return error(400, "autoDeploy must be yes or no"),
+            _ => return Err(error(400, "autoDeploy must be yes or no")),
         }
-        self.shown(id)
+        Ok(self.shown(id))
     }
 
-    fn env_var(&self, key: &str) -> Reply {
-        match self.env.get(key) {
-            Some(value) => Reply::json(200, &json!({ "key": key, "value": value })),
-            None => error(404, "no such environment variable"),
-        }
+    fn env_var(&self, key: &str) -> Result<Reply, Reply> {
+        let value = self.env.get(key).ok_or_else(|| error(404, "no such environment variable"))?;
+        Ok(Reply::json(200, &json!({ "key": key, "value": value })))
     }
 
-    fn set_env_var(&mut self, key: &str, request: &Seen) -> Reply {
-        let body = match fields(request, &["value"], &[]) {
-            Ok(body) => body,
-            Err(refused) => return refused,
-        };
-        let Some(value) = body.get("value").and_then(Value::as_str) else {
-            return error(400, "value must be a string");
-        };
+    fn set_env_var(&mut self, key: &str, request: &Seen) -> Result<Reply, Reply> {
+        let body = fields(request, &["value"], &[])?;
+        let value = body["value"].as_str().ok_or_else(|| error(400, "value must be a string"))?;
         self.env.insert(key.to_owned(), value.to_owned());
         self.env_var(key)
     }
 
-    fn list(&mut self, request: &Seen) -> Reply {
+    fn list(&mut self, request: &Seen) -> Result<Reply, Reply> {
         let limit = request.query.split('&').find_map(|pair| pair.strip_prefix("limit="));
-        let limit = limit.map_or(Ok(20), str::parse::<usize>);
-        let Some(limit) = limit.ok().filter(|limit| (1..=100).contains(limit)) else {
-            return error(400, "limit must be 1 to 100");
-        };
+        let limit = limit.map_or(Ok(20), str::parse::<usize>).ok().filter(|limit| (1..=100).contains(limit));
+        let limit = limit.ok_or_else(|| error(400, "limit must be 1 to 100"))?;
         self.step();
         let seen = self.deploys.iter().rev().filter(|deploy| !deploy.is_hidden).take(limit);
         let list: Vec<Value> =
             seen.map(|deploy| json!({ "deploy": self.deploy(deploy), "cursor": deploy.id })).collect();
         self.deploys.iter_mut().for_each(|deploy| deploy.is_hidden = false);
-        Reply::json(200, &json!(list))
+        Ok(Reply::json(200, &json!(list)))
     }
 
-    fn one(&mut self, id: &str) -> Reply {
+    fn one(&mut self, id: &str) -> Result<Reply, Reply> {
         self.step();
-        match self.deploys.iter().find(|deploy| deploy.id == id) {
-            Some(deploy) => Reply::json(200, &self.deploy(deploy)),
-            None => error(404, "no such deploy"),
-        }
+        let found = self.deploys.iter().find(|deploy| deploy.id == id).ok_or_else(no_such_deploy)?;
+        Ok(Reply::json(200, &self.deploy(found)))
     }
 
-    fn ask(&mut self, number: u32, request: &Seen) -> Reply {
+    fn ask(&mut self, number: u32, request: &Seen) -> Result<Reply, Reply> {
         let known = ["commitId", "imageUrl", "artifactId", "clearCache", "deployMode"];
-        let body = match fields(request, &[], &known) {
-            Ok(body) => body,
-            Err(refused) => return refused,
-        };
+        let body = fields(request, &[], &known)?;
         let has = |key| body.contains_key(key);
         let text = |key| body.get(key).and_then(Value::as_str);
         if text("deployMode") == Some("deploy_only") && ["commitId", "imageUrl", "clearCache"].into_iter().any(has) {
-            return error(400, "deploy_only takes no commitId, imageUrl or clearCache");
+            return Err(error(400, "deploy_only takes no commitId, imageUrl or clearCache"));
         }
         if has("commitId") && has("imageUrl") {
-            return error(400, "commitId and imageUrl exclude each other");
+            return Err(error(400, "commitId and imageUrl exclude each other"));
         }
         let release = text("commitId").or(text("imageUrl")).unwrap_or(&self.head).to_owned();
         self.begin(number, &release, "api");
         self.taken()
     }
 
-    fn roll_back(&mut self, number: u32, request: &Seen) -> Reply {
-        let body = match fields(request, &["deployId"], &[]) {
-            Ok(body) => body,
-            Err(refused) => return refused,
-        };
-        let id = body.get("deployId").and_then(Value::as_str).unwrap_or_default();
-        let kept = self.deploys.iter().rev().filter(|deploy| deploy.was_live());
-        let place = kept.clone().position(|deploy| deploy.id == id);
-        let release = kept.clone().find(|deploy| deploy.id == id).map(|deploy| deploy.release.clone());
-        match (release, place) {
-            (Some(release), Some(place)) if place <= self.retained => {
-                self.begin(number, &release, "rollback");
-                self.taken()
-            }
-            (Some(_), _) => error(400, "what that deploy built is not kept any more"),
-            (None, _) if self.deploys.iter().any(|deploy| deploy.id == id) => error(400, "that deploy was never live"),
-            (None, _) => error(404, "no such deploy"),
+    fn roll_back(&mut self, number: u32, request: &Seen) -> Result<Reply, Reply> {
+        let body = fields(request, &["deployId"], &[])?;
+        let id = body["deployId"].as_str().unwrap_or_default();
+        let wanted = self.deploys.iter().find(|deploy| deploy.id == id).ok_or_else(no_such_deploy)?;
+        let mut kept = self.deploys.iter().rev().filter(|deploy| deploy.was_live());
+        let place = kept.position(|deploy| deploy.id == id).ok_or_else(|| error(400, "that deploy was never live"))?;
+        if place > self.retained {
+            return Err(error(400, "what that deploy built is not kept any more"));
         }
+        let release = wanted.release.clone();
+        self.begin(number, &release, "rollback");
+        self.taken()
     }
 
     /// The answer to an asked deploy: the deploy, or only that it was accepted.
-    fn taken(&mut self) -> Reply {
-        let Some(last) = self.deploys.last_mut() else { return error(500, "no deploy") };
+    fn taken(&mut self) -> Result<Reply, Reply> {
+        let last = self.deploys.last_mut().ok_or_else(no_such_deploy)?;
         if self.accepted_only > 0 {
             self.accepted_only -= 1;
             last.is_hidden = true;
             last.status = "queued";
-            return Reply::text(202, "");
+            return Ok(Reply::text(202, ""));
         }
         let last = last.clone();
-        Reply::json(201, &self.deploy(&last))
+        Ok(Reply::json(201, &self.deploy(&last)))
     }
 
-    fn cancel(&mut self, id: &str) -> Reply {
-        let Some(at) = self.deploys.iter().position(|deploy| deploy.id == id) else {
-            return error(404, "no such deploy");
-        };
-        if !self.deploys[at].is_open() {
-            return error(400, "that deploy is over");
+    fn cancel(&mut self, id: &str) -> Result<Reply, Reply> {
+        let found = self.deploys.iter_mut().find(|deploy| deploy.id == id).ok_or_else(no_such_deploy)?;
+        if !found.is_open() {
+            return Err(error(400, "that deploy is over"));
         }
-        self.deploys[at].status = "canceled";
-        Reply::json(200, &self.deploy(&self.deploys[at]))
+        found.status = "canceled";
+        let found = found.clone();
+        Ok(Reply::json(200, &self.deploy(&found)))
     }
 
     fn deploy(&self, deploy: &Deploy) -> Value {
@@ -361,6 +324,10 @@ fn fields(request: &Seen, needed: &[&str], may: &[&str]) -> Result<Map<String, V
         Some(missing) => Err(error(400, &format!("missing field {missing}"))),
         None => Ok(body),
     }
+}
+
+fn no_such_deploy() -> Reply {
+    error(404, "no such deploy")
 }
 
 fn error(status: u16, message: &str) -> Reply {
