@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bellwether_fakes::{Fake, Family};
+use bellwether_fakes::{Fake, Family, Fault};
 use bellwether_protocol::id::{ActionId, LeverValue};
 use bellwether_runtime::{Driver, DriverError, SecretRef};
 use tempfile::TempDir;
@@ -12,6 +12,27 @@ pub(crate) struct Bench<D, F: Family> {
     pub(crate) driver: D,
     pub(crate) fake: Fake<F>,
     pub(crate) dir: TempDir,
+}
+
+impl<D, F: Family> Bench<D, F> {
+    /// How many requests of this method went to paths that end so.
+    pub(crate) fn count(&self, method: &str, end: &str) -> usize {
+        self.fake.log().iter().filter(|seen| seen.method == method && seen.path.ends_with(end)).count()
+    }
+}
+
+/// One request goes wrong.
+pub(crate) fn fault(method: Option<&str>, path: &str, status: Option<u16>, takes_effect: bool, delay_ms: u64) -> Fault {
+    Fault {
+        path: path.to_owned(),
+        method: method.map(str::to_owned),
+        headers: vec![("retry-after".to_owned(), "1".to_owned())],
+        body: r#"{"message":"no"}"#.to_owned(),
+        status,
+        takes_effect,
+        delay_ms,
+        times: 1,
+    }
 }
 
 /// Starts a fake, and the driver that `driver` makes for its address; secrets lie in the directory.

@@ -4,6 +4,7 @@
 //! wrote it, to the byte; the file is replaced whole. A flag whose targeting this driver did not
 //! write stands nowhere that it knows.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -15,7 +16,9 @@ use bellwether_protocol::presence::Target;
 use bellwether_protocol::ratio::{ONE_PPB, Ratio};
 use bellwether_runtime::{Driver, DriverError, Reading};
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 /// Largest file, in bytes.
@@ -181,10 +184,8 @@ fn replace(path: &Path, before: &str, after: &str) -> io::Result<()> {
 
 /// The text with the three keys of one flag at what they are to be; `None` when a key is there twice.
 fn changed(text: &str, flag: &str, rollout: &Rollout) -> Option<String> {
-    let root = members(text, text.find('{')?)?;
-    let flag = one(&members(text, one(&root, "flags")?.start)?, flag)?;
-    let keys = members(text, flag.start)?;
-    let has_targeting = one(&keys, "targeting").is_some();
+    let flag = members(members(text)?.one("flags")?)?.one(flag)?;
+    let (keys, first) = (members(flag)?, place(text, flag).start + 1);
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let wanted = [
         ("state", json!("ENABLED")),
@@ -192,16 +193,14 @@ fn changed(text: &str, flag: &str, rollout: &Rollout) -> Option<String> {
         ("targeting", rollout.targeting.clone()),
     ];
     for (key, value) in wanted {
-        let first = flag.start + 1;
-        match keys.iter().filter(|(own, _)| own == key).count() {
-            1 => {
-                let place = one(&keys, key)?;
+        match keys.of(key).as_slice() {
+            [] if value == json!({}) => {}
+            [] => edits.push((first..first, format!("\"{key}\": {value}, "))),
+            [old] => {
                 // What says the same already is left as it is written.
-                let is_same = serde_json::from_str::<Value>(text.get(place.clone())?).is_ok_and(|old| old == value);
-                edits.extend((!is_same).then(|| (place, value.to_string())));
+                let is_same = serde_json::from_str::<Value>(old).is_ok_and(|old| old == value);
+                edits.extend((!is_same).then(|| (place(text, old), value.to_string())));
             }
-            0 if key == "targeting" && !has_targeting && value == json!({}) => {}
-            0 => edits.push((first..first, format!("\"{key}\": {value}, "))),
             _ => return None,
         }
     }
@@ -226,60 +225,50 @@ fn is_only_change(before: &Value, changed: &str, flag: &str, rollout: &Rollout) 
     serde_json::from_str::<Value>(changed).is_ok_and(|changed| changed == expected)
 }
 
-/// The only value under `key`.
-fn one(members: &[(String, Range<usize>)], key: &str) -> Option<Range<usize>> {
-    let mut found = members.iter().filter(|(own, _)| own == key);
-    found.next().filter(|_| found.next().is_none()).map(|(_, place)| place.clone())
+/// The members of an object, in order: each key, and its value as it is written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+fn members(object: &str) -> Option<Members<'_>> {
+    serde_json::from_str(object).ok()
 }
 
-/// Keys of the object that begins at `at`, and where their values stand, in text that is known to be JSON.
-fn members(text: &str, at: usize) -> Option<Vec<(String, Range<usize>)>> {
-    let blank = |at: usize| Some(at + text.get(at..)?.find(|c: char| !c.is_ascii_whitespace())?);
-    let byte = |at: usize| text.as_bytes().get(at).copied();
-    let mut found = Vec::new();
-    if byte(at)? != b'{' {
-        return None;
+impl<'a> Members<'a> {
+    /// Everything under `key`.
+    fn of(&self, key: &str) -> Vec<&'a str> {
+        self.0.iter().filter(|(own, _)| own == key).map(|(_, value)| value.get()).collect()
     }
-    let mut at = blank(at + 1)?;
-    while byte(at)? != b'}' {
-        let end = value_end(text, at)?;
-        let key = serde_json::from_str(text.get(at..end)?).ok()?;
-        // Past the colon.
-        let start = blank(blank(end)? + 1)?;
-        let end = value_end(text, start)?;
-        found.push((key, start..end));
-        at = blank(end)?;
-        if byte(at)? == b',' {
-            at = blank(at + 1)?;
-        }
+
+    /// The only value under `key`.
+    fn one(&self, key: &str) -> Option<&'a str> {
+        if let [one] = self.of(key).as_slice() { Some(one) } else { None }
     }
-    Some(found)
 }
 
-/// Where the value that begins at `at` ends.
-fn value_end(text: &str, at: usize) -> Option<usize> {
-    let (mut depth, mut in_text, mut is_escaped) = (0_usize, false, false);
-    for (index, byte) in text.bytes().enumerate().skip(at) {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if in_text => is_escaped = true,
-            b'"' => {
-                in_text = !in_text;
-                if !in_text && depth == 0 {
-                    return Some(index + 1);
-                }
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
             }
-            _ if in_text => {}
-            b'{' | b'[' => depth += 1,
-            // The end of what surrounds a number or a word.
-            b'}' | b']' | b',' if depth == 0 => return Some(index),
-            b'}' | b']' if depth == 1 => return Some(index + 1),
-            b'}' | b']' => depth -= 1,
-            b' ' | b'\n' | b'\r' | b'\t' if depth == 0 => return Some(index),
-            _ => {}
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let all = std::iter::from_fn(|| map.next_entry().transpose());
+                all.collect::<Result<_, _>>().map(Members)
+            }
         }
+
+        deserializer.deserialize_map(InOrder)
     }
-    None
+}
+
+/// Where `part` stands in `text`, of which it is a piece.
+fn place(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - text.as_ptr().addr();
+    start..start + part.len()
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Three variables of story 3's service on a strict fake of Render.
 
-use bellwether_fakes::Fault;
 use bellwether_fakes::render::{Render as Server, SITE_FLAGS, TOKEN};
 use serde_json::json;
 
 use super::*;
-use crate::contract::{self, bring, read, refuses, secret};
+use crate::contract::{self, bring, fault, read, refuses, secret};
 
 const SERVICE: &str = "srv-1";
 
@@ -27,10 +26,6 @@ fn driver(url: &str, dir: &tempfile::TempDir) -> RenderFlag {
 }
 
 impl Bench {
-    fn count(&self, method: &str, end: &str) -> usize {
-        self.fake.log().iter().filter(|seen| seen.method == method && seen.path.ends_with(end)).count()
-    }
-
     async fn status(&self) -> u16 {
         let url = format!("{}/{SERVICE}/v1/actions/list", self.fake.url);
         bellwether_runtime::http().expect("a client").get(url).send().await.expect("an answer").status().as_u16()
@@ -53,15 +48,8 @@ async fn all_variables_go_together_in_one_deploy_of_what_is_live() {
 
 #[tokio::test]
 async fn whatever_goes_wrong_is_looked_at_before_it_is_repeated() {
-    let fault = |method: &str, path: &str, status: Option<u16>, takes_effect, delay_ms| Fault {
-        path: format!("/v1/services/{SERVICE}/{path}"),
-        method: Some(method.to_owned()),
-        headers: vec![("retry-after".to_owned(), "1".to_owned())],
-        body: r#"{"message":"no"}"#.to_owned(),
-        status,
-        takes_effect,
-        delay_ms,
-        times: 1,
+    let fault = |method: &str, path: &str, status, takes_effect, delay_ms| {
+        fault(Some(method), &format!("/v1/services/{SERVICE}/{path}"), status, takes_effect, delay_ms)
     };
     let key = format!("env-vars/{}", SITE_FLAGS[1]);
     for (name, fault, expected, deploys) in [

@@ -1,10 +1,9 @@
 //! Unleash in front of a strict fake that misbehaves.
 
-use bellwether_fakes::Fault;
 use bellwether_fakes::unleash::{TOKEN, Unleash as Server};
 
 use super::*;
-use crate::contract::{self, bring, read, refuses, secret};
+use crate::contract::{self, bring, fault, read, refuses, secret};
 
 type Bench = contract::Bench<Unleash, Server>;
 
@@ -19,12 +18,6 @@ async fn bench() -> Bench {
         Unleash::new(&config).expect("a driver")
     })
     .await
-}
-
-impl Bench {
-    fn count(&self, method: &str, end: &str) -> usize {
-        self.fake.log().iter().filter(|seen| seen.method == method && seen.path.ends_with(end)).count()
-    }
 }
 
 #[tokio::test]
@@ -49,16 +42,7 @@ async fn a_share_is_set_before_the_switch_and_changed_in_place() {
 
 #[tokio::test]
 async fn whatever_goes_wrong_there_is_one_strategy_and_nobody_more_is_served() {
-    let fault = |path: &str, status: Option<u16>, takes_effect, delay_ms| Fault {
-        path: path.to_owned(),
-        method: None,
-        headers: vec![("retry-after".to_owned(), "1".to_owned())],
-        body: r#"{"message":"no"}"#.to_owned(),
-        status,
-        takes_effect,
-        delay_ms,
-        times: 1,
-    };
+    let fault = |path: &str, status, takes_effect, delay_ms| fault(None, path, status, takes_effect, delay_ms);
     let place = "/api/admin/projects/default/features/new-checkout/environments/production";
     let (strategies, on) = (format!("{place}/strategies"), format!("{place}/on"));
     for (name, fault, expected) in [
