@@ -19,9 +19,9 @@ use crate::case::{Acknowledged, Case, Occasion, is_news};
 use crate::claim::{Claims, Teller};
 use crate::config::{AlertConfig, BridgeFlaw, CONSOLE, Config, ConfigFlaw};
 use crate::console::Console;
-use crate::courier::{self, PACE, Shelf};
+use crate::courier::{Courier, PACE, Shelf};
 use crate::github::Github;
-use crate::outbox::{Order, Outbox, OutboxError};
+use crate::outbox::{Outbox, OutboxError, Waiting};
 use crate::route::{Due, Routes};
 use crate::silence::Silence;
 
@@ -101,7 +101,8 @@ pub async fn run(config: &Path) -> Result<(), AlertError> {
         couriers.spawn(github.serve(bus.clone(), last));
     }
     for bridge in bridges {
-        couriers.spawn(courier::serve(bridge, shelf.clone(), Some(claims.clone()), runtime.clock.clone(), PACE));
+        let (shelf, claims, clock) = (shelf.clone(), Some(claims.clone()), runtime.clock.clone());
+        couriers.spawn(Courier { bridge, shelf, claims, clock, pace: PACE }.serve());
     }
     tokio::select! {
         () = runtime.shutdown() => Ok(()),
@@ -178,7 +179,8 @@ impl Desk {
         };
         self.take_up(&alert, None).await?;
         for bridge in bridges()? {
-            couriers.spawn(courier::serve(bridge, self.shelf.clone(), None, self.clock.clone(), PACE));
+            let (shelf, clock) = (self.shelf.clone(), self.clock.clone());
+            couriers.spawn(Courier { bridge, shelf, claims: None, clock, pace: PACE }.serve());
         }
         tokio::select! {
             started = starting => Ok((started?, Some(silence))),
@@ -348,15 +350,14 @@ impl Desk {
             return Ok(outbox.take_up(Vec::new(), position)?);
         }
         let trace = Trace::current();
-        let orders = due.into_iter().filter(|(bridge, _)| is_local(bridge) || keeps);
-        let orders = orders.map(|(bridge, not_before)| {
+        let own = due.into_iter().filter(|(bridge, _)| is_local(bridge) || keeps);
+        let new = own.map(|(bridge, not_before)| {
             let standby = standby.filter(|_| !is_local(&bridge));
-            let not_before = standby.unwrap_or(not_before);
             let figure = figure && self.counters.get(&bridge).is_some_and(|counter| counter.takes == Takes::Newest);
-            let (alert, standby) = (alert.clone(), standby.is_some());
-            Order { bridge, alert, occasion, not_before, standby, figure, trace: trace.clone() }
+            let new = Waiting::new(&bridge, alert.clone(), standby.unwrap_or(not_before));
+            Waiting { occasion, standby: standby.is_some(), figure, trace: trace.clone(), ..new }
         });
-        outbox.take_up(orders.collect(), position)?;
+        outbox.take_up(new.collect(), position)?;
         drop(outbox);
         self.shelf.ring();
         Ok(())

@@ -3,8 +3,8 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bellwether_bus::Clock;
 use bellwether_bus::testing::wait_for;
-use bellwether_bus::{Clock, Trace};
 use bellwether_fakes::pagerduty::Pagerduty as PagerdutyFake;
 use bellwether_fakes::slack::Slack as SlackFake;
 use bellwether_fakes::{Fake, Family, Fault, Reply, Seen};
@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::OutboxError;
 use crate::case::{Acknowledged, is_news};
-use crate::courier::{self, Pace, Shelf};
-use crate::outbox::{Order, Outbox};
+use crate::courier::{Courier, Pace, Shelf};
+use crate::outbox::{Outbox, Waiting};
 use crate::slack::REPLIES_MAX;
 
 pub(crate) fn alert(seq: u32) -> Alert {
@@ -65,7 +65,8 @@ impl Served {
         let client = bellwether_runtime::http().unwrap();
         let bridge = Bridge::new("under-test", &config, "https://x/{rollout}", &Prefix::default(), &client).unwrap();
         let (shelf, takes) = (Shelf::new(Outbox::open(dir).unwrap()), bridge.takes());
-        let courier = tokio::spawn(courier::serve(bridge, shelf.clone(), None, Clock::new(), QUICK));
+        let (claims, clock, pace) = (None, Clock::new(), QUICK);
+        let courier = tokio::spawn(Courier { bridge, shelf: shelf.clone(), claims, clock, pace }.serve());
         Self { shelf, takes, courier }
     }
 
@@ -77,12 +78,11 @@ impl Served {
         if occasion == Occasion::Acknowledged {
             case.acknowledged = Some(Acknowledged { by: "ann".parse().unwrap(), at: alert.at });
         }
-        let (bridge, not_before, standby) = ("under-test".to_owned(), Timestamp::default(), false);
-        let figure = !is_news && self.takes == Takes::Newest;
-        let (alert, seq, trace) = (alert.clone(), alert.seq, Trace::default());
-        let order = Order { bridge, alert, occasion, not_before, standby, figure, trace };
+        let (figure, seq) = (!is_news && self.takes == Takes::Newest, alert.seq);
+        let new = Waiting::new("under-test", alert.clone(), Timestamp::default());
+        let new = Waiting { occasion, figure, ..new };
         let wanted = is_news || occasion != Occasion::News || matches!(self.takes, Takes::Each | Takes::Newest);
-        outbox.take_up(wanted.then_some(order).into_iter().collect(), Some(u64::from(seq))).unwrap();
+        outbox.take_up(wanted.then_some(new).into_iter().collect(), Some(u64::from(seq))).unwrap();
         drop(outbox);
         self.shelf.ring();
     }

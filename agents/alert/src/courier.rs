@@ -97,55 +97,46 @@ impl Pace {
     }
 }
 
-/// Serves one bridge for ever.
-pub(crate) async fn serve(
-    bridge: Bridge,
-    shelf: Shelf,
-    claims: Option<Claims>,
-    clock: Clock,
-    pace: Pace,
-) -> OutboxError {
-    let mut bell = shelf.bell.subscribe();
-    // What one message is told to wait, the others wait too.
-    let mut rests_until = Timestamp::default();
-    let courier = Courier { bridge, shelf, claims, clock, pace };
-    loop {
-        let now = courier.clock.now();
-        // The lock is never held across an await.
-        let next = courier.shelf.lock().next(
-            &courier.bridge.name,
-            matches!(courier.bridge.takes(), Takes::NewsAtOnce | Takes::Newest),
-            now,
-        );
-        let outcome = match next {
-            Ok(batch) if rests_until <= now => courier.carry(&batch).await,
-            next => {
-                let until = next.err().map_or(Some(rests_until), |until| until.map(|until| until.max(rests_until)));
-                let wait = until.map_or(LOOK_EVERY, |until| until.since(now).to_std().min(LOOK_EVERY));
-                tokio::select! {
-                    _ = bell.changed() => {}
-                    () = tokio::time::sleep(wait) => {}
-                }
-                continue;
-            }
-        };
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(until)) => rests_until = until,
-            Err(error) => return error,
-        }
-    }
-}
-
-struct Courier {
-    bridge: Bridge,
-    shelf: Shelf,
-    claims: Option<Claims>,
-    clock: Clock,
-    pace: Pace,
+/// Serves one bridge.
+pub(crate) struct Courier {
+    pub(crate) bridge: Bridge,
+    pub(crate) shelf: Shelf,
+    /// `None` while the mesh was never heard.
+    pub(crate) claims: Option<Claims>,
+    pub(crate) clock: Clock,
+    pub(crate) pace: Pace,
 }
 
 impl Courier {
+    /// Goes on for ever, or until the outbox cannot be written.
+    pub(crate) async fn serve(self) -> OutboxError {
+        let mut bell = self.shelf.bell.subscribe();
+        // What one message is told to wait, the others wait too.
+        let mut rests_until = Timestamp::default();
+        let together = matches!(self.bridge.takes(), Takes::NewsAtOnce | Takes::Newest);
+        loop {
+            let now = self.clock.now();
+            // The lock is never held across an await.
+            let next = self.shelf.lock().next(&self.bridge.name, together, now);
+            let until = match next {
+                Ok(batch) if rests_until <= now => {
+                    match self.carry(&batch).await {
+                        Ok(until) => rests_until = until.unwrap_or(rests_until),
+                        Err(error) => return error,
+                    }
+                    continue;
+                }
+                Ok(_) => Some(rests_until),
+                Err(until) => until.map(|until| until.max(rests_until)),
+            };
+            let wait = until.map_or(LOOK_EVERY, |until| until.since(now).to_std().min(LOOK_EVERY));
+            tokio::select! {
+                _ = bell.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
     /// Tries `batch` once; says until when the other side wants to be left alone, if it does.
     async fn carry(&self, batch: &Batch) -> Result<Option<Timestamp>, OutboxError> {
         let Waiting { alert, occasion, tries, standby, .. } = &batch.newest;

@@ -11,6 +11,7 @@ use bellwether_protocol::cdevent::{CdEvent, Content, RunOutcome};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::Service;
 use bellwether_protocol::subject::Stream;
+use bellwether_runtime::store;
 use bellwether_runtime::web::chain;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -274,13 +275,10 @@ fn told(event: &CdEvent) -> Option<Told> {
 
 impl Place {
     fn open(path: PathBuf) -> Result<Self, OutboxError> {
-        let wrong = |source| OutboxError::Io { doing: "read", path: path.clone(), source };
-        let kept = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| wrong(error.into()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept::default(),
-            Err(error) => return Err(wrong(error)),
-        };
-        Ok(Self { path, kept })
+        match store::load(&path) {
+            Ok(kept) => Ok(Self { path, kept: kept.unwrap_or_default() }),
+            Err(source) => Err(OutboxError::Io { doing: "read", path, source }),
+        }
     }
 
     fn remember(&mut self, rollout: &str, id: Option<u64>) -> Result<(), DeliveryError> {

@@ -5,12 +5,13 @@
 //! either before the position and in the list, or will be read again.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bellwether_bus::Trace;
 use bellwether_protocol::alert::{Alert, Severity};
 use bellwether_protocol::time::Timestamp;
+use bellwether_runtime::store;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Occasion, Thread};
@@ -25,7 +26,7 @@ const FILE_LEN_MAX: u64 = 64 * 1024 * 1024;
 /// One message for one bridge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Waiting {
-    /// Counts up; names the entry.
+    /// Counts up from when it is taken up; names the entry.
     pub(crate) number: u64,
     pub(crate) bridge: String,
     pub(crate) alert: Alert,
@@ -59,16 +60,12 @@ struct Contents {
     cases: BTreeMap<String, Case>,
 }
 
-/// What goes to one bridge.
-#[derive(Debug, Clone)]
-pub(crate) struct Order {
-    pub(crate) bridge: String,
-    pub(crate) alert: Alert,
-    pub(crate) occasion: Occasion,
-    pub(crate) not_before: Timestamp,
-    pub(crate) standby: bool,
-    pub(crate) figure: bool,
-    pub(crate) trace: Trace,
+impl Waiting {
+    /// News for `bridge`, told once an outbox has taken it up.
+    pub(crate) fn new(bridge: &str, alert: Alert, not_before: Timestamp) -> Self {
+        let (bridge, occasion, trace) = (bridge.to_owned(), Occasion::News, Trace::default());
+        Self { number: 0, bridge, alert, occasion, tries: 0, not_before, standby: false, figure: false, trace }
+    }
 }
 
 /// What waits for one bridge and is told at once: all of one incident, oldest first, never empty.
@@ -191,33 +188,23 @@ impl Outbox {
         cases.entry(key).or_insert_with(|| Case::new(alert))
     }
 
-    /// Takes up `orders`, and moves the position to `position` if given.
-    pub(crate) fn take_up(&mut self, orders: Vec<Order>, position: Option<u64>) -> Result<(), OutboxError> {
-        for Order { bridge, alert, occasion, not_before, standby, figure, trace } in orders {
-            if figure {
-                let is_same = |old: &Waiting| old.bridge == bridge && old.alert.incident == alert.incident;
+    /// Takes up what is `new`, and moves the position to `position` if given.
+    pub(crate) fn take_up(&mut self, new: Vec<Waiting>, position: Option<u64>) -> Result<(), OutboxError> {
+        for new in new {
+            let is_same = |old: &Waiting| old.bridge == new.bridge && old.alert.incident == new.alert.incident;
+            if new.figure {
                 self.contents.waiting.retain(|old| !(old.figure && is_same(old)));
             }
             self.make_room();
             // What was only held back goes with what follows it; what another agent was to tell is looked
             // at before this agent tells what follows.
-            let held = self.contents.waiting.iter_mut().filter(|held| held.tries == 0 && held.standby >= standby);
-            for held in held.filter(|held| held.bridge == bridge && held.alert.incident == alert.incident) {
-                held.not_before = held.not_before.min(not_before);
+            let held = self.contents.waiting.iter_mut().filter(|held| held.tries == 0 && held.standby >= new.standby);
+            for held in held.filter(|held| is_same(held)) {
+                held.not_before = held.not_before.min(new.not_before);
             }
             let number = self.contents.next_number;
             self.contents.next_number += 1;
-            self.contents.waiting.push_back(Waiting {
-                number,
-                bridge,
-                alert,
-                occasion,
-                tries: 0,
-                not_before,
-                standby,
-                figure,
-                trace,
-            });
+            self.contents.waiting.push_back(Waiting { number, ..new });
         }
         if let Some(position) = position {
             return self.skip_to(position);
@@ -304,12 +291,7 @@ impl Outbox {
 
 /// Replaces a file as a whole: a reader, and whoever starts after a crash, finds the old or the new one.
 pub(crate) fn replace(path: &Path, contents: &impl Serialize) -> Result<(), OutboxError> {
-    let write = |source| OutboxError::Io { doing: "write", path: path.to_owned(), source };
-    let bytes = serde_json::to_vec(contents).map_err(|error| write(error.into()))?;
-    let beside = path.with_extension("json.new");
-    let mut file = std::fs::File::create(&beside).map_err(write)?;
-    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(write)?;
-    std::fs::rename(&beside, path).map_err(write)
+    store::save(path, contents).map_err(|source| OutboxError::Io { doing: "write", path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -323,17 +305,8 @@ mod tests {
         Timestamp::from_ms(ms)
     }
 
-    fn order(bridge: &str, alert: Alert, not_before: i64) -> Order {
-        let (bridge, not_before) = (bridge.to_owned(), ms(not_before));
-        Order {
-            bridge,
-            alert,
-            occasion: Occasion::News,
-            not_before,
-            standby: false,
-            figure: false,
-            trace: Trace::default(),
-        }
+    fn order(bridge: &str, alert: Alert, not_before: i64) -> Waiting {
+        Waiting::new(bridge, alert, ms(not_before))
     }
 
     fn seqs(batch: Result<Batch, Option<Timestamp>>) -> Vec<u32> {
@@ -386,10 +359,10 @@ mod tests {
         outbox.done(&batch, true, Some(ms(60))).unwrap();
         assert_eq!(outbox.next("a", true, ms(1)).unwrap_err(), Some(ms(60)));
         assert_eq!(seqs(outbox.next("a", true, ms(60))), [3]);
-        let standby = Order { standby: true, ..order("b", alert(1), 60_000) };
+        let standby = Waiting { standby: true, ..order("b", alert(1), 60_000) };
         outbox.take_up(vec![standby, order("b", alert(2), 1)], None).unwrap();
         assert_eq!(seqs(outbox.next("b", true, ms(1))), [1]);
-        let figures = [2, 3, 4].map(|seq| Order { figure: true, ..order("c", alert(seq), 1) });
+        let figures = [2, 3, 4].map(|seq| Waiting { figure: true, ..order("c", alert(seq), 1) });
         outbox.take_up([vec![order("c", alert(1), 1)], figures.into()].concat(), None).unwrap();
         assert_eq!(seqs(outbox.next("c", true, ms(1))), [1, 4]);
     }

@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bellwether_bus::Trace;
 use bellwether_protocol::alert::{Alert, IncidentKind, Proof, Severity};
 use bellwether_protocol::id::{IdError, IncidentId, Ordinal, RolloutId};
 use bellwether_protocol::time::{Span, Timestamp};
@@ -15,11 +14,10 @@ use serde::Serialize;
 
 use crate::agent::AlertError;
 use crate::bridge::{Bridge, Delivery, DeliveryError};
-use crate::case::Occasion;
 use crate::config::Config;
 use crate::courier::{Notes, Shelf};
 use crate::github::Github;
-use crate::outbox::{Order, Outbox};
+use crate::outbox::{Outbox, Waiting};
 
 /// Send one of each and say what came back
 #[derive(Debug, clap::Args)]
@@ -117,12 +115,8 @@ async fn try_out(bridge: &Bridge) -> Result<Result<String, String>, AlertError> 
         let batch = {
             let mut outbox = shelf.lock();
             outbox.case_mut(&alert).fold(&alert);
-            let (name, occasion) = (bridge.name.clone(), Occasion::News);
-            let (bridge, not_before, standby, figure) = (name.clone(), now, false, false);
-            let order =
-                Order { bridge, alert: alert.clone(), occasion, not_before, standby, figure, trace: Trace::default() };
-            outbox.take_up(vec![order], None)?;
-            outbox.next(&name, false, now)
+            outbox.take_up(vec![Waiting::new(&bridge.name, alert.clone(), now)], None)?;
+            outbox.next(&bridge.name, false, now)
         };
         let Ok(batch) = batch else { break };
         let notes = Notes { shelf: shelf.clone(), alert, bridge: bridge.name.clone() };
