@@ -67,6 +67,7 @@ pub enum MetricError {
     Server {
         /// Which.
         name: String,
+        /// Why.
         why: String,
     },
     /// It cannot take part.

@@ -213,24 +213,19 @@ struct Answer {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
 enum Data {
-    Matrix(Vec<Matrix>),
+    Matrix(Vec<Row>),
     Scalar(Pair),
     String(serde::de::IgnoredAny),
-    Vector(Vec<Vector>),
+    Vector(Vec<Row>),
 }
 
+/// One series: its `values` in a matrix, its `value` in a vector. Native histograms come without either.
 #[derive(Debug, Deserialize)]
-struct Matrix {
-    metric: Labels,
-    // Native histograms come without.
-    #[serde(default)]
-    values: Vec<Pair>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Vector {
+struct Row {
     metric: Labels,
     value: Option<Pair>,
+    #[serde(default)]
+    values: Vec<Pair>,
 }
 
 /// Seconds since the epoch, and a number as text: `NaN`, `+Inf` and `-Inf` are some.
@@ -239,26 +234,28 @@ struct Pair(f64, String);
 
 impl Data {
     fn series(self) -> Result<Vec<Series>, Missing> {
-        let series: Vec<Series> = match self {
-            Self::Matrix(all) => all.into_iter().map(|one| series(one.metric, one.values)).collect(),
-            Self::Scalar(one) => vec![series(Labels::new(), vec![one])],
+        let rows = match self {
+            Self::Matrix(rows) | Self::Vector(rows) => rows,
+            Self::Scalar(value) => vec![Row { metric: Labels::new(), value: Some(value), values: Vec::new() }],
             Self::String(_) => return Err(Missing("the query gives a text".to_owned())),
-            Self::Vector(all) => {
-                all.into_iter().map(|one| series(one.metric, one.value.into_iter().collect())).collect()
-            }
         };
-        if series.len() > SERIES_MAX { Err(Missing(format!("over {SERIES_MAX} series"))) } else { Ok(series) }
+        if rows.len() > SERIES_MAX {
+            return Err(Missing(format!("over {SERIES_MAX} series")));
+        }
+        Ok(rows.into_iter().map(Row::series).collect())
     }
 }
 
-fn series(labels: Labels, values: Vec<Pair>) -> Series {
-    // What is no number is as good as NaN: it is never one.
-    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and no year needs more")]
-    let point = |Pair(at, value): Pair| Point {
-        at: Timestamp::from_ms((at * 1e3).round() as i64),
-        value: value.parse().unwrap_or(f64::NAN),
-    };
-    Series { labels, points: values.into_iter().map(point).collect() }
+impl Row {
+    fn series(self) -> Series {
+        // What is no number is as good as NaN: it is never one.
+        #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and no year needs more")]
+        let point = |Pair(at, value): Pair| Point {
+            at: Timestamp::from_ms((at * 1e3).round() as i64),
+            value: value.parse().unwrap_or(f64::NAN),
+        };
+        Series { labels: self.metric, points: self.values.into_iter().chain(self.value).map(point).collect() }
+    }
 }
 
 #[cfg(test)]
