@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bellwether_protocol::id::LeverValue;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// An id of Render's, such as `srv-…` or `dep-…`: `[A-Za-z0-9_-]`, so that it cannot leave its place in a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ impl Deploy {
 }
 
 /// How far a deploy is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Asked for.
@@ -111,18 +111,10 @@ impl Status {
     /// Whether it may still become live.
     pub fn is_open(&self) -> bool {
         match self {
-            Self::Created
-            | Self::Queued
-            | Self::BuildInProgress
-            | Self::PreDeployInProgress
-            | Self::UpdateInProgress
-            | Self::Other(_) => true,
-            Self::Live
-            | Self::Deactivated
-            | Self::BuildFailed
-            | Self::PreDeployFailed
-            | Self::UpdateFailed
-            | Self::Canceled => false,
+            Self::Created | Self::Queued | Self::Other(_) => true,
+            Self::BuildInProgress | Self::PreDeployInProgress | Self::UpdateInProgress => true,
+            Self::Live | Self::Deactivated | Self::Canceled => false,
+            Self::BuildFailed | Self::PreDeployFailed | Self::UpdateFailed => false,
         }
     }
 
@@ -134,20 +126,10 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Created => "created",
-            Self::Queued => "queued",
-            Self::BuildInProgress => "build_in_progress",
-            Self::PreDeployInProgress => "pre_deploy_in_progress",
-            Self::UpdateInProgress => "update_in_progress",
-            Self::Live => "live",
-            Self::Deactivated => "deactivated",
-            Self::BuildFailed => "build_failed",
-            Self::PreDeployFailed => "pre_deploy_failed",
-            Self::UpdateFailed => "update_failed",
-            Self::Canceled => "canceled",
-            Self::Other(word) => word.get(..32).unwrap_or(word),
-        })
+        match self {
+            Self::Other(word) => f.pad(word.get(..32).unwrap_or(word)),
+            known => known.serialize(f),
+        }
     }
 }
 
