@@ -86,6 +86,7 @@ scenarios! {
     approval_late
     baseline_as_red
     environments
+    flag_off_again
     flag_set_again
     flags_off
     foreign_deploy

@@ -53,4 +53,4 @@ pub use state::{Desk, Rollout};
 pub use step::{Step, step};
 
 /// Version of the judge. It moves when the same inputs may give another decision.
-pub const DECIDE_VERSION: u32 = 5;
+pub const DECIDE_VERSION: u32 = 6;

@@ -219,6 +219,8 @@ pub struct LeverState {
     pub set_to: Option<LeverValue>,
     /// The last action.
     pub action: Option<ActionId>,
+    /// By when its agent must answer that action.
+    pub due: Option<Timestamp>,
     /// What its agent answered to that action.
     pub answer: Option<Answer>,
     /// Whether it was read at `set_to` since its agent was done; only then can a later reading be wrong.

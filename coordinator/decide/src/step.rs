@@ -170,6 +170,7 @@ impl Out {
         let state = rollout.levers.entry(lever.clone()).or_default();
         state.set_to = Some(to.clone());
         state.action = Some(id.clone());
+        state.due = Some(due);
         state.answer = None;
         state.seen_right = false;
         state.drifted = None;
@@ -318,5 +319,7 @@ fn wake_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
         Hold::Frozen { until } => Some(*until),
         _ => None,
     });
-    phase.into_iter().chain(exclusions).chain(frozen).filter(|at| *at > now).min()
+    let unanswered = rollout.levers.values().filter(|lever| lever.answer.is_none());
+    let unanswered = unanswered.filter_map(|lever| Some(lever.due? + ANSWER_GRACE));
+    phase.into_iter().chain(exclusions).chain(frozen).chain(unanswered).filter(|at| *at > now).min()
 }

@@ -201,7 +201,10 @@ fn unconfirmed(desk: &Desk, rollout: &Rollout, level: &Level, back: &TakeBack, n
     for (name, _) in &level.set {
         let Some(lever) = rollout.levers.get(name) else { continue };
         match &lever.answer {
-            None if now >= back.due + ANSWER_GRACE => return Some(format!("lever {name} was not answered")),
+            // Somebody may have asked for it again since, by hand.
+            None if now >= lever.due.unwrap_or(back.due) + ANSWER_GRACE => {
+                return Some(format!("lever {name} was not answered"));
+            }
             Some(answer) if answer.outcome != ActionOutcome::Done => {
                 let (done, targets) = (answer.done, answer.targets);
                 return Some(format!(
