@@ -1,6 +1,6 @@
 //! Scripts: one line per happening, with its minute and second since the beginning.
 
-use bellwether_protocol::command::{CommandBody, Excluded, Verb};
+use bellwether_protocol::command::{CommandBody, Verb};
 use bellwether_protocol::sample::class;
 use bellwether_protocol::time::{Span, Timestamp};
 
@@ -10,8 +10,7 @@ use crate::world::{BEGIN, Fault, Hand, Node, Probe, World};
 pub(crate) fn play(script: &str) -> World {
     let mut lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first = lines.next().and_then(|line| line.strip_prefix("plan ")).expect("a script begins with `plan <file>`");
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios").join(first);
-    let plan = std::fs::read_to_string(path).unwrap();
+    let plan = read(first);
     let mut world = shop();
     world.begin();
     for line in lines {
@@ -35,6 +34,11 @@ pub(crate) fn play(script: &str) -> World {
     panic!("a script ends with `until <mm:ss>`")
 }
 
+fn read(plan: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios").join(plan);
+    std::fs::read_to_string(path).unwrap()
+}
+
 /// Two regions with a probe agent each, two levers, one coordinator, nothing wrong.
 fn shop() -> World {
     let mut world = World::new(1, "shop", Span::from_secs(30));
@@ -53,6 +57,8 @@ fn shop() -> World {
 fn happen(world: &mut World, plan: &str, words: &[&str]) {
     match words {
         ["start", release, how @ ..] => {
+            let other = how.iter().find_map(|word| word.strip_prefix("plan=")).map(read);
+            let plan = other.as_deref().unwrap_or(plan);
             let body = CommandBody {
                 release: Some(release.parse().unwrap()),
                 plan: Some(plan.to_owned()),
@@ -62,30 +68,12 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
             };
             world.command(Verb::Start, &body);
         }
-        ["command", "exclude", "region", region, "for", span] => {
-            let body = CommandBody {
-                region: Some(region.parse().unwrap()),
-                until: Some(world.now + span.parse::<Span>().unwrap()),
-                reason: Some(format!("{} is known", Excluded::Region(region.parse().unwrap()))),
-                ..CommandBody::default()
-            };
-            world.command(Verb::Exclude, &body);
-        }
-        ["command", "amend", from, "to", to] => {
-            let (from, to) = (&from.replace('_', " "), &to.replace('_', " "));
-            assert!(plan.contains(from), "the plan does not say `{from}`");
-            let body = CommandBody { plan: Some(plan.replace(from, to)), ..CommandBody::default() };
-            world.command(Verb::Amend, &body);
-        }
-        ["command", verb] => {
-            let verb = Verb::ALL.into_iter().find(|own| own.as_str() == *verb).expect("a verb");
-            let status = world.watch.status.as_ref().filter(|_| verb == Verb::Approve);
-            let body = CommandBody {
-                entry: status.map(|status| status.entry),
-                gate: status.map(|status| status.gate),
-                ..CommandBody::default()
-            };
-            world.command(verb, &body);
+        ["command", rest @ ..] => command(world, plan, rest),
+        ["samples", "stuck"] => world.samples_stuck = true,
+        ["samples", "flow"] => world.samples_stuck = false,
+        ["agent", lever, "dead"] => {
+            let hand = world.hands.iter_mut().find(|hand| hand.lever.as_str() == *lever);
+            hand.expect("an agent that holds it").is_up = false;
         }
         ["fault", rest @ ..] => world.site.faults.push(fault(rest)),
         ["heal"] => world.site.faults.clear(),
@@ -109,6 +97,38 @@ fn happen(world: &mut World, plan: &str, words: &[&str]) {
             }
         }
         _ => panic!("cannot read `{}`", words.join(" ")),
+    }
+}
+
+fn command(world: &mut World, plan: &str, words: &[&str]) {
+    match words {
+        ["exclude", kind @ ("criterion" | "region"), name, "for", span] => {
+            let body = CommandBody {
+                criterion: (*kind == "criterion").then(|| name.parse().unwrap()),
+                region: (*kind == "region").then(|| name.parse().unwrap()),
+                until: Some(world.now + span.parse::<Span>().unwrap()),
+                reason: Some(format!("{kind} {name} is known")),
+                ..CommandBody::default()
+            };
+            world.command(Verb::Exclude, &body);
+        }
+        ["amend", from, "to", to] => {
+            let (from, to) = (&from.replace('_', " "), &to.replace('_', " "));
+            assert!(plan.contains(from), "the plan does not say `{from}`");
+            let body = CommandBody { plan: Some(plan.replace(from, to)), ..CommandBody::default() };
+            world.command(Verb::Amend, &body);
+        }
+        [verb] => {
+            let verb = Verb::ALL.into_iter().find(|own| own.as_str() == *verb).expect("a verb");
+            let status = world.watch.status.as_ref().filter(|_| verb == Verb::Approve);
+            let body = CommandBody {
+                entry: status.map(|status| status.entry),
+                gate: status.map(|status| status.gate),
+                ..CommandBody::default()
+            };
+            world.command(verb, &body);
+        }
+        _ => panic!("nobody asks `{}`", words.join(" ")),
     }
 }
 

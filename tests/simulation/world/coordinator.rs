@@ -291,6 +291,9 @@ impl World {
 
     /// Stores one message of the samples stream.
     pub(crate) fn store_tick(&mut self, tick: Tick) {
+        if self.samples_stuck {
+            return;
+        }
         self.broker.samples.push((self.now, tick));
         self.stored(Stored::Samples);
     }

@@ -22,7 +22,7 @@ pub(crate) struct Hand {
     waiting: VecDeque<Event>,
     /// A driver is at work: nothing else is taken up.
     is_busy: bool,
-    is_up: bool,
+    pub(crate) is_up: bool,
     life: u64,
     heard: usize,
     wake: Option<Timestamp>,

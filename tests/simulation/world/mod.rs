@@ -77,6 +77,8 @@ pub(crate) struct World {
     pub(crate) probes: Vec<Probe>,
     pub(crate) hands: Vec<Hand>,
     pub(crate) watch: Watch,
+    /// The samples stream takes nothing.
+    pub(crate) samples_stuck: bool,
     queue: BTreeMap<(Timestamp, u64), Happening>,
     next: u64,
     commands: u64,
@@ -98,6 +100,7 @@ impl World {
             probes: Vec::new(),
             hands: Vec::new(),
             watch: Watch::default(),
+            samples_stuck: false,
             queue: BTreeMap::new(),
             next: 0,
             commands: 0,
