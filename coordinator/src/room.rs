@@ -43,6 +43,8 @@ pub struct Room {
     retry_at: Option<Timestamp>,
     batch_since: Option<Timestamp>,
     due_since: Option<Timestamp>,
+    /// When the last record wants to be decided upon again.
+    wake_at: Option<Timestamp>,
 }
 
 /// What a look at a room led to.
@@ -70,6 +72,7 @@ impl Room {
             retry_at: None,
             batch_since: None,
             due_since: None,
+            wake_at: None,
         }
     }
 
@@ -87,6 +90,7 @@ impl Room {
         self.hash = self.hash.chain(body);
         self.log_seq = seq;
         self.decided_at = record.now;
+        self.wake_at = record.wake_at;
         self.samples_from = record.positions.samples;
         self.created.extend(&record.positions.created);
         for input in &record.inputs {
@@ -141,7 +145,7 @@ impl Room {
 
     /// Tries what would be decided now, and whether that must be written down now.
     pub(crate) fn look(&mut self, ctx: &Context<'_>) -> Verdict {
-        let is_idle = !self.is_running() && self.inbox.is_empty() && self.lost.is_empty();
+        let is_idle = !self.is_running() && self.inbox.is_empty() && self.lost.is_empty() && self.wake_at.is_none();
         if self.stopped.is_some() || self.appending.is_some() || is_idle {
             return Verdict::Wait(None, None);
         }

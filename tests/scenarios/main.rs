@@ -87,6 +87,7 @@ scenarios! {
     baseline_as_red
     environments
     flag_off_again
+    flag_off_refused
     flag_set_again
     flags_off
     foreign_deploy

@@ -165,6 +165,7 @@ fn flag_off(rollout: &mut Rollout, out: &mut Out) -> Result<(), String> {
     let due = out.now + within;
     for (name, off) in flags {
         out.ask(rollout, &name, &off, due);
+        rollout.levers.entry(name).or_default().is_owed = true;
     }
     Ok(())
 }
@@ -223,6 +224,8 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
         unknown_previous(&rollout)?;
     }
     if let Some(old) = desk.rollout.as_mut().filter(|old| !old.is_over()) {
+        // What a person asked of its levers is the new one's to tell now.
+        old.levers.values_mut().for_each(|lever| lever.is_owed = false);
         let summary = format!("{} gave way to {} ({})", old.release, rollout.release, rollout.id);
         end(old, Ending::Superseded, summary, out);
     }

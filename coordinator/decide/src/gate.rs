@@ -179,6 +179,9 @@ pub(crate) fn holds(rollout: &Rollout, findings: &[Finding<'_>], now: Timestamp)
     for (lever, ..) in drift::drifted(rollout, now).filter(|(.., act)| *act > OnFail::Warn) {
         holds.push(Hold::Lever { lever: lever.clone() });
     }
+    for (lever, _) in rollout.levers.iter().filter(|(_, lever)| lever.is_owed) {
+        holds.push(Hold::Lever { lever: lever.clone() });
+    }
     let stops = |act: OnFail| act == OnFail::Hold || act == OnFail::Reapply;
     for red in findings.iter().filter(|finding| finding.calls_for().is_some_and(stops)) {
         holds.push(Hold::SoftRed { criterion: red.criterion.name.clone() });

@@ -1,7 +1,7 @@
 //! Who must be told, once per problem: an incident opens, is updated, and is resolved.
 
 use bellwether_protocol::alert::{Alert, IncidentKind, NextStep, Numbers, Proof, Severity};
-use bellwether_protocol::id::{AgentId, Audience, CriterionName, IncidentId, LeverName, Region};
+use bellwether_protocol::id::{AgentId, Audience, CriterionName, IncidentId, LeverName, LeverValue, Region};
 use bellwether_protocol::plan::{LeverUse, OnFail};
 use bellwether_protocol::reason::{DataFault, Ending, Hold, Judgement};
 use bellwether_protocol::record::Source;
@@ -109,6 +109,34 @@ fn fault_cause(agent: &AgentId) -> CriterionName {
     cause(&format!("data-{}-{}", agent.name, agent.region))
 }
 
+/// Tells of a lever that a person asked to be set, and that is not where it was asked to be.
+pub(crate) fn tell_owed(rollout: &mut Rollout, out: &mut Out) {
+    let owed = rollout.levers.iter().filter(|(_, lever)| lever.is_owed);
+    let owed: Vec<_> = owed.map(|(name, lever)| (name.clone(), lever.set_to.clone(), lever.answer.clone())).collect();
+    for (name, to, answer) in owed {
+        let asked = format!("{} {}: lever {name} was asked to be {}", rollout.release, stage(rollout), told(&to));
+        let tell = |state, what: &str| Tell {
+            severity: Severity::Page,
+            ..Tell::new(owed_cause(&name), state, format!("{asked}{what}"))
+        };
+        let failed = rollout.levers.get(&name).and_then(|lever| lever.failed(out.now));
+        if let Some(why) = failed {
+            open(rollout, tell("not_set", &format!(": {why}; it may be where it was")), out);
+        } else if answer.is_some() {
+            resolve(rollout, tell("set", ", and was read back there"), out);
+            rollout.levers.entry(name).or_default().is_owed = false;
+        }
+    }
+}
+
+fn told(to: &Option<LeverValue>) -> &str {
+    to.as_ref().map_or("set", LeverValue::as_str)
+}
+
+fn owed_cause(lever: &LeverName) -> CriterionName {
+    cause(&format!("asked-{lever}"))
+}
+
 /// Tells of holds that ask for people, and resolves those that are over.
 pub(crate) fn tell_holds(
     rollout: &mut Rollout,
@@ -178,6 +206,8 @@ pub(crate) fn tell_holds(
 const LEFT: &str = "is no longer watched: the rollout ended";
 
 fn resolve_all_but(rollout: &mut Rollout, on: &[CriterionName], why: &str, out: &mut Out) {
+    let owed = rollout.levers.iter().filter(|(_, lever)| lever.is_owed);
+    let on: Vec<CriterionName> = on.iter().cloned().chain(owed.map(|(name, _)| owed_cause(name))).collect();
     let over = rollout.incidents.iter().filter(|(cause, incident)| !incident.resolved && !on.contains(cause));
     let over: Vec<(CriterionName, Severity)> =
         over.map(|(cause, incident)| (cause.clone(), incident.severity)).collect();
@@ -269,6 +299,9 @@ fn next_steps(rollout: &Rollout, state: &str) -> Vec<NextStep> {
     }
     if state == "not_taken_back" {
         next.push(step("try again", format!("bellwether command rollback {service}")));
+    }
+    if state == "not_set" {
+        next.push(step("ask again", format!("bellwether command flag-off {service}")));
     }
     next.push(step("see where it stands", format!("bellwether rollout status {}", rollout.id)));
     next

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::drift::Drift;
 use crate::during::Run;
 use crate::evidence::Evidence;
+use crate::step::ANSWER_GRACE;
 
 /// Everything the judge remembers of one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -223,6 +224,8 @@ pub struct LeverState {
     pub due: Option<Timestamp>,
     /// What its agent answered to that action.
     pub answer: Option<Answer>,
+    /// Whether a person asked for it beside the plan, and people do not know yet that it was done.
+    pub is_owed: bool,
     /// Whether it was read at `set_to` since its agent was done; only then can a later reading be wrong.
     pub seen_right: bool,
     /// Set while it is read elsewhere than where it should stand.
@@ -242,7 +245,25 @@ pub struct Answer {
     pub detail: String,
 }
 
+impl Answer {
+    /// How it went, where that was not well.
+    pub(crate) fn text(&self) -> String {
+        let Self { outcome, done, targets, detail } = self;
+        format!("{outcome}, {done} of {targets} read back: {detail}")
+    }
+}
+
 impl LeverState {
+    /// Why what a person asked for cannot be expected any more: its agent said so, or nothing in time.
+    pub(crate) fn failed(&self, now: Timestamp) -> Option<String> {
+        match &self.answer {
+            _ if !self.is_owed => None,
+            None => self.due.filter(|due| now >= *due + ANSWER_GRACE).map(|_| "no answer in time".to_owned()),
+            Some(answer) if answer.outcome == ActionOutcome::Done => None,
+            Some(answer) => Some(answer.text()),
+        }
+    }
+
     /// Whether the last action was read back on every target, and nothing was read since that says otherwise.
     pub fn is_confirmed(&self, reading: Option<&LeverReading>) -> bool {
         let done = self.answer.as_ref().is_some_and(|answer| answer.outcome == ActionOutcome::Done);

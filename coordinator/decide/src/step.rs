@@ -88,6 +88,7 @@ pub fn step(desk: &Desk, inputs: &[Input], now: Timestamp) -> Step {
     }
     if let Some(mut rollout) = desk.rollout.take() {
         drift::note(&desk, &mut rollout, &mut out);
+        incidents::tell_owed(&mut rollout, &mut out);
         rollout.agents_most = rollout.agents_most.max(desk.agents.len());
         for _ in 0..TRANSITIONS_MAX {
             if !advance(&desk, &mut rollout, &mut out) {
@@ -171,6 +172,7 @@ impl Out {
         state.set_to = Some(to.clone());
         state.action = Some(id.clone());
         state.due = Some(due);
+        state.is_owed = false;
         state.answer = None;
         state.seen_right = false;
         state.drifted = None;
@@ -312,7 +314,7 @@ fn wake_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
         Phase::Entering { due, .. } => due.map(|due| due + ANSWER_GRACE),
         Phase::Soaking => during::wake_at(rollout).chain(drift::wake_at(rollout)).filter(|at| *at > now).min(),
         Phase::TakingBack(back) => Some(back.due + ANSWER_GRACE),
-        Phase::Ended { .. } => return None,
+        Phase::Ended { .. } => None,
     };
     let exclusions = rollout.excluded.iter().map(|exclusion| exclusion.until);
     let frozen = rollout.holds.iter().filter_map(|hold| match hold {
@@ -320,6 +322,8 @@ fn wake_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
         _ => None,
     });
     let unanswered = rollout.levers.values().filter(|lever| lever.answer.is_none());
+    let unanswered = unanswered.filter(|lever| lever.is_owed || !rollout.is_over());
     let unanswered = unanswered.filter_map(|lever| Some(lever.due? + ANSWER_GRACE));
-    phase.into_iter().chain(exclusions).chain(frozen).chain(unanswered).filter(|at| *at > now).min()
+    let exclusions = exclusions.chain(frozen).filter(|_| !rollout.is_over());
+    phase.into_iter().chain(exclusions).chain(unanswered).filter(|at| *at > now).min()
 }

@@ -206,11 +206,7 @@ fn unconfirmed(desk: &Desk, rollout: &Rollout, level: &Level, back: &TakeBack, n
                 return Some(format!("lever {name} was not answered"));
             }
             Some(answer) if answer.outcome != ActionOutcome::Done => {
-                let (done, targets) = (answer.done, answer.targets);
-                return Some(format!(
-                    "lever {name} {}, {done} of {targets} read back: {}",
-                    answer.outcome, answer.detail
-                ));
+                return Some(format!("lever {name} {}", answer.text()));
             }
             Some(_) if lever.is_wrong(desk.reading(name)) => {
                 return Some(format!("lever {name} was read elsewhere after it was set"));
