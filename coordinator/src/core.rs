@@ -28,6 +28,9 @@ const RELAY_AGAIN: Span = Span::from_secs(3_000);
 const SERVICES_MAX: usize = 1_000;
 /// Most messages that wait for their service to be known.
 const UNPLACED_MAX: usize = 1_000;
+/// How long the samples stream may deliver nothing, not even our own markers, before slots close without it. A
+/// coordinator that still reads it has by then logged what it read.
+const DEAF_AFTER: Span = Span::from_secs(75);
 /// How often people see a status that no record stands behind yet.
 const STATUS_EVERY: Span = Span::from_secs(1);
 
@@ -164,6 +167,8 @@ pub struct Core {
     /// What was read of a stream that counts anew, until the log says so.
     held: BTreeMap<Source, Vec<Event>>,
     heard: Timestamp,
+    /// When the samples stream last delivered anything.
+    delivered_at: Timestamp,
     caught_up: bool,
     /// No decision before this instant: after time was lost, agents are given time to be heard.
     resume_at: Timestamp,
@@ -186,6 +191,7 @@ impl Core {
             created: BTreeMap::new(),
             held: BTreeMap::new(),
             heard: Timestamp::default(),
+            delivered_at: Timestamp::default(),
             caught_up: false,
             resume_at: Timestamp::default(),
             was_adrift: false,
@@ -259,6 +265,9 @@ impl Core {
     }
 
     fn take(&mut self, event: Event, now: Timestamp, effects: &mut Vec<Effect>) {
+        if event.source() == Some(Source::Samples) {
+            self.delivered_at = now;
+        }
         match event {
             Event::AppendFailed { service, ordinal, conflict } => {
                 if let Some(room) = self.rooms.get_mut(&service) {
@@ -362,6 +371,7 @@ impl Core {
 
     fn catch_up(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.caught_up = true;
+        self.delivered_at = now;
         for (service, (ordinal, _)) in self.remembered.clone() {
             let Some(room) = self.room_mut(&service) else { continue };
             if room.desk.ordinal < ordinal && room.stopped.is_none() {
@@ -396,10 +406,11 @@ impl Core {
 
     fn look(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let delay = self.delay();
+        let heard = self.heard_at(now);
         let mut wakes = Vec::new();
         for (service, room) in &mut self.rooms {
             let (created, live) = (&self.created, &self.live);
-            let ctx = Context { coordinator: &self.id, now, heard: self.heard, created, delay, live };
+            let ctx = Context { coordinator: &self.id, now, heard, created, delay, live };
             match room.look(&ctx) {
                 Verdict::Append(record, body) => {
                     effects.push(Effect::Append { record, expected: room.log_seq, body });
@@ -415,6 +426,13 @@ impl Core {
             }
         }
         wakes.into_iter().for_each(|at| self.wake(at));
+    }
+
+    /// Up to when slots may close: what was heard; or, of a stream that delivers nothing, the time itself, for what is
+    /// not seen must hold, and be told, and not stand still.
+    fn heard_at(&self, now: Timestamp) -> Timestamp {
+        let is_deaf = now.since(self.delivered_at.max(self.resume_at)) > DEAF_AFTER;
+        if is_deaf { self.heard.max(now - DEAF_AFTER) } else { self.heard }
     }
 
     /// A standby waits by its place in the order of coordinators that are here. A wrong place only

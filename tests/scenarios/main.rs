@@ -101,6 +101,8 @@ scenarios! {
     rollback_not_recovered
     rollback_refused
     run_again
+    samples_lost
+    samples_lost_taking_back
     shadow
     single_500
     steps
