@@ -94,6 +94,8 @@ scenarios! {
     guarded
     healthy
     machine_lost
+    machine_missing_back
+    machine_missing_recovering
     machine_moved
     mended
     prober_without_dns

@@ -222,10 +222,20 @@ fn read_back(desk: &Desk, rollout: &mut Rollout, level: &Level, back: &TakeBack,
     if !level.set.iter().all(|(name, _)| confirmed(name)) {
         return false;
     }
+    if let Some(why) = astray(rollout, level) {
+        return if out.now < back.due + ANSWER_GRACE { false } else { give_way(rollout, back, why, out) };
+    }
     set_back(rollout, |back| back.back_at = Some(out.now));
     begin_epoch(rollout, out.now);
     out.reasons.push(Reason::ReadBack { level: count(back.level + 1), after: out.now.since(back.asked_at) });
     true
+}
+
+/// A lever of the level that is done, where it was read, and yet is not as the plan knows it: one of its targets is
+/// missing, and nobody knows what that one runs.
+fn astray(rollout: &Rollout, level: &Level) -> Option<String> {
+    let drifted = |name: &LeverName| rollout.levers.get(name)?.drifted.as_ref().filter(|drift| drift.counts);
+    level.set.iter().find_map(|(name, _)| Some(drift::text(name, &drifted(name)?.to)))
 }
 
 fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: &mut Out) -> bool {
@@ -273,7 +283,8 @@ fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, 
         let is_excluded = |what: &Excluded| rollout.is_excluded(what, now);
         rollout.evidence.green_slots(is_excluded)
     };
-    if green >= rollout.plan.take_back.green {
+    let astray = back.levels.get(back.level).and_then(|level| astray(rollout, level));
+    if green >= rollout.plan.take_back.green && astray.is_none() {
         set_back(rollout, |back| back.recovered_at = Some(now));
         out.reasons.push(Reason::Recovered { green, after: now.since(applied_at) });
         let stays = if rollout.stays() { format!("; {} stays deployed", rollout.release) } else { String::new() };
@@ -293,8 +304,9 @@ fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, 
     let covered = counted(rollout, now, |state| state.covered);
     let slots = counted(rollout, now, |state| state.slots);
     if covered >= within {
-        let why =
-            format!("{green} green slots of {within} after it was applied, {} needed", rollout.plan.take_back.green);
+        let needed = rollout.plan.take_back.green;
+        let few = || format!("{green} green slots of {within} after it was applied, {needed} needed");
+        let why = astray.unwrap_or_else(few);
         // Everything back and still not green: the cause is elsewhere, and further levers would not help.
         return if moves_more(back) { give_way(rollout, back, why, out) } else { fail(rollout, back, why, out) };
     }
