@@ -103,6 +103,7 @@ scenarios! {
     rollback_not_recovered
     rollback_refused
     run_again
+    run_fails_last
     samples_lost
     samples_lost_taking_back
     shadow

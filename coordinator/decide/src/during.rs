@@ -42,7 +42,9 @@ pub(crate) fn run(desk: &Desk, rollout: &mut Rollout, is_soaked: bool, out: &mut
             run.due = None;
             run.failed = Some(outcome).filter(|outcome| *outcome != ActionOutcome::Done);
         }
-        if run.due.is_none() && out.now >= run.next && !is_soaked && !rollout.paused {
+        // What holds because it was not done is run again, for nothing else could let go.
+        let is_wanted = !is_soaked || (run.failed.is_some() && activity.on_fail == OnFail::Hold);
+        if run.due.is_none() && out.now >= run.next && is_wanted && !rollout.paused {
             run.count += 1;
             // A run that could not begin in time is not made up for: the grid stays where it is.
             while run.next <= out.now {
