@@ -83,6 +83,7 @@ macro_rules! scenarios {
 scenarios! {
     aborted
     amended
+    amended_settling
     approval_late
     baseline_as_red
     environments

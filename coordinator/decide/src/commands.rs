@@ -301,7 +301,9 @@ fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Re
     if amended.phase == Phase::Soaking {
         amended.runs = during::begin(&amended, out.now);
     }
-    begin_epoch(&mut amended, out.now);
+    // What was left to settle still is.
+    let from = if let Phase::Settling { until } = amended.phase { until.max(out.now) } else { out.now };
+    begin_epoch(&mut amended, from);
     out.reasons.push(Reason::Amended { plan_hash: amended.plan_hash.short() });
     *rollout = amended;
     Ok(())
