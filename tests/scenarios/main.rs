@@ -111,5 +111,6 @@ scenarios! {
     single_500
     steps
     superseded
+    superseded_other_plan
     waves
 }

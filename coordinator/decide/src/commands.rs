@@ -174,6 +174,9 @@ fn start(desk: &mut Desk, command: &Command, start: &Start, out: &mut Out) -> Re
     may_start(desk, start)?;
     let plan = start.plan.clone();
     let superseded = desk.running();
+    if let Some(lost) = superseded.and_then(|old| lost_lever(old, &plan)) {
+        return Err(format!("lever {lost} was moved by the rollout that is on, and the new plan does not know it"));
+    }
     missing_agents(desk, &plan, start.shadow)?;
     let levers = plan.levers.iter().map(|(name, own)| {
         // What a superseded rollout moved stands where that one put it, and goes back to where it found it.
@@ -280,8 +283,7 @@ fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Re
         let passed: Vec<&str> = passed.map(|stage| stage.as_str()).collect();
         return Err(format!("the new plan must begin with the stages that were entered: {}", passed.join(", ")));
     }
-    let mut moved = rollout.levers.iter().filter(|(_, lever)| lever.set_to.is_some()).map(|(name, _)| name);
-    if let Some(lost) = moved.find(|name| !plan.levers.contains_key(*name)) {
+    if let Some(lost) = lost_lever(rollout, plan) {
         return Err(format!("lever {lost} was moved, and the new plan does not know it"));
     }
     let mut amended = rollout.clone();
@@ -307,6 +309,12 @@ fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Re
     out.reasons.push(Reason::Amended { plan_hash: amended.plan_hash.short() });
     *rollout = amended;
     Ok(())
+}
+
+/// A lever that was moved, and that another plan would leave where it is.
+fn lost_lever<'a>(rollout: &'a Rollout, plan: &Plan) -> Option<&'a LeverName> {
+    let mut moved = rollout.levers.iter().filter(|(_, lever)| lever.set_to.is_some()).map(|(name, _)| name);
+    moved.find(|name| !plan.levers.contains_key(*name))
 }
 
 /// A rollout does not start until each lever it needs has a live agent that has read it back, and
