@@ -92,6 +92,7 @@ scenarios! {
     flag_set_again
     flags_off
     foreign_deploy
+    frozen_agent_restarts
     guarded
     healthy
     machine_lost

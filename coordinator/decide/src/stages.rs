@@ -44,6 +44,14 @@ pub(crate) fn prepare(desk: &Desk, rollout: &mut Rollout, until: Timestamp, out:
     match missing {
         None if is_frozen(rollout, out) => false,
         None => enter_stage(rollout, 0, out),
+        // All were there when the freeze began to hold it: who is missing since has until it is over, and as long
+        // as ever from then on.
+        Some(_) if rollout.holds.iter().any(|hold| matches!(hold, Hold::Frozen { .. })) => {
+            let from = rollout.plan.frozen_until(out.now).unwrap_or(out.now);
+            rollout.phase = Phase::Preparing { until: from + PREPARE_WITHIN };
+            is_frozen(rollout, out);
+            false
+        }
         Some((region, kind)) if out.now >= until => {
             let why = format!("too few agents in region {region} took up looks of kind {kind} within {PREPARE_WITHIN}");
             end(rollout, Ending::NotStarted, why, out)
