@@ -86,6 +86,8 @@ scenarios! {
     amended_settling
     approval_late
     baseline_as_red
+    criterion_excluded
+    criterion_excluded_back
     environments
     flag_off_again
     flag_off_refused

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget;
 use crate::judge;
+use crate::state::Exclusion;
 use crate::tally::{Attributed, Count, Tally};
 use crate::track::{Pair, Track};
 
@@ -108,6 +109,8 @@ pub struct Frame<'a> {
     is_entering: bool,
     /// SLIs that must be answered by refusals, and then every refusal is a good answer.
     refuses: &'a [SliName],
+    /// What was left out by hand.
+    excluded: &'a [Exclusion],
     /// The criteria of the stage, by the SLI that they judge.
     criteria: BTreeMap<&'a SliName, Criteria<'a>>,
 }
@@ -162,7 +165,18 @@ impl<'a> Frame<'a> {
             let here = criteria.entry(&criterion.sli).or_default();
             if is_paired(criterion) { &mut here.paired } else { &mut here.alone }.push(criterion);
         }
-        Self { plan, stage, expected, is_entering, refuses, criteria }
+        Self { plan, stage, expected, is_entering, refuses, excluded: &[], criteria }
+    }
+
+    /// The same, where something was left out by hand.
+    pub(crate) fn without(self, excluded: &'a [Exclusion]) -> Self {
+        Self { excluded, ..self }
+    }
+
+    /// Whether a criterion is left out in a slot: then nothing waits for it.
+    fn is_out(&self, criterion: &Criterion, slot: Timestamp) -> bool {
+        let is_it = |what: &Excluded| matches!(what, Excluded::Criterion(name) if *name == criterion.name);
+        self.excluded.iter().any(|exclusion| slot < exclusion.until && is_it(&exclusion.what))
     }
 
     fn expected(&self, series: &Series) -> Option<&Release> {
@@ -295,7 +309,8 @@ impl Evidence {
         let criteria = frame.criteria(&closed.series.sli, false);
         let tallies: Vec<Tally> =
             criteria.iter().map(|criterion| Tally::of(criterion, &view.seen, Count::Alone)).collect();
-        let red = criteria.iter().zip(&tallies).any(|(criterion, tally)| judge::slot_is_red(criterion, tally));
+        let mut own = criteria.iter().zip(&tallies).filter(|(criterion, _)| !frame.is_out(criterion, closed.slot));
+        let red = own.any(|(criterion, tally)| judge::slot_is_red(criterion, tally));
         state.mark(mark(red, view.is_covered));
         if closed.slot < self.from {
             return;
@@ -305,7 +320,8 @@ impl Evidence {
             track.push(criterion, closed.slot, tally, &[], view.is_covered);
             // What the release itself fails is not green, whoever else fails it too; what only the old
             // release fails is no reason to wait.
-            let counts = track.act(criterion).is_some_and(|act| act > OnFail::Warn);
+            let counts =
+                track.act(criterion).is_some_and(|act| act > OnFail::Warn) && !frame.is_out(criterion, closed.slot);
             failing |= closed.series.cohort == Cohort::Canary && counts;
         }
         state.count(closed.slot, &view, red, failing, usize::try_from(frame.plan.take_back.within).unwrap_or(0));
@@ -387,10 +403,10 @@ impl Evidence {
         tracks.iter_mut().find(|track| track.criterion == criterion.name)
     }
 
-    /// Regions with a series whose last slot was not covered, and since when.
-    pub fn silent(&self) -> BTreeMap<Region, Timestamp> {
+    /// Regions with a series that is not left out and whose last slot was not covered, and since when.
+    pub fn silent(&self, is_left_out: impl Fn(&Series) -> bool) -> BTreeMap<Region, Timestamp> {
         let mut silent = BTreeMap::new();
-        for (series, state) in &self.series {
+        for (series, state) in self.series.iter().filter(|(series, _)| !is_left_out(series)) {
             if let Some(since) = state.uncovered_since {
                 let earliest = silent.entry(series.region.clone()).or_insert(since);
                 *earliest = since.min(*earliest);
@@ -400,8 +416,8 @@ impl Evidence {
     }
 
     /// Slots that were green in every series that is not left out.
-    pub(crate) fn green_slots(&self, is_excluded: impl Fn(&Excluded) -> bool) -> u32 {
-        let counted = self.series.iter().filter(|(series, _)| !is_excluded(&Excluded::Region(series.region.clone())));
+    pub(crate) fn green_slots(&self, is_left_out: impl Fn(&Series) -> bool) -> u32 {
+        let counted = self.series.iter().filter(|(series, _)| !is_left_out(series));
         let sets: Vec<&BTreeSet<Timestamp>> = counted.map(|(_, state)| &state.green).collect();
         let Some((first, rest)) = sets.split_first() else { return 0 };
         let green = first.iter().filter(|slot| rest.iter().all(|set| set.contains(*slot))).count();

@@ -171,11 +171,8 @@ pub(crate) fn holds(rollout: &Rollout, findings: &[Finding<'_>], now: Timestamp)
     if rollout.paused {
         holds.push(Hold::Paused);
     }
-    for (region, since) in rollout.evidence.silent() {
-        if !rollout.is_excluded(&Excluded::Region(region.clone()), now) {
-            holds.push(Hold::NoData { region, since });
-        }
-    }
+    let silent = rollout.evidence.silent(|series| rollout.is_left_out(series, now));
+    holds.extend(silent.into_iter().map(|(region, since)| Hold::NoData { region, since }));
     for (lever, ..) in drift::drifted(rollout, now).filter(|(.., act)| *act > OnFail::Warn) {
         holds.push(Hold::Lever { lever: lever.clone() });
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_protocol::assignment::{Assignment, Look};
-use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{LeverName, Region, RolloutId};
 use bellwether_protocol::plan::{Objective, Plan, Sli};
 use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement};
@@ -314,7 +313,7 @@ fn leaves_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
 
 fn regions(desk: &Desk, rollout: &Rollout) -> Vec<RegionStatus> {
     let Some(stage) = rollout.stage() else { return Vec::new() };
-    let silent = rollout.evidence.silent();
+    let silent = rollout.evidence.silent(|_| false);
     let status = |region: &Region| {
         let all: Vec<&SeriesState> = rollout
             .evidence
@@ -397,7 +396,7 @@ fn take_back_status(rollout: &Rollout, back: &TakeBack, now: Timestamp) -> TakeB
         due: back.due,
         applied_at: back.applied_at,
         recovered_at: back.recovered_at,
-        green: rollout.evidence.green_slots(|what: &Excluded| rollout.is_excluded(what, now)),
+        green: rollout.evidence.green_slots(|series| rollout.is_left_out(series, now)),
         green_needed: rollout.plan.take_back.green,
     }
 }

@@ -3,7 +3,6 @@
 //! Silence holds: a series without evidence never counts as green.
 
 use bellwether_protocol::alert::Severity;
-use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{CriterionName, GateVersion, Region};
 use bellwether_protocol::plan::OnFail;
 use bellwether_protocol::reason::{Cause, Ending, Hold, Judgement, Lack, Reason, Verdict};
@@ -303,11 +302,7 @@ fn is_soaked(rollout: &Rollout, now: Timestamp) -> bool {
 
 /// The soak is that of the slowest series.
 pub(crate) fn soaked_slots(rollout: &Rollout, now: Timestamp) -> u64 {
-    let counted = rollout
-        .evidence
-        .series
-        .iter()
-        .filter(|(series, _)| !rollout.is_excluded(&Excluded::Region(series.region.clone()), now));
+    let counted = rollout.evidence.series.iter().filter(|(series, _)| !rollout.is_left_out(series, now));
     counted.map(|(_, state)| state.soaked).min().unwrap_or(0)
 }
 

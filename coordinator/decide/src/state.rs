@@ -12,7 +12,7 @@ use bellwether_protocol::id::{
 use bellwether_protocol::plan::{Plan, Set, SetTo, Stage};
 use bellwether_protocol::presence::LeverReading;
 use bellwether_protocol::reason::{Cause, Ending, Hold};
-use bellwether_protocol::record::{Agents, Hash};
+use bellwether_protocol::record::{Agents, Hash, Series};
 use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -395,6 +395,16 @@ impl Rollout {
         self.excluded.iter().any(|exclusion| exclusion.what == *what && now < exclusion.until)
     }
 
+    /// Whether nothing of a series counts at `now`: its region is left out by hand, or all that judges it. Where
+    /// nothing judges at all any more, it still counts that somebody looked.
+    pub fn is_left_out(&self, series: &Series, now: Timestamp) -> bool {
+        let criteria = self.stage().map_or(&[][..], |stage| &stage.criteria).iter();
+        let on = criteria.filter(|name| !self.is_excluded(&Excluded::Criterion((*name).clone()), now));
+        let mut slis = on.filter_map(|name| Some(&self.plan.criterion(name)?.sli)).peekable();
+        let is_unjudged = slis.peek().is_some() && slis.all(|sli| *sli != series.sli);
+        is_unjudged || self.is_excluded(&Excluded::Region(series.region.clone()), now)
+    }
+
     /// The release that the whole goes back to.
     pub fn previous(&self) -> Option<&Release> {
         self.levers.get(self.plan.release_lever()?)?.previous.as_ref()
@@ -437,9 +447,14 @@ impl Rollout {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_protocol::plan::{Criterion, Objective};
     use bellwether_protocol::record::AgentHere;
+    use bellwether_protocol::sample::Cohort;
+    use bellwether_protocol::time::Span;
 
     use super::*;
+    use crate::budget::tests::criterion;
+    use crate::rehearse::Rehearsal;
 
     #[test]
     fn a_release_that_failed_is_none_to_go_back_to() {
@@ -475,5 +490,36 @@ mod tests {
         assert_eq!(of("v42", Some("v42"), &["v42", "v41"], Some("v42"), &[]), v("v41"));
         let refused = of("v42", Some("v42"), &["v42"], Some("v42"), &[]).unwrap_err();
         assert!(refused.starts_with("v42 is out already"), "{refused}");
+    }
+
+    #[test]
+    fn what_nothing_judges_any_more_is_not_waited_for() {
+        let mut plan = crate::budget::tests::plan();
+        let own = |name: &str, sli: &str| Criterion {
+            sli: sli.parse().unwrap(),
+            ..criterion(name, true, Objective::Zero { bad: Vec::new() })
+        };
+        plan.criteria = vec![own("a", "checkout"), own("b", "jobs"), own("c", "jobs")];
+        plan.stages = vec![crate::budget::tests::stage(&["east"], Span::from_secs(60), &["a", "b", "c"])];
+        let now = Timestamp::from_ms(1_800_000_000_000);
+        let mut rollout = Rehearsal::begin(plan, "v2".parse().unwrap(), now).unwrap().rollout().clone();
+        let series =
+            |sli: &str| Series { sli: sli.parse().unwrap(), cohort: Cohort::Canary, region: "east".parse().unwrap() };
+        for (out, left_out) in [
+            (&[][..], [false, false]),
+            (&["b"], [false, false]),
+            (&["b", "c"], [false, true]),
+            (&["a"], [true, false]),
+            (&["a", "b", "c"], [false, false]),
+        ] {
+            let exclusion = |name: &&str| Exclusion {
+                what: Excluded::Criterion(name.parse().unwrap()),
+                until: now + Span::from_secs(60),
+            };
+            rollout.excluded = out.iter().map(exclusion).collect();
+            assert_eq!(["checkout", "jobs"].map(|sli| rollout.is_left_out(&series(sli), now)), left_out, "{out:?}");
+            let later = now + Span::from_secs(60);
+            assert!(!rollout.is_left_out(&series("jobs"), later));
+        }
     }
 }

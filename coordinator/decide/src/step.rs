@@ -232,7 +232,8 @@ pub(crate) fn frame(rollout: &Rollout) -> Option<Frame<'_>> {
     };
     let refuses = level.map_or(&[][..], |(_, level)| &level.refuses);
     let is_entering = matches!(rollout.phase, Phase::Entering { .. });
-    Some(Frame::new(&rollout.plan, stage, Expected { canary, baseline }, is_entering, refuses))
+    let frame = Frame::new(&rollout.plan, stage, Expected { canary, baseline }, is_entering, refuses);
+    Some(frame.without(&rollout.excluded))
 }
 
 fn fold_presence(desk: &mut Desk, seen: &AgentSeen) {

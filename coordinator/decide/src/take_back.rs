@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use bellwether_protocol::action::ActionOutcome;
 use bellwether_protocol::alert::Severity;
-use bellwether_protocol::command::Excluded;
 use bellwether_protocol::id::{CriterionName, LeverName, LeverValue};
 use bellwether_protocol::plan::{OnFail, Set, SetTo, Sli};
 use bellwether_protocol::reason::{Cause, Ending, Reason};
@@ -279,10 +278,7 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
 
 fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, out: &mut Out) -> bool {
     let now = out.now;
-    let green = {
-        let is_excluded = |what: &Excluded| rollout.is_excluded(what, now);
-        rollout.evidence.green_slots(is_excluded)
-    };
+    let green = rollout.evidence.green_slots(|series| rollout.is_left_out(series, now));
     let astray = back.levels.get(back.level).and_then(|level| astray(rollout, level));
     if green >= rollout.plan.take_back.green && astray.is_none() {
         set_back(rollout, |back| back.recovered_at = Some(now));
@@ -315,13 +311,13 @@ fn see_recovered(rollout: &mut Rollout, back: &TakeBack, applied_at: Timestamp, 
 
 fn counted(rollout: &Rollout, now: Timestamp, of: impl Fn(&crate::evidence::SeriesState) -> u64) -> u64 {
     let series = rollout.evidence.series.iter();
-    let series = series.filter(|(s, _)| !rollout.is_excluded(&Excluded::Region(s.region.clone()), now));
+    let series = series.filter(|(series, _)| !rollout.is_left_out(series, now));
     series.map(|(_, state)| of(state)).min().unwrap_or(0)
 }
 
 fn sights(rollout: &Rollout, now: Timestamp) -> Vec<Option<Sight>> {
     let series = rollout.evidence.series.iter();
-    let series = series.filter(|(s, _)| !rollout.is_excluded(&Excluded::Region(s.region.clone()), now));
+    let series = series.filter(|(series, _)| !rollout.is_left_out(series, now));
     // What cannot name a release, such as a log, shows none.
     let series = series.filter(|(s, state)| state.sight.is_some() || names_release(rollout, s));
     series.map(|(_, state)| state.sight).collect()
