@@ -85,9 +85,9 @@ mod tests {
         }
     }
 
-    fn dry(release: &str, agents: &[Presence]) -> DryRun {
-        let (plan, _) = read_plan("plan.yaml", PLAN, &[], &Default::default()).unwrap();
-        let (text, overrides) = (PLAN.to_owned(), Vec::new());
+    fn dry(text: &str, release: &str, agents: &[Presence]) -> DryRun {
+        let (plan, _) = read_plan("plan.yaml", text, &[], &Default::default()).unwrap();
+        let (text, overrides) = (text.to_owned(), Vec::new());
         let start = Start { release: release.parse().unwrap(), text, overrides, plan, shadow: false, supersede: false };
         dry_run(start, agents, "2026-05-05T13:51:10Z".parse().unwrap()).unwrap()
     }
@@ -104,7 +104,7 @@ mod tests {
             [("backup", Some("run")), ("release", Some("v2")), ("release", back)]
                 .map(|(lever, to)| (lever.parse().unwrap(), to.map(str::to_owned)))
         };
-        let good = dry("v2", &[probe.clone(), levers(Some("v1"))]);
+        let good = dry(PLAN, "v2", &[probe.clone(), levers(Some("v1"))]);
         assert_eq!((good.refused.as_deref(), good.previous.as_ref().map(|v| v.as_str())), (None, Some("v1")));
         assert_eq!(all(&good), moves(Some("v1")));
         for (agents, why) in [
@@ -112,9 +112,41 @@ mod tests {
             (vec![probe.clone(), levers(None)], "lever release could not be read back"),
             (vec![probe, levers(Some("v2"))], "v2 is out already"),
         ] {
-            let blocked = dry("v2", &agents);
+            let blocked = dry(PLAN, "v2", &agents);
             assert!(blocked.refused.as_ref().is_some_and(|said| said.starts_with(why)), "{:?}", blocked.refused);
             assert_eq!(all(&blocked), moves(None));
+        }
+    }
+
+    #[test]
+    fn every_environment_of_the_sample_shop_goes_back_to_its_own_release() {
+        const SHOP: &str = include_str!("../../tests/plans/shop.yaml");
+        let probes = ["staging", "east", "west"].map(|region| agent(&format!("{region}.probe.probe-1"), &[]));
+        let held = |staging| {
+            let others = [("traffic", Some("0%")), ("new_checkout", Some("off"))];
+            let held = [("staging", Some(staging)), ("release", Some("v42")), ("stable", Some("v42"))];
+            let mut roll = agent("east.rollback.roll-1", &[&held[..], &others].concat());
+            for reading in roll
+                .levers
+                .values_mut()
+                .flatten()
+                .filter(|reading| held.iter().any(|(lever, _)| reading.lever.as_str() == *lever))
+            {
+                reading.history = vec!["v42".parse().unwrap(), "v41".parse().unwrap()];
+            }
+            [&probes[..], &[roll]].concat()
+        };
+        // v42 is out already in the second case; in the third, staging alone is a release behind.
+        for (release, staging, back) in
+            [("v43", "v42", "v42 v42 v42"), ("v42", "v42", "v41 v41 v41"), ("v43", "v41", "v42 v42 v41")]
+        {
+            let would = dry(SHOP, release, &held(staging));
+            assert_eq!(would.refused, None);
+            let to = |lever: &str| {
+                would.levels[0].iter().find(|one| one.lever.as_str() == lever).and_then(|one| one.to.clone())
+            };
+            let found = ["release", "stable", "staging"].map(|lever| to(lever).unwrap().to_string());
+            assert_eq!(found.join(" "), back, "{release} while staging holds {staging}");
         }
     }
 }
