@@ -99,6 +99,25 @@ fn what_is_laid_over_a_base() {
             "a: [{ name: x, b: 1 }, { name: x, b: 2 }]",
             "a:\n  - name: x\n    b: 1\n  - name: x\n    b: 2",
         ),
+        // Named items go with `remove`, and stand where `before` says.
+        ("a: [{ name: x }, { name: y }]", "a: [{ name: x, remove: true }]", "a:\n  - name: y"),
+        ("a: [{ name: x, b: 1 }]", "a: [{ name: x, remove: true }, { name: x }]", "a:\n  - name: x"),
+        (
+            "a: [{ name: x, b: [{ name: y }] }]",
+            "a: [{ name: x, b: [{ name: y, remove: true }] }]",
+            "a:\n  - name: x\n    b: []",
+        ),
+        ("a: [{ name: x, b: 1 }]", "a: [{ name: x, remove: ~ }]", "a:\n  - name: x\n    b: 1"),
+        (
+            "a: [{ name: x }, { name: y }]",
+            "a: [{ name: v, before: y }, { name: w, before: y }, { name: u, before: v }]",
+            "a:\n  - name: x\n  - name: u\n  - name: v\n  - name: w\n  - name: y",
+        ),
+        (
+            "a: [{ name: x }, { name: y, b: 1 }]",
+            "a: [{ name: y, c: 2, before: x }]",
+            "a:\n  - name: y\n    b: 1\n    c: 2\n  - name: x",
+        ),
         ("a: &one [1]\nb: *one", "b: [2]", "a:\n  - 1\nb:\n  - 2"),
         ("a: '1'\nb: \"{x}\"", "c: 010", "a: \"1\"\nb: \"{x}\"\nc: 010"),
         ("---\na: 1\n---\na: 2\n---\n# nothing\n", "b: 1", "a: 2\nb: 1"),
@@ -167,6 +186,39 @@ error[P14]: nothing is written for `release`, which a base has
 1 error in 2 files. Nothing was contacted or changed.
 ";
     assert_eq!(said("service: shop", "service: shop\nlevers: { release: }"), expected);
+    let expected = "\
+error[P04]: no `p90` below to take away
+ --> plans/shop/plan.yaml:5:18
+5|   - { name: p90, remove: true }
+ |                  ^^^^^^ did you mean `p99`? (also: error_rate)
+1 error in 2 files. Nothing was contacted or changed.
+";
+    assert_eq!(said("error_rate, must: error_ratio < 1%", "p90, remove: true"), expected);
+    let expected = "\
+error[P04]: no `error_ratio` to stand before
+ --> plans/shop/plan.yaml:5:33
+5|   - { name: error_rate, before: error_ratio }
+ |                                 ^^^^^^^^^^^ known: p99
+1 error in 2 files. Nothing was contacted or changed.
+";
+    assert_eq!(said("must: error_ratio < 1%", "before: error_ratio"), expected);
+    let expected = "\
+error[P08]: `remove` beside other keys
+ --> plans/shop/plan.yaml:5:49
+5|   - { name: error_rate, must: error_ratio < 1%, remove: true }
+ |                                                 ^^^^^^ of what is taken away only the `name` is written
+1 error in 2 files. Nothing was contacted or changed.
+";
+    assert_eq!(said("< 1%", "< 1%, remove: true"), expected);
+    let expected = "\
+error[P02]: `remove` can only be `true`
+ --> plans/shop/plan.yaml:5:33
+5|   - { name: error_rate, remove: yes }
+ |                                 ^^^ leave it out to keep the item
+1 error in 2 files. Nothing was contacted or changed.
+";
+    assert_eq!(said("must: error_ratio < 1%", "remove: yes"), expected);
+    assert_eq!(said("must: error_ratio < 1%", "remove: true"), "");
     let expected = "\
 error[P01]: not YAML: unclosed bracket '{'
  --> plans/shop/plan.yaml:5:5
@@ -267,6 +319,8 @@ fn layer() -> impl Strategy<Value = String> {
         "[",
         "]",
         ", ",
+        "remove: true",
+        "before: x",
         "~",
         "1",
         "'2'",

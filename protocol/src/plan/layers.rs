@@ -5,12 +5,13 @@
 //! that name their base by `extends`, with a line at the head of each that says which file it was;
 //! whatever is found wrong later points into that file.
 //!
-//! Maps are merged key by key. Lists of items that all have a `name` are merged by it: the order is the
-//! base's, and what is new comes last. Any other value takes the place of the base's, and `key: ~`
-//! takes away what the base has there.
+//! Maps are merged key by key, and `key: ~` takes away what the base has there. Lists of items that all
+//! have a `name` are merged by it: `remove: true` takes an item away, `before: NAME` says where it
+//! stands, and what is new comes last. Any other value takes the place of the base's.
 
 use std::collections::BTreeMap;
 
+use super::named::{is_named, laid_by_name};
 use super::node::{self, Key, Mark, Node, Part, Value};
 use super::report::{FINDINGS_MAX, Finding, cut};
 
@@ -111,11 +112,11 @@ pub(super) fn place(findings: &mut Vec<Finding>, file: &str, text: &str) {
 }
 
 /// `base`, with `over` laid over it.
-fn laid(base: Node, over: Node, findings: &mut Vec<Finding>) -> Node {
+pub(super) fn laid(base: Node, over: Node, findings: &mut Vec<Finding>) -> Node {
     let value = match (base.value, over.value) {
         (Value::Map(own), Value::Map(laid)) => Value::Map(keys(own, laid, findings)),
         (Value::List(own), Value::List(laid)) if is_named(&own) && is_named(&laid) => {
-            Value::List(items(own, laid, findings))
+            Value::List(laid_by_name(own, laid, findings))
         }
         (_, laid) => laid,
     };
@@ -145,32 +146,6 @@ fn keys(own: Vec<(Key, Node)>, over: Vec<(Key, Node)>, findings: &mut Vec<Findin
         }
     }
     all.into_iter().flatten().collect()
-}
-
-fn items(own: Vec<Node>, over: Vec<Node>, findings: &mut Vec<Finding>) -> Vec<Node> {
-    let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    for (at, item) in own.iter().enumerate() {
-        places.entry(name(item).unwrap_or_default().to_owned()).or_insert(at);
-    }
-    let mut all: Vec<Option<Node>> = own.into_iter().map(Some).collect();
-    for item in over {
-        // A second one of that name stays beside the first, for `check` to find.
-        let at = name(&item).and_then(|name| places.remove(name));
-        match at.and_then(|at| all.get_mut(at)).and_then(|own| Some((own.take()?, own))) {
-            Some((base, own)) => *own = Some(laid(base, item, findings)),
-            None => all.push(Some(item)),
-        }
-    }
-    all.into_iter().flatten().collect()
-}
-
-/// Whether every item has a name.
-fn is_named(list: &[Node]) -> bool {
-    !list.is_empty() && list.iter().all(|item| name(item).is_some())
-}
-
-fn name(item: &Node) -> Option<&str> {
-    item.get("name").filter(|name| !name.is_nothing()).and_then(Node::text)
 }
 
 /// The files of a text.

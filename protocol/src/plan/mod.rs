@@ -129,6 +129,8 @@ mod freeze;
 #[cfg(feature = "plan-file")]
 mod layers;
 #[cfg(feature = "plan-file")]
+mod named;
+#[cfg(feature = "plan-file")]
 mod node;
 pub mod number;
 #[cfg(feature = "plan-file")]

@@ -46,6 +46,9 @@ fn over_a_base(mut schema: Value) -> Value {
     if let Some(items) = own.get_mut("items") {
         *items = over_a_base(items.take());
         items["required"] = json!(["name"]);
+        items["properties"]["before"] = json!({ "type": "string", "description": "The item before which it stands. Default: where the base has it, or last." });
+        items["properties"]["remove"] = json!({ "const": true, "description": "Takes the base's item of this name away: nothing else is written of it." });
+        items["dependencies"] = json!({ "remove": { "maxProperties": 2 } });
     }
     if let Some(values) = own.get_mut("additionalProperties").filter(|values| values.is_object()) {
         *values = or_nothing(over_a_base(values.take()));
