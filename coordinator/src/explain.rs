@@ -12,7 +12,7 @@ use bellwether_protocol::id::{CriterionName, LeverName, LeverValue, Region};
 use bellwether_protocol::plan::{Plan, files};
 use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Judgement, Reason};
-use bellwether_protocol::record::{AgentSeen, ClosedSlot, Input, Record};
+use bellwether_protocol::record::{AgentSeen, ClosedSlot, Hash, Input, Record};
 use bellwether_protocol::sample::{Cohort, EVIDENCE_MAX, Evidence};
 use bellwether_protocol::time::Timestamp;
 
@@ -34,6 +34,7 @@ pub fn explain(lines: impl IntoIterator<Item = Vec<u8>>, which: Which<'_>) -> Re
 /// What is gathered record by record.
 #[derive(Default)]
 pub(crate) struct Why {
+    /// The plan that was judged by.
     plan_text: String,
     pub(crate) decided: Option<(Decided, Vec<Standing>, Vec<Coverage>)>,
     /// Slots with bad answers: the criterion that counts them, and which cohort's.
@@ -49,10 +50,8 @@ pub(crate) struct Why {
 impl Gather for Why {
     fn take(&mut self, record: &Record, before: Option<&Rollout>, slots: &[(&ClosedSlot, Counted<'_>)]) {
         for input in &record.inputs {
-            match input {
-                Input::Command(Command { ask: Ask::Start(start), .. }) => start.text.clone_into(&mut self.plan_text),
-                Input::Presence(seen) => self.note_gaps(seen, record.now),
-                _ => {}
+            if let Input::Presence(seen) = input {
+                self.note_gaps(seen, record.now);
             }
         }
         if self.decided.is_none() {
@@ -67,6 +66,15 @@ impl Gather for Why {
 impl Why {
     fn note(&mut self, record: &Record, before: Option<&Rollout>, reason: &Reason) {
         match reason {
+            Reason::Started { plan_hash, .. } | Reason::Amended { plan_hash } if self.decided.is_none() => {
+                // Of several that were asked for, the one that was taken.
+                let text = record
+                    .inputs
+                    .iter()
+                    .filter_map(plan_text)
+                    .find(|text| Hash::of(text.as_bytes()).short() == *plan_hash);
+                self.plan_text = text.unwrap_or_default().to_owned();
+            }
             Reason::StageEntered { .. } => {
                 self.slots.clear();
                 self.evidence.clear();
@@ -194,6 +202,15 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
         evidence: all.evidence,
         records,
     })
+}
+
+/// The plan that a command brings along.
+fn plan_text(input: &Input) -> Option<&str> {
+    match input {
+        Input::Command(Command { ask: Ask::Amend(amend), .. }) => Some(&amend.text),
+        Input::Command(Command { ask: Ask::Start(start), .. }) => Some(&start.text),
+        _ => None,
+    }
 }
 
 /// Every verdict, each with the end of its last slot.

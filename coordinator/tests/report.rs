@@ -15,7 +15,7 @@ use bellwether_coordinator::report::{evidence, report};
 use bellwether_decide::{Desk, step};
 use bellwether_protocol::action::{ActionOutcome, ActionResult};
 use bellwether_protocol::codec::to_json;
-use bellwether_protocol::command::{Ask, COMMAND_VALID, Command, Excluded, Start};
+use bellwether_protocol::command::{Amend, Ask, COMMAND_VALID, Command, Excluded, Start};
 use bellwether_protocol::id::{CoordinatorId, Service};
 use bellwether_protocol::plan::read_plan;
 use bellwether_protocol::presence::{Gap, LeverReading, Target, Watching};
@@ -320,6 +320,11 @@ take_back: { levels: [{ set: [{ set: release, to: '{previous}' }] }] }
 fn canary() -> Recorder {
     let mut recorder = Recorder::new("shop", &["iad", "sjc"], &[("release", "v41")], "2026-05-05T13:50:00Z");
     recorder.start("v42", CANARY);
+    fail(&mut recorder);
+    recorder
+}
+
+fn fail(recorder: &mut Recorder) {
     let first = recorder.desk.rollout.as_ref().unwrap().evidence.series.values().next().unwrap().next;
     let mut inputs = Vec::new();
     for (series, release, slots, bad) in [
@@ -337,7 +342,29 @@ fn canary() -> Recorder {
     let reasons = recorder.record(inputs);
     assert!(reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. })), "{reasons:?}");
     recorder.obey(reasons);
-    recorder
+}
+
+#[test]
+fn an_explanation_points_into_the_plan_that_was_judged_by() {
+    let mut recorder = Recorder::new("shop", &["iad", "sjc"], &[("release", "v41")], "2026-05-05T13:50:00Z");
+    recorder.start("v42", CANARY);
+    let (text, overrides) = (CANARY.replacen('\n', "# Two lines\n# more.\n", 1), Vec::new());
+    let plan = read_plan("plan.yaml", &text, &overrides, &BTreeMap::new()).unwrap().0;
+    recorder.ask(Ask::Amend(Box::new(Amend { text, overrides: overrides.clone(), plan: plan.clone() })), "a test");
+    // What was refused is not what was judged by.
+    let text = "\n".repeat(50) + CANARY;
+    let (release, other) = ("v43".parse().unwrap(), text.clone());
+    let start =
+        Start { release, text, overrides: overrides.clone(), plan: plan.clone(), shadow: false, supersede: false };
+    recorder.ask(Ask::Start(Box::new(start)), "a test");
+    let plan = bellwether_protocol::plan::Plan { service: "other".parse().unwrap(), ..plan };
+    recorder.ask(Ask::Amend(Box::new(Amend { text: other, overrides, plan })), "a test");
+    recorder.later("1m");
+    fail(&mut recorder);
+    let line = |recorder: &Recorder| {
+        explain(recorder.lines.clone(), (&recorder.desk.service, None)).unwrap().unwrap().plan_line
+    };
+    assert_eq!((line(&canary()), line(&recorder)), (Some(10), Some(11)));
 }
 
 #[test]
