@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwether_bus::server::{LocalServer, StartServerError};
-use bellwether_bus::testing::{Test, WITHIN, World, connect_options, harness, options};
+use bellwether_bus::testing::{Test, WITHIN, World, connect_options, harness, options, until};
 use bellwether_bus::{
     AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, JoinError, KvError, NewUser, Next,
     ProvisionError, PublishError, child, user_line,
 };
 use bellwether_protocol::cloud_event::CloudEvent;
+use bellwether_protocol::command::Verb;
 use bellwether_protocol::id::AgentId;
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::Timestamp;
-const TESTS: [Test; 15] = bellwether_bus::tests![
+const TESTS: [Test; 16] = bellwether_bus::tests![
     provisioning_is_idempotent_and_repairs,
     a_repeated_publish_is_stored_once,
     an_append_is_fenced,
@@ -32,6 +33,7 @@ const TESTS: [Test; 15] = bellwether_bus::tests![
     an_absent_server_is_named,
     wrong_credentials_are_named,
     a_denied_subject_is_named,
+    a_trigger_may_start_in_its_own_name_and_no_more,
     a_user_line_allows_what_an_agent_does_and_no_more,
     a_server_that_may_lose_what_it_acknowledged_is_named,
     a_server_is_supervised_and_dies_with_its_pipe,
@@ -392,6 +394,49 @@ async fn a_user_line_allows_what_an_agent_does_and_no_more() {
     }
     assert!(presence.put("sjc.probe.two", Vec::new()).await.is_err());
     assert!(bus.kv(Bucket::Assignments).put("sjc.shop", Vec::new()).await.is_err());
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
+}
+
+async fn a_trigger_may_start_in_its_own_name_and_no_more() {
+    let agent: AgentId = "sjc.trigger.one".parse().expect("an agent");
+    let user = NewUser::generate().expect("a key");
+    let prefix = connect_options("").prefix;
+    let line = user_line(&prefix, &agent, None, &user.public);
+    // What its messages come on is added by hand.
+    let line = line.replace("\"_INBOX.>\"", "\"_INBOX.>\", \"ci.deployed\"");
+    let (mut child, url, _dir) = guarded_with(&line).await;
+    let admin = Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
+    admin.provision().await.expect("provisioned");
+    let options = ConnectOptions { credentials: Some(Credentials::NkeySeed(user.seed)), ..connect_options(&url) };
+    let bus = Bus::connect(&options).await.expect("let in");
+    bus.provision().await.expect("all is as it must be");
+    let start =
+        |name: &str| prefix.command(&"shop".parse().expect("a service"), Verb::Start, &name.parse().expect("a name"));
+    bus.publish(start("one"), "a", Vec::new()).await.expect("its own");
+    let pause = "bw.command.shop.pause.one".to_owned();
+    let outcome = "bw.outcome.shop.a".to_owned();
+    for other in [start("two"), start("alice"), pause, outcome.clone(), "bw.decision.shop".to_owned()] {
+        let error = bus.publish(other.clone(), &other, Vec::new()).await.expect_err("denied");
+        assert!(matches!(error, PublishError::Forbidden { .. }), "{other}: {error}");
+    }
+    assert!(bus.kv(Bucket::Status).put("shop", Vec::new()).await.is_err());
+    // It hears what was decided, where a rollout stands, and its messages.
+    admin.publish(outcome.clone(), "b", b"done".to_vec()).await.expect("stored");
+    let mut outcomes = bus.read(Stream::Alerts, vec![outcome.clone()], From::Start);
+    assert_eq!(outcomes.next().await.body, b"done");
+    bus.last(Stream::Alerts, &outcome).await.expect("looked at").expect("there");
+    admin.kv(Bucket::Status).put("shop", b"on".to_vec()).await.expect("said");
+    bus.kv(Bucket::Status).get("shop").await.expect("looked at").expect("there");
+    admin.kv(Bucket::Presence).put("sjc.rollback.one", b"here".to_vec()).await.expect("said");
+    assert_eq!(bus.kv(Bucket::Presence).watch().next().await.key, "sjc.rollback.one");
+    let mut ear = bus.subscribe("ci.deployed").await.expect("a subject");
+    let nats = async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "right".to_owned());
+    let nats = nats.connect(&url).await.expect("let in");
+    until("it hears", async || {
+        nats.publish("ci.deployed", "v43".into()).await.map_err(|error| error.to_string())?;
+        ear.take().ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
     tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
 }
 
