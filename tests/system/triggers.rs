@@ -11,6 +11,8 @@ use crate::run;
 
 /// Two agents with the same triggers.
 const TRIGGERS: [&str; 2] = ["east.trigger.one", "west.trigger.two"];
+/// The trace of the pipeline that says what it has built.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const INTENT: &str = "between intent and start";
 
 #[test]
@@ -24,8 +26,10 @@ fn a_release_that_is_named_or_seen_starts_one_rollout() {
         ci["message"] = json!({ "subject": "ci.>", "release": "$.image.tag", "where": { "$.env": "production" } });
         let mut seen = json!({ "name": "seen", "service": "shop", "plan": plan, "lever": "release" });
         seen["overrides"] = json!(["stages.canary.soak=10m"]);
+        let mut late = json!({ "name": "late", "service": "shop", "plan": plan, "message": { "subject": "late" } });
+        late["shadow"] = json!(true);
         for id in TRIGGERS {
-            mesh.add_agent_with(id, &format!("trigger: {}\n", json!([ci, seen])));
+            mesh.add_agent_with(id, &format!("trigger: {}\n", json!([ci, seen, late])));
         }
         mesh.until_ready().await;
         remembered(&mesh, "v41").await;
@@ -34,7 +38,9 @@ fn a_release_that_is_named_or_seen_starts_one_rollout() {
         // By a message, twice, to two agents. Others are not for them, or not understood.
         let nats = async_nats::connect(mesh.url()).await.expect("connected");
         let say = async |body: &str| {
-            nats.publish("ci.deployed", body.to_owned().into()).await.expect("sent");
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"));
+            nats.publish_with_headers("ci.deployed", headers, body.to_owned().into()).await.expect("sent");
             nats.flush().await.expect("sent");
         };
         for body in [r#"{"env": "staging", "image": {"tag": "v44"}}"#, r#"{"env": "production"}"#, "{"] {
@@ -54,6 +60,10 @@ fn a_release_that_is_named_or_seen_starts_one_rollout() {
         };
         say(named).await;
         assert!(["one", "two"].contains(&principal.as_str()), "{principal}");
+        let inbox = async_nats::jetstream::new(nats.clone()).get_stream("bw-inbox").await.expect("there");
+        let asked = inbox.get_last_raw_message_by_subject(&format!("bw.command.shop.start.{principal}")).await;
+        let headers = asked.expect("the command").headers;
+        assert!(headers.get("traceparent").is_some_and(|place| place.as_str().contains(TRACE)), "{headers:?}");
         assert_eq!(log.until_ended().await, Ending::Completed);
         remembered(&mesh, "v42").await;
 
@@ -76,6 +86,13 @@ fn a_release_that_is_named_or_seen_starts_one_rollout() {
         remembered(&mesh, "v70").await;
         let status = mesh.status().await.expect("a status");
         assert_eq!((status.rollout.to_string().as_str(), status.release.as_str()), ("shop/2", "v70"));
+
+        // Nobody decides for a while: both are told, that and what was decided then.
+        mesh.kill("coordinator-1");
+        nats.publish("late", "v73".into()).await.expect("sent");
+        told(&mesh, "v73 not started by late: stored, not yet decided", async || ()).await;
+        mesh.spawn("coordinator-1", "");
+        told(&mesh, "v73 not started by late: refused: shop/2 is running", async || ()).await;
     });
 }
 

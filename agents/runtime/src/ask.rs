@@ -78,12 +78,17 @@ pub async fn ask(
     let body = codec::to_json("command", &asked.body)?;
     let seq = bus.publish(subject, command.as_str(), body).await?.seq;
     stored(&command);
+    let outcome = tokio::time::timeout(within, decided(bus, &asked.service, &command)).await;
+    Ok(Answer { command, stored: seq, outcome: outcome.ok().transpose()? })
+}
+
+/// Waits, however long it takes, for what is decided about a command that is stored.
+///
+/// # Errors
+/// When that cannot be understood.
+pub async fn decided(bus: &Bus, service: &Service, command: &CommandId) -> Result<Outcome, DecodeError> {
     // The subject holds the id, so that reading from the start finds this outcome and no other.
-    let filter = bus.prefix().outcome(&asked.service, &command);
-    let mut outcomes = bus.read(Stream::Alerts, vec![filter], Begin::Start);
-    let outcome = match tokio::time::timeout(within, outcomes.next()).await {
-        Ok(message) => Some(codec::from_json("outcome", &message.body)?),
-        Err(_) => None,
-    };
-    Ok(Answer { command, stored: seq, outcome })
+    let filter = bus.prefix().outcome(service, command);
+    let message = bus.read(Stream::Alerts, vec![filter], Begin::Start).next().await;
+    codec::from_json("outcome", &message.body)
 }

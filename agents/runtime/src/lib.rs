@@ -52,7 +52,7 @@ pub mod web;
 
 pub use allowed::Allowed;
 pub use alone::act_alone;
-pub use ask::{Answer, AskError, Asked, ask};
+pub use ask::{Answer, AskError, Asked, ask, decided};
 pub use config::{
     AgentConfig, ConfigError, FILE_LEN_MAX, NatsConfig, file_reference, load_config, parse_config, read_text,
 };

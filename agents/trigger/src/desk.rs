@@ -6,25 +6,27 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bellwether_bus::metrics::{self, Counter, KeyValue};
-use bellwether_bus::{Subscription, fault};
+use bellwether_bus::{Subscription, Trace, fault};
 use bellwether_protocol::codec;
-use bellwether_protocol::id::{Release, Revision};
+use bellwether_protocol::id::{Release, Revision, RolloutId};
 use bellwether_protocol::plan::Validators;
 use bellwether_protocol::presence::{GAP_LEN_MAX, Presence, Watching};
 use bellwether_protocol::subject::Bucket;
 use bellwether_protocol::time::Timestamp;
 use bellwether_runtime::web::redact;
 use bellwether_runtime::{Runtime, store};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
 
 use crate::TriggerError;
 use crate::config::TriggerConfig;
 use crate::lever::Lever;
 use crate::message::Message;
-use crate::start;
+use crate::start::{self, StartFlaw};
 use crate::trigger::{Effect, Event, Pass, Trigger};
 
-/// Most releases that wait for an earlier one to be decided.
+/// Most releases that wait for an earlier one to be decided, and most starts that are not decided.
 const WAITING_MAX: usize = 16;
 /// Until the disk is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -39,6 +41,8 @@ pub(crate) struct Desk<'a> {
     own: TriggerConfig,
     trigger: Trigger,
     path: PathBuf,
+    /// What becomes of starts that nobody had decided in time.
+    undecided: FuturesUnordered<BoxFuture<'static, (Release, Result<RolloutId, StartFlaw>)>>,
 }
 
 impl<'a> Desk<'a> {
@@ -54,7 +58,7 @@ impl<'a> Desk<'a> {
         let path = runtime.state_dir.join(format!("trigger-{}.json", own.name));
         let wrong = |source| TriggerError::Memory { path: path.display().to_string(), source };
         let trigger = Trigger::new(store::load(&path).map_err(wrong)?.unwrap_or_default(), own.shadow);
-        Ok(Self { runtime, validators, own, trigger, path })
+        Ok(Self { runtime, validators, own, trigger, path, undecided: FuturesUnordered::new() })
     }
 
     /// Works for ever.
@@ -87,28 +91,35 @@ impl<'a> Desk<'a> {
         }
     }
 
-    async fn take(&mut self, mut asked: mpsc::Receiver<Release>) {
+    async fn take(&mut self, mut asked: mpsc::Receiver<(Release, Trace)>) {
         self.handle(Event::Resumed).await;
-        while let Some(release) = asked.recv().await {
-            self.handle(Event::Asked(release)).await;
+        loop {
+            tokio::select! {
+                Some((release, trace)) = asked.recv() => self.handle(Event::Asked(release, trace)).await,
+                Some((release, started)) = self.undecided.next() => self.tell(release, started),
+                else => return,
+            }
         }
     }
 
     async fn follow(&mut self, mut stands: watch::Receiver<Stands>) {
         self.handle(Event::Resumed).await;
-        while stands.changed().await.is_ok() {
-            let stands = stands.borrow_and_update().clone();
-            self.handle(match stands {
-                Some((release, at)) => Event::Read { release, at },
-                None => Event::Unread,
-            })
-            .await;
+        loop {
+            tokio::select! {
+                Ok(()) = stands.changed() => {
+                    let stands = stands.borrow_and_update().clone();
+                    let event = stands.map_or(Event::Unread, |(release, at)| Event::Read { release, at });
+                    self.handle(event).await;
+                }
+                Some((release, started)) = self.undecided.next() => self.tell(release, started),
+                else => return,
+            }
         }
     }
 
     async fn handle(&mut self, event: Event) {
         let last = match event {
-            Event::Asked(_) | Event::Read { .. } => start::last(self.runtime, &self.own).await,
+            Event::Asked(..) | Event::Read { .. } => start::last(self.runtime, &self.own).await,
             Event::Answered | Event::Resumed | Event::Unread => None,
         };
         let clock = &self.runtime.clock;
@@ -119,17 +130,30 @@ impl<'a> Desk<'a> {
                 Effect::Persist => self.persist().await,
                 Effect::Start(firing) => {
                     fault::point("between intent and start").await;
-                    let started = start::start(self.runtime, &self.own, &firing, self.validators).await;
-                    match started {
-                        Ok(rollout) => {
-                            let (trigger, release) = (&self.own.name, &firing.release);
-                            tracing::info!(%trigger, %release, %rollout, "rollout started");
-                            self.count("started");
-                            self.show(None);
-                        }
-                        Err(flaw) => self.tell_not_started(&firing.release, flaw.kind(), &flaw.to_string()),
-                    }
+                    let start = start::start(self.runtime, &self.own, &firing, self.validators);
+                    let started = firing.trace.around(start).await;
+                    self.tell(firing.release, started);
                     effects.extend(self.trigger.handle(Event::Answered, None, clock.now()));
+                }
+            }
+        }
+    }
+
+    /// Says what became of a start; of one that is not decided yet, also later.
+    fn tell(&mut self, release: Release, started: Result<RolloutId, StartFlaw>) {
+        match started {
+            Ok(rollout) => {
+                tracing::info!(trigger = %self.own.name, %release, %rollout, "rollout started");
+                self.count("started");
+                self.show(None);
+            }
+            Err(flaw) => {
+                self.tell_not_started(&release, flaw.kind(), &flaw.to_string());
+                if let StartFlaw::Undecided(command) = flaw
+                    && self.undecided.len() < WAITING_MAX
+                {
+                    let later = start::later(self.runtime.bus.clone(), self.own.service.clone(), command);
+                    self.undecided.push(later.map(|started| (release, started)).boxed());
                 }
             }
         }
@@ -178,12 +202,12 @@ impl<'a> Desk<'a> {
 }
 
 /// Hears messages, also while one is being decided.
-async fn listen(name: &str, message: &Message, mut ear: Subscription, releases: mpsc::Sender<Release>) {
+async fn listen(name: &str, message: &Message, mut ear: Subscription, releases: mpsc::Sender<(Release, Trace)>) {
     let mut refused = 0_u64;
-    while let Some(body) = ear.next().await {
+    while let Some((body, trace)) = ear.next().await {
         let why = match message.read(&body) {
             Ok(None) => continue,
-            Ok(Some(release)) => match releases.try_send(release) {
+            Ok(Some(release)) => match releases.try_send((release, trace)) {
                 Ok(()) => continue,
                 Err(_) => format!("{WAITING_MAX} releases wait already"),
             },

@@ -3,22 +3,22 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bellwether_bus::{PublishError, ReadError};
+use bellwether_bus::{Bus, PublishError, ReadError};
 use bellwether_protocol::codec::{self, DecodeError};
 use bellwether_protocol::command::{COMMAND_VALID, CommandBody, Outcome, Verb};
-use bellwether_protocol::id::{CommandId, IdError, RolloutId};
+use bellwether_protocol::id::{CommandId, IdError, RolloutId, Service};
 use bellwether_protocol::plan::{Finding, FindingSeverity, Validators, join, read_plan};
 use bellwether_protocol::status::Status;
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::{Span, Timestamp};
-use bellwether_runtime::{AskError, Asked, ConfigError, Runtime, ask, read_text};
+use bellwether_runtime::{AskError, Asked, ConfigError, Runtime, ask, decided, read_text};
 use sha2::{Digest, Sha256};
 
 use crate::config::TriggerConfig;
 use crate::trigger::{Firing, Last};
 
-/// How long a coordinator may take to decide; another takes over within seconds.
-const DECIDED_WITHIN: Duration = Duration::from_secs(60);
+/// How long a coordinator may take to decide before that is told; another takes over within seconds.
+const DECIDED_WITHIN: Duration = Duration::from_secs(15);
 /// A refusal that is older does not stand for a new try.
 const REFUSED_FOR: Span = Span::from_secs(30);
 /// Most tries of the same release between two rollouts.
@@ -50,9 +50,9 @@ pub(crate) enum StartFlaw {
     /// A coordinator said no.
     #[error("refused: {0}")]
     Refused(String),
-    /// Nobody said anything.
+    /// Nobody said anything yet about this command.
     #[error("stored, not yet decided: is a coordinator running?")]
-    Undecided,
+    Undecided(CommandId),
 }
 
 impl StartFlaw {
@@ -62,7 +62,7 @@ impl StartFlaw {
             Self::Ask(_) | Self::Decode(_) | Self::Id(_) | Self::Read(_) => "error",
             Self::Plan(_) | Self::PlanFile(_) => "plan",
             Self::Refused(_) => "refused",
-            Self::Undecided => "undecided",
+            Self::Undecided(_) => "undecided",
         }
     }
 }
@@ -115,13 +115,21 @@ pub(crate) async fn start(
             }
             Err(error) => return Err(error.into()),
             Ok(answer) => {
-                return match answer.outcome {
-                    None => Err(StartFlaw::Undecided),
-                    Some(Outcome { refused: Some(why), .. }) => Err(StartFlaw::Refused(why)),
-                    Some(Outcome { rollout, .. }) => rollout.ok_or(StartFlaw::Undecided),
-                };
+                return answer.outcome.map_or(Err(StartFlaw::Undecided(answer.command)), became);
             }
         }
+    }
+}
+
+/// What became of a start that was not decided in time, once it is.
+pub(crate) async fn later(bus: Bus, service: Service, command: CommandId) -> Result<RolloutId, StartFlaw> {
+    became(decided(&bus, &service, &command).await?)
+}
+
+fn became(outcome: Outcome) -> Result<RolloutId, StartFlaw> {
+    match outcome.refused {
+        Some(why) => Err(StartFlaw::Refused(why)),
+        None => outcome.rollout.ok_or(StartFlaw::Undecided(outcome.command)),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use bellwether_bus::Trace;
 use bellwether_protocol::id::{LeverName, LeverValue, Release, RolloutId};
 use bellwether_protocol::reason::Ending;
 use bellwether_protocol::status::{State, Status};
@@ -26,7 +27,7 @@ pub(crate) struct Memory {
     fired: VecDeque<Timestamp>,
 }
 
-/// One start that was decided upon. Two agents that decide the same write the same here, instants aside.
+/// One start that was decided upon. Two agents that decide the same write the same here, instants and traces aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Firing {
     /// What to bring out.
@@ -35,6 +36,9 @@ pub(crate) struct Firing {
     pub(crate) after: u64,
     /// When that was decided.
     pub(crate) at: Timestamp,
+    /// Where the message that asked for it stands in a trace.
+    #[serde(default)]
+    pub(crate) trace: Trace,
 }
 
 /// The last rollout of the service, as its status has it.
@@ -57,8 +61,8 @@ pub(crate) struct Last {
 pub(crate) enum Event {
     /// The intent was carried out, or could not be.
     Answered,
-    /// A message named a release.
-    Asked(Release),
+    /// A message named a release; where that stands in a trace.
+    Asked(Release, Trace),
     /// The lever was read back at `at`, all targets alike.
     Read { release: Release, at: Timestamp },
     /// The process has begun.
@@ -124,9 +128,9 @@ impl Trigger {
                 self.memory.firing = None;
                 vec![Effect::Persist]
             }
-            Event::Asked(release) => match last.filter(|last| self.is_about(last, &release)) {
+            Event::Asked(release, trace) => match last.filter(|last| self.is_about(last, &release)) {
                 Some(last) => vec![Effect::Pass(release, Pass::Known(last.id.clone(), last.ended))],
-                None => self.fire(release, last, now),
+                None => self.fire(release, trace, last, now),
             },
             Event::Read { release, at } => self.read(release, at, last, now),
             Event::Unread => {
@@ -177,7 +181,7 @@ impl Trigger {
                 }
                 self.memory.seen = Some(release.clone());
                 self.fresh = None;
-                self.fire(release, last, now)
+                self.fire(release, Trace::default(), last, now)
             }
             _ => {
                 self.fresh = Some((release, at));
@@ -193,14 +197,14 @@ impl Trigger {
         vec![Effect::Persist]
     }
 
-    fn fire(&mut self, release: Release, last: Option<&Last>, now: Timestamp) -> Vec<Effect> {
+    fn fire(&mut self, release: Release, trace: Trace, last: Option<&Last>, now: Timestamp) -> Vec<Effect> {
         let fired = &mut self.memory.fired;
         fired.retain(|at| now.since(*at) < FIRED_WITHIN);
         if fired.len() >= FIRED_MAX {
             return vec![Effect::Persist, Effect::Pass(release, Pass::Often(FIRED_MAX))];
         }
         fired.push_back(now);
-        let firing = Firing { release, after: number(last), at: now };
+        let firing = Firing { release, after: number(last), at: now, trace };
         self.memory.after = firing.after;
         self.memory.firing = Some(firing.clone());
         vec![Effect::Persist, Effect::Start(firing)]

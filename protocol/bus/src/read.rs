@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::connect::{Bus, backoff};
 use crate::health::Health;
-use crate::trace::{Hop, SpanKind, TRACEPARENT, Told, Trace};
+use crate::trace::{Hop, SpanKind, Told, Trace};
 
 /// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -431,7 +431,7 @@ fn raw_delivered(raw: jetstream::message::StreamMessage) -> Delivered {
             seq: raw.sequence,
             at: timestamp(raw.time),
             id: header(&raw.headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
-            trace: trace(&raw.headers),
+            trace: Trace::of(&raw.headers),
             body: raw.payload.to_vec(),
         },
     }
@@ -446,7 +446,7 @@ fn delivered(message: async_nats::Message, seq: u64, at: Timestamp) -> Delivered
             seq,
             at,
             id: header(&headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
-            trace: trace(&headers),
+            trace: Trace::of(&headers),
             body: message.payload.to_vec(),
         },
     }
@@ -454,10 +454,6 @@ fn delivered(message: async_nats::Message, seq: u64, at: Timestamp) -> Delivered
 
 fn header(headers: &async_nats::HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| value.as_str().to_owned())
-}
-
-fn trace(headers: &async_nats::HeaderMap) -> Trace {
-    headers.get(TRACEPARENT).map(|value| Trace::read(value.as_str())).unwrap_or_default()
 }
 
 /// Whether a bucket's message says that its key is gone: deleted by a client, or aged out.

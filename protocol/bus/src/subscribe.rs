@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 
 use crate::connect::Bus;
+use crate::trace::Trace;
 
 /// Why a subject cannot be listened to.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +33,11 @@ impl Bus {
 }
 
 impl Subscription {
-    /// The next message, once it comes; `None` when the connection was closed for good.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        self.0.next().await.map(|message| message.payload)
+    /// The next message, once it comes, and where it stands in a trace; `None` when the connection was closed
+    /// for good.
+    pub async fn next(&mut self) -> Option<(Bytes, Trace)> {
+        let message = self.0.next().await?;
+        Some((message.payload, message.headers.as_ref().map(Trace::of).unwrap_or_default()))
     }
 
     /// The next message that has come; never waits.

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use async_nats::HeaderMap;
 use opentelemetry::trace::{FutureExt, Link, SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId};
 use opentelemetry::trace::{TraceState, Tracer};
 use opentelemetry::{Context, global};
@@ -27,6 +28,11 @@ impl Trace {
     /// Reads a `traceparent` of version 00. What cannot be read is no place: a trace is not worth an error.
     pub fn read(text: &str) -> Self {
         Self(read(text))
+    }
+
+    /// Where a message with these headers stands.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        headers.get(TRACEPARENT).map(|value| Self::read(value.as_str())).unwrap_or_default()
     }
 
     /// Where we are now.

@@ -60,7 +60,7 @@ fn play(is_shadow: bool, story: &[(i64, Is)]) -> Vec<String> {
                 Event::Resumed
             }
             At(release) => Event::Read { release: release.parse().unwrap(), at: now },
-            Asked(release) => Event::Asked(release.parse().unwrap()),
+            Asked(release) => Event::Asked(release.parse().unwrap(), Trace::default()),
             Answered => Event::Answered,
             Unread => Event::Unread,
         };
