@@ -323,14 +323,15 @@ pub struct Sli {
 }
 
 impl Sli {
-    /// How many events of one cohort in one region come in a minute, by the plan alone: a look is one, unless
-    /// it is load. `None` when its users decide that.
+    /// How many events of one cohort in one region come in a minute at least, by the plan alone: a look is one,
+    /// unless it is load, and each of the `quorum` agents makes as many. `None` when its users decide that.
     pub fn per_minute(&self, quorum: u32) -> Option<f64> {
-        if self.kind == "load" {
-            let rate = self.settings.get("rate").and_then(serde_json::Value::as_str).and_then(per_second);
-            return rate.map(|rate| rate * 60.0);
-        }
-        Some(60_000.0 / self.every.as_ms().max(1) as f64 * f64::from(quorum))
+        let one = if self.kind == "load" {
+            self.settings.get("rate").and_then(serde_json::Value::as_str).and_then(per_second)? * 60.0
+        } else {
+            60_000.0 / self.every.as_ms().max(1) as f64
+        };
+        Some(one * f64::from(quorum))
     }
 
     /// Whether its samples can name the release: looks at the service itself read the plan's fingerprint,

@@ -140,7 +140,7 @@ fn comparisons_take_as_long_as_streams_do() {
 }
 
 #[test]
-fn a_load_is_counted_by_its_rate_and_not_by_its_looks() {
+fn a_load_is_counted_by_its_rate_and_by_all_agents_that_put_it() {
     let check = |settings: serde_json::Value, given: Option<f64>, expected: u64| {
         let criterion = criterion("it", true, Objective::Zero { bad: Vec::new() });
         let sli = Sli {
@@ -156,8 +156,8 @@ fn a_load_is_counted_by_its_rate_and_not_by_its_looks() {
         assert_eq!(shown.per_minute as u64, expected, "{shown:?}");
         assert_eq!(shown.shows == Shows::Unknown, expected == 0, "{shown:?}");
     };
-    check(serde_json::json!({"rate": "5/s"}), None, 300);
-    check(serde_json::json!({"rate": "90/m"}), None, 90);
+    check(serde_json::json!({"rate": "5/s"}), None, 600);
+    check(serde_json::json!({"rate": "90/m"}), None, 180);
     check(serde_json::json!({"users": 10}), None, 0);
     check(serde_json::json!({"users": 10}), Some(600.0), 600);
 }
