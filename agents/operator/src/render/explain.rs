@@ -9,6 +9,7 @@ use bellwether_protocol::presence::Gap;
 use bellwether_protocol::reason::{Cause, Ending, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 
+use super::amount::percent_down;
 use super::{Line, count, hold_words, span};
 
 /// Where the text of a section begins.
@@ -157,7 +158,11 @@ fn verdict_line(judged: &Judgement) -> String {
     let region = judged.region.as_ref().map(|region| format!(" {region}")).unwrap_or_default();
     let proves = judged.grounds.as_ref().map(|grounds| {
         let anew = grounds.anew_from.map(|from| format!("; after a gap proven anew from {}", from.clock()));
-        format!("; the data allow up to {}{}", grounds.high.rounded_up(), anew.unwrap_or_default())
+        let bound = match judged.verdict {
+            Verdict::Fail => format!("no less than {}", percent_down(grounds.low)),
+            Verdict::Inconclusive(_) | Verdict::Pass => format!("up to {}", grounds.high.rounded_up()),
+        };
+        format!("; the data allow {bound}{}", anew.unwrap_or_default())
     });
     format!("{}{region} {}: {}{}", judged.criterion, judged.verdict, counts(judged), proves.unwrap_or_default())
 }

@@ -10,6 +10,7 @@ use bellwether_protocol::record::Record;
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::time::Timestamp;
 
+use super::watch::after;
 use super::{Line, Look, Style, count, face, span};
 
 /// One event, in both of its forms, with the reason as the log holds it.
@@ -29,7 +30,7 @@ impl Event {
     /// `HH:MM:SSZ text`, for the terminal.
     pub(crate) fn short(&self) -> Line {
         let mut line = Line::of(format!("{} ", self.at.clock()));
-        line.0.extend(self.short.0.iter().cloned());
+        line.pieces.extend(self.short.pieces.iter().cloned());
         line
     }
 
@@ -102,9 +103,11 @@ pub(crate) fn final_lines(rollout: &RolloutId, release: &str, ending: Ending, su
         Ending::Superseded => ("SUPERSEDED", "another rollout went on from there"),
         Ending::WouldTakeBack => ("WOULD TAKE BACK", "failed in the shadow, nothing was moved"),
     };
+    // The record's words name the release too, for those who read them alone.
+    let summary = summary.strip_prefix(release).map_or(summary, str::trim_start);
     [
         Line::of(format!("{word} {} {release}: {summary}", rollout.service)).plain(),
-        format!("next: bellwether rollout status {rollout}    exit {}: {meaning}", ending.exit_code()),
+        format!("next: {}    exit {}: {meaning}", after(rollout, Some(ending)), ending.exit_code()),
     ]
 }
 
@@ -372,9 +375,26 @@ mod tests {
     #[test]
     fn the_last_lines_begin_with_the_state_and_end_with_the_exit_code() {
         let rollout: RolloutId = "estimator/42".parse().unwrap();
-        let lines = final_lines(&rollout, "v42", Ending::RolledBack, "error_rate 5.8% > 0.5% in sjc");
-        assert_eq!(lines[0], "ROLLED BACK estimator v42: error_rate 5.8% > 0.5% in sjc");
-        assert_eq!(lines[1], "next: bellwether rollout status estimator/42    exit 1: failed and taken back");
+        for (ending, summary, expected) in [
+            (
+                Ending::RolledBack,
+                "v42 error_rate 5.8% > 0.5% in sjc",
+                [
+                    "ROLLED BACK estimator v42: error_rate 5.8% > 0.5% in sjc",
+                    "next: bellwether rollout explain estimator/42    exit 1: failed and taken back",
+                ],
+            ),
+            (
+                Ending::Completed,
+                "v42 completed in 3d",
+                [
+                    "COMPLETED estimator v42: completed in 3d",
+                    "next: bellwether rollout report estimator/42    exit 0: completed",
+                ],
+            ),
+        ] {
+            assert_eq!(final_lines(&rollout, "v42", ending, summary), expected);
+        }
     }
 
     #[test]

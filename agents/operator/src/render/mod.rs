@@ -51,7 +51,11 @@ pub(crate) struct Look {
 
 /// One line of text, in pieces.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Line(Vec<(Style, String)>);
+pub(crate) struct Line {
+    pieces: Vec<(Style, String)>,
+    /// The pieces up to here may be cut anywhere; of a later one, either all is shown or nothing.
+    can_cut: Option<usize>,
+}
 
 impl Line {
     pub(crate) fn of(text: impl AsRef<str>) -> Self {
@@ -64,8 +68,14 @@ impl Line {
 
     pub(crate) fn styled(mut self, style: Style, text: impl AsRef<str>) -> Self {
         let harmless = text.as_ref().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.0.push((style, harmless));
+        self.pieces.push((style, harmless));
         self
+    }
+
+    /// What is left out, with all after it, where it does not fit: half a number would be another number.
+    pub(crate) fn if_it_fits(mut self, text: impl AsRef<str>) -> Self {
+        self.can_cut = self.can_cut.or(Some(self.pieces.len()));
+        self.then(text)
     }
 
     /// Spaces up to `column`, and at least two when the line is already there.
@@ -75,18 +85,21 @@ impl Line {
     }
 
     pub(crate) fn width(&self) -> usize {
-        self.0.iter().map(|(_, text)| text.chars().count()).sum()
+        self.pieces.iter().map(|(_, text)| text.chars().count()).sum()
     }
 
     pub(crate) fn plain(&self) -> String {
-        self.0.iter().map(|(_, text)| text.as_str()).collect::<String>().trim_end().to_owned()
+        self.pieces.iter().map(|(_, text)| text.as_str()).collect::<String>().trim_end().to_owned()
     }
 
     /// The line, at most `width` cells wide: a wrapped line would break the redraw.
     pub(crate) fn paint(&self, look: Look, width: usize) -> String {
         let mut left = width;
         let mut out = String::new();
-        for (style, text) in &self.0 {
+        for (index, (style, text)) in self.pieces.iter().enumerate() {
+            if text.chars().count() > left && self.can_cut.is_some_and(|from| index >= from) {
+                break;
+            }
             let text: String = text.chars().take(left).collect();
             left -= text.chars().count();
             let code = match style {
@@ -133,5 +146,9 @@ mod tests {
         let look = Look { colour: true, ascii: false };
         assert_eq!(line.paint(look, 4), "ab\x1b[1;31mcd\x1b[0m");
         assert_eq!(line.paint(Look { colour: false, ..look }, 80), "abcdefgh");
+        let line = Line::of("7 of 120").if_it_fits("; proves over 3.2%").if_it_fits("; more");
+        for (width, shown) in [(3, "7 o"), (25, "7 of 120"), (26, "7 of 120; proves over 3.2%"), (80, &line.plain())] {
+            assert_eq!(line.paint(look, width), shown);
+        }
     }
 }

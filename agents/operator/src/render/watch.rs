@@ -4,12 +4,15 @@
 //! A short terminal loses agents first, then green criteria (`5 more ok`); never the headline, a
 //! red row or the command. What the status does not hold is left out rather than guessed.
 
+use bellwether_protocol::alert::Numbers;
+use bellwether_protocol::id::RolloutId;
 use bellwether_protocol::presence::Stuck;
 use bellwether_protocol::reason::{Ending, Judgement, Lack, Verdict};
 use bellwether_protocol::sample::Cohort;
 use bellwether_protocol::status::{RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus};
 use bellwether_protocol::time::Timestamp;
 
+use super::amount::percent_down;
 use super::power::spent;
 use super::table::gap_words;
 use super::{Line, Look, Style, count, face, hold_words, span};
@@ -91,7 +94,7 @@ fn fit(mut rows: Vec<(Rank, Line)>, height: usize) -> Vec<Line> {
 
 fn headline(frame: &Frame) -> Vec<Line> {
     let Status { rollout, release, previous, take_back, ending, .. } = frame.status;
-    let back = take_back.is_some() && *ending != Some(Ending::Completed);
+    let back = *ending == Some(Ending::RolledBack) || (take_back.is_some() && *ending != Some(Ending::Completed));
     let arrow = if back { "<-" } else { "->" };
     let from = previous.as_ref().map(|previous| format!("{previous} {arrow} ")).unwrap_or_default();
     let (style, state) = state_words(frame.status);
@@ -107,7 +110,7 @@ fn headline(frame: &Frame) -> Vec<Line> {
         return vec![left, needs];
     }
     let mut line = left.pad_to(frame.width - needs.width());
-    line.0.extend(needs.0);
+    line.pieces.extend(needs.pieces);
     vec![line]
 }
 
@@ -261,21 +264,24 @@ fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
     let judgements: Vec<&Judgement> = all.iter().filter(|judgement| is_shown(judgement, all)).collect();
     let widest = |of: &dyn Fn(&Judgement) -> usize| judgements.iter().map(|judgement| of(judgement)).max().unwrap_or(0);
     let name = 6 + widest(&|j| j.criterion.as_str().len()) + 3;
-    let whole = name + widest(&|j| where_words(j).len()) + 3;
+    // In its only region every row is; saying so would push out what the row proves.
+    let is_told = frame.status.regions.len() > 1 || judgements.iter().any(|j| j.cohort == Cohort::Baseline);
+    let whole = if is_told { name + widest(&|j| where_words(j).len()) + 3 } else { name };
+    let word_width = widest(&|j| word(j, frame.look).len()).max(4);
     let value = whole + 2 + widest(&|j| value_words(j).chars().count()) + 2;
     let limit = widest(&|j| j.numbers.limit.chars().count());
+    // Where not all of it fits, what a row proves is worth more than a straight edge.
+    let full = value + word_width + 8 + limit + widest(&|j| proof(j).concat().chars().count());
+    let limit = if full > frame.width { 0 } else { limit };
     let row = |judgement: &Judgement| {
-        let (glyph, word, style) = face(judgement, frame.look);
+        let (glyph, _, style) = face(judgement, frame.look);
         let kind = if judgement.hard { "hard  " } else { "soft  " };
-        let line = Line::of(kind).then(judgement.criterion.as_str()).pad_to(name).then(where_words(judgement));
-        let line = line.pad_to(whole).styled(style, format!("{glyph} {}", value_words(judgement))).pad_to(value);
-        let bound = format!("limit {:limit$}", judgement.numbers.limit);
-        let line = line.then(format!("{:10}  {bound}", if word == "pass" { "" } else { word }));
-        let (bad, n) = (judgement.numbers.bad, judgement.numbers.n);
-        let line = if n == 0 { line } else { line.then(format!("   {} of {}", count(bad), count(n))) };
-        // What the data prove, whatever the verdict: a number alone says nothing of how sure it is.
-        let high = judgement.grounds.as_ref().filter(|_| n > 0).map(|grounds| grounds.high.rounded_up().to_string());
-        let line = high.into_iter().fold(line, |line, high| line.then(format!("; proves under {high}")));
+        let line = Line::of(kind).then(judgement.criterion.as_str()).pad_to(name);
+        let line = if is_told { line.then(where_words(judgement)).pad_to(whole) } else { line };
+        let line = line.styled(style, format!("{glyph} {}", value_words(judgement))).pad_to(value);
+        let line = line.then(format!("{:word_width$}  ", word(judgement, frame.look)));
+        let line = line.if_it_fits(format!("limit {:limit$}", judgement.numbers.limit));
+        let line = proof(judgement).iter().fold(line, Line::if_it_fits);
         let rank = match judgement.verdict {
             Verdict::Fail => Rank::Keep,
             Verdict::Inconclusive(Lack::NoData) => Rank::Unknown,
@@ -285,6 +291,25 @@ fn criteria(frame: &Frame) -> Vec<(Rank, Line)> {
         (rank, line)
     };
     judgements.into_iter().map(row).collect()
+}
+
+/// The word beside the glyph; a pass needs none.
+fn word(judgement: &Judgement, look: Look) -> &'static str {
+    Some(face(judgement, look).1).filter(|word| *word != "pass").unwrap_or_default()
+}
+
+/// Of how many, and what they prove: a number alone says nothing of how sure it is. A share that fails
+/// is at least so much, any other one at most.
+fn proof(judgement: &Judgement) -> Vec<String> {
+    let (bad, n) = (judgement.numbers.bad, judgement.numbers.n);
+    if n == 0 {
+        return Vec::new();
+    }
+    let bound = judgement.grounds.as_ref().map(|grounds| match judgement.verdict {
+        Verdict::Fail => format!("; proves over {}", percent_down(grounds.low)),
+        Verdict::Inconclusive(_) | Verdict::Pass => format!("; proves under {}", grounds.high.rounded_up()),
+    });
+    std::iter::once(format!("   {} of {}", count(bad), count(n))).chain(bound).collect()
 }
 
 /// One row per criterion: a region has its own when it differs from all regions together, the
@@ -312,7 +337,14 @@ fn where_words(judgement: &Judgement) -> String {
 }
 
 fn value_words(judgement: &Judgement) -> String {
-    if judgement.numbers.n == 0 { "-".to_owned() } else { judgement.numbers.value.clone() }
+    let Numbers { n, value, limit, .. } = &judgement.numbers;
+    if *n == 0 {
+        return "-".to_owned();
+    }
+    // `0% over 3s` beside `limit 5% over 3s`: what both are of is said once.
+    let of =
+        value.split_once(' ').map(|(_, of)| of).filter(|of| limit.split_once(' ').is_some_and(|(_, its)| its == *of));
+    of.and_then(|of| value.strip_suffix(of)).unwrap_or(value).trim_end().to_owned()
 }
 
 fn evidence(frame: &Frame) -> Vec<(Rank, Line)> {
@@ -371,19 +403,24 @@ fn agents(frame: &Frame) -> Line {
     };
     let style = if agents_live < agents_known { Style::Warn } else { Style::Plain };
     let line = Line::of("agents ").styled(style, format!("{agents_live} of {agents_known}"));
-    line.then(format!("   {open}   decided {}   now {}", decided_at.clock(), frame.now.clock()))
+    let line = line.if_it_fits(format!("   {open}")).if_it_fits(format!("   decided {}", decided_at.clock()));
+    line.if_it_fits(format!("   now {}", frame.now.clock()))
 }
 
 fn command(frame: &Frame) -> Line {
     let needed = frame.status.needs_you.as_ref().and_then(|needs| needs.run.as_ref());
     match (needed, frame.status.state, frame.keys) {
         (Some(run), ..) => Line::of(format!("do    {run}")),
-        (None, State::Ended, _) => {
-            Line::of(format!("next  bellwether rollout replay {}", frame.status.rollout.service))
-        }
+        (None, State::Ended, _) => Line::of(format!("next  {}", after(&frame.status.rollout, frame.status.ending))),
         (None, _, true) => Line::of("keys: p pause  a abort  r rollback  e explain  q quit (the rollout goes on)"),
         (None, _, false) => Line::of(format!("next  bellwether rollout watch {}", frame.status.rollout)),
     }
+}
+
+/// What tells most about a rollout that has ended so: how it went, or why.
+pub(super) fn after(rollout: &RolloutId, ending: Option<Ending>) -> String {
+    let verb = if ending == Some(Ending::Completed) { "report" } else { "explain" };
+    format!("bellwether rollout {verb} {rollout}")
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-use bellwether_protocol::alert::Numbers;
 use bellwether_protocol::id::{Entry, GateVersion, Ordinal};
 use bellwether_protocol::presence::Gap;
-use bellwether_protocol::reason::Hold;
+use bellwether_protocol::reason::{Grounds, Hold, Nats};
 use bellwether_protocol::sample::Evidence;
 use bellwether_protocol::status::{LeverStatus, NeedsYou};
 
@@ -169,6 +168,43 @@ fn a_good_canary_at_80_columns() {
 #[test]
 fn a_failing_canary_at_120_columns() {
     check(&failing(), "13:51:14", 120, 40, include_str!("golden/failing-120.txt"));
+}
+
+#[test]
+fn one_region_at_80_columns_shows_no_half_numbers() {
+    let percent = |text: &str| text.parse().unwrap();
+    let grounds = |low: &str, high: &str| Grounds {
+        ln_e_fail: Nats(8.65),
+        ln_e_pass: None,
+        bar: Nats(4.71),
+        luck_one_in: 5_729,
+        low: percent(low),
+        high: percent(high),
+        best: "80%".into(),
+        since: None,
+        crossed: None,
+        anew_from: None,
+        covered: 3,
+        slots: 3,
+        parameters: "18977a6549b7".into(),
+    };
+    let its = |name: &str, verdict, value: &str, limit: &str, grounds| Judgement {
+        numbers: Numbers { value: value.into(), limit: limit.into(), bad: 7, n: 120 },
+        grounds: Some(Box::new(grounds)),
+        ..judgement(name, verdict, 7, 120)
+    };
+    let unproven = Verdict::Inconclusive(Lack::NotProven);
+    let status = Status {
+        criteria: vec![
+            its("error_rate", Verdict::Fail, "5.8%", "0.5%", grounds("2.3456%", "12.1%")),
+            its("slow", unproven, "0% over 3s", "5% over 3s", grounds("0%", "12.0391%")),
+            its("slowest", unproven, "0%", "5%", grounds("0%", "12.0391%")),
+        ],
+        regions: vec![region("sjc", "....................", 252, 252, &["v41", "v42"])],
+        incidents: vec!["estimator/42-not_refused_by_anybody".parse().unwrap()],
+        ..failing()
+    };
+    check(&status, "13:51:14", 80, 40, include_str!("golden/one-region-80.txt"));
 }
 
 #[test]
