@@ -116,6 +116,9 @@ pub struct Seen {
 pub struct SharePower {
     /// The share beyond which it fails.
     pub limit: Ratio,
+    /// The latency beyond which a request counts as bad, where that is what is judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<Span>,
     /// A regression to this share, in one region.
     pub jump: Ratio,
     /// How often such a test cries wolf: once in so many.

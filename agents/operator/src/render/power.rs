@@ -9,16 +9,22 @@ use super::{Line, count, span};
 
 /// The lines of `plan check` that say what each stage can show.
 pub(crate) fn power_lines(alpha: Ratio, stages: &[StagePower]) -> Vec<String> {
-    let mut lines = vec![format!("error budget {alpha}: the chance that a release within every limit is taken back")];
+    // Stages that can show the same are told of once.
+    let mut told: Vec<(Vec<String>, Vec<String>)> = Vec::new();
     for stage in stages {
-        lines.push(format!(
-            "{} {}   {}{}",
-            stage.stage,
-            span(stage.soak),
-            spent(stage.alpha, stage.tests),
-            outside(stage),
-        ));
+        let mut lines = vec![format!("{}{}", spent(stage.alpha, stage.tests), outside(stage))];
         lines.extend(stage.criteria.iter().flat_map(|criterion| criterion_lines(stage, criterion)));
+        let name = format!("{} {}", stage.stage, span(stage.soak));
+        match told.iter_mut().find(|(_, known)| *known == lines) {
+            Some((names, _)) => names.push(name),
+            None => told.push((vec![name], lines)),
+        }
+    }
+    let mut lines = vec![format!("error budget {alpha}: the chance that a release within every limit is taken back")];
+    for (names, said) in told {
+        let mut said = said.into_iter();
+        lines.extend(said.next().map(|first| format!("{}   {first}", names.join(", "))));
+        lines.extend(said);
     }
     lines.into_iter().map(|line| Line::of(line).plain()).collect()
 }
@@ -103,9 +109,12 @@ fn share_lines(stage: &StagePower, power: &CriterionPower, share: &SharePower) -
         }
     };
     let (traffic, seen) = (traffic(power.per_minute), seen(share.seen, stage.soak));
+    let over = share.over.map(|over| format!(" over {}", span(over))).unwrap_or_default();
     vec![
-        format!("  {criterion} > {limit}   a jump to {jump} in one region at {traffic} requests/min: seen {seen}"),
-        format!("  {criterion} < {target}   {proof}"),
+        format!(
+            "  {criterion} > {limit}{over}   a jump to {jump} in one region at {traffic} requests/min: seen {seen}"
+        ),
+        format!("  {criterion} < {target}{over}   {proof}"),
     ]
 }
 
@@ -134,6 +143,7 @@ mod tests {
             vec![(Times::from_milli(2_000), seen(None, None)), (Times::from_milli(5_000), seen(Some(hours(2)), None))];
         let share = SharePower {
             limit: percent("0.5%"),
+            over: None,
             jump: percent("2.5%"),
             one_in: 2_000,
             seen: seen(Some(hours(1)), Some(hours(2))),
@@ -144,7 +154,13 @@ mod tests {
             require: Require::NotFailed,
         };
         let times = Times::from_milli(14_400);
+        let slow = SharePower { over: Some(Span::from_secs(3)), proven_in: Some(hours(2)), ..share.clone() };
         for (must, shows, expected) in [
+            (
+                "p99.5 < 3s",
+                Shows::Share(slow),
+                "  it > 0.5% over 3s   a jump to 2.5% in one region at 6 requests/min: seen half of the time within 1h, 9 of 10 within 2h\n  it < 0.1% over 3s   proven by 3,534 clean requests, about 2h",
+            ),
             (
                 "",
                 Shows::Share(share),
@@ -187,7 +203,12 @@ mod tests {
                 outside: Vec::new(),
                 criteria: vec![power],
             };
-            assert_eq!(power_lines(percent("1%"), &[stage])[2..].join("\n"), expected);
+            assert_eq!(power_lines(percent("1%"), &[stage.clone()])[2..].join("\n"), expected);
+            let alike = StagePower { stage: "production".parse().unwrap(), ..stage.clone() };
+            let other = StagePower { tests: 2, ..alike.clone() };
+            let lines = power_lines(percent("1%"), &[stage, alike, other]);
+            assert_eq!(lines[1], "canary 4h, production 4h   1% for 1 test");
+            assert_eq!(lines.iter().filter(|line| line.starts_with("production 4h   1% for 2 tests")).count(), 1);
         }
     }
 }

@@ -78,8 +78,11 @@ fn criterion(plan: &Plan, stage: &Stage, criterion: &Criterion, per_minute: Opti
             let slots = path.fails(1.0).map(|lasts| (lasts.as_ms() / plan.slot.as_ms().max(1), lasts));
             Shows::Lasting { slots }
         }
-        Objective::Quantile { quantile, .. } => share(&path, quantile.complement(), quantile.complement(), whole)?,
-        Objective::Ratio { max, target, .. } => share(&path, *max, target.unwrap_or(*max), whole)?,
+        Objective::Quantile { quantile, max, .. } => {
+            let limit = quantile.complement();
+            Shows::Share(SharePower { over: Some(*max), ..share(&path, limit, limit, whole)? })
+        }
+        Objective::Ratio { max, target, .. } => Shows::Share(share(&path, *max, target.unwrap_or(*max), whole)?),
         Objective::Stable { within, .. } => Shows::Climb { looks: path.climbs(share_of(*within)) },
         Objective::Zero { .. } => {
             Shows::Silence { clean: whole, rules_out: ratio(bound_of_silence(whole, budget::ALPHA_PASS)) }
@@ -109,7 +112,7 @@ fn target(plan: &Plan, stage: &Stage, compared: &Criterion) -> Ratio {
     criteria.filter(|criterion| criterion.sli == compared.sli).filter_map(of).min().unwrap_or(BASELINE.0)
 }
 
-fn share(path: &Path<'_>, limit: Ratio, target: Ratio, whole: u64) -> Option<Shows> {
+fn share(path: &Path<'_>, limit: Ratio, target: Ratio, whole: u64) -> Option<SharePower> {
     let Path { plan, stage, criterion, per_minute } = *path;
     let is_share = |ratio: Ratio| ratio > Ratio::ZERO && ratio < Ratio::ZERO.complement();
     if !is_share(limit) || !is_share(target) {
@@ -126,8 +129,9 @@ fn share(path: &Path<'_>, limit: Ratio, target: Ratio, whole: u64) -> Option<Sho
     let seen = |deviates: f64| fails_at(share_of(limit), share_of(jump), bar, deviates).and_then(|n| within(n, 1.0));
     let clean_needed = clean_needed(target);
     let (_, high) = Mixture::SHOWN.interval(Counts::new(0, whole));
-    Some(Shows::Share(SharePower {
+    Some(SharePower {
         limit,
+        over: None,
         jump,
         one_in: libm::exp(share.bar) as u64,
         seen: Seen { half: seen(0.0), most: seen(NINE_OF_TEN) },
@@ -136,7 +140,7 @@ fn share(path: &Path<'_>, limit: Ratio, target: Ratio, whole: u64) -> Option<Sho
         proven_in: within(clean_needed, stage.regions.len().max(1) as f64),
         rules_out: ratio(high),
         require: criterion.require,
-    }))
+    })
 }
 
 /// After how many events a true share `p` fails the limit `p0`; `None` when it takes more than 1e12.
