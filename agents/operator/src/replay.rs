@@ -39,8 +39,22 @@ impl ReplayArgs {
     /// When the log cannot be read, or does not replay.
     pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
         let (records, heads) = read_log(mesh, self, judge.records).await?.map_err(VerbError::Log)?;
+        self.found(heads.len())?;
         show_replayed(mesh, &records, &heads);
         Ok(exit::DONE)
+    }
+
+    /// Of nothing, nothing is proven.
+    fn found(&self, n: usize) -> Result<(), VerbError> {
+        Err(match (n, &self.log, &self.service) {
+            (1.., ..) => return Ok(()),
+            (0, Some(path), _) => VerbError::Setup(format!(
+                "{} holds no record, so nothing was shown of it; `bellwether audit export SERVICE` writes one per line",
+                path.display()
+            )),
+            (0, None, Some(service)) => VerbError::NoService(service.clone()),
+            (0, None, None) => VerbError::NoRollouts,
+        })
     }
 }
 
@@ -81,11 +95,13 @@ impl AuditVerb {
     pub(crate) async fn show(&self, mesh: &Mesh, judge: &Judge) -> Result<u8, VerbError> {
         let source = self.source()?;
         if let Self::Export { .. } = self {
-            read_log(mesh, &source, |log| log.for_each(|record| outln!("{}", String::from_utf8_lossy(&record))))
-                .await?;
+            let print = |record: Vec<u8>| outln!("{}", String::from_utf8_lossy(&record));
+            source.found(read_log(mesh, &source, move |log| log.map(print).count()).await?)?;
             return Ok(exit::DONE);
         }
-        show_heads(mesh, &read_log(mesh, &source, judge.verify).await?.map_err(VerbError::Log)?);
+        let heads = read_log(mesh, &source, judge.verify).await?.map_err(VerbError::Log)?;
+        source.found(heads.len())?;
+        show_heads(mesh, &heads);
         Ok(exit::DONE)
     }
 
@@ -236,11 +252,9 @@ fn show_heads(mesh: &Mesh, heads: &Heads) {
         if mesh.json {
             outln!("{}", serde_json::json!({ "service": service, "record": ordinal, "hash": hash }));
         } else {
-            outln!("{service}: {ordinal} records decided again, each the same to the byte; head {}", hash.short());
+            let records = if ordinal.0 == 1 { "record" } else { "records" };
+            outln!("{service}: {ordinal} {records} decided again, each the same to the byte; head {}", hash.short());
         }
-    }
-    if heads.is_empty() && !mesh.json {
-        outln!("no records. do: bellwether rollout start PLAN --release RELEASE");
     }
 }
 
@@ -275,6 +289,24 @@ mod tests {
         read_lines(text.as_bytes(), &records).unwrap();
         drop(records);
         Log(log).collect()
+    }
+
+    #[test]
+    fn nothing_is_verified_of_nothing() {
+        let asked = |service: Option<&str>, log: Option<&str>| ReplayArgs {
+            service: service.map(|name| name.parse().unwrap()),
+            log: log.map(PathBuf::from),
+        };
+        for (args, said) in [
+            (asked(Some("shop"), None), "there is no rollout of shop"),
+            (asked(None, Some("log.jsonl")), "log.jsonl holds no record"),
+            (asked(None, None), "no rollouts yet"),
+        ] {
+            let error = args.found(0).unwrap_err();
+            assert!(error.to_string().starts_with(said), "{error}");
+            assert_eq!(error.exit_code(), exit::USAGE);
+            args.found(1).unwrap();
+        }
     }
 
     #[test]
