@@ -13,6 +13,7 @@ use crate::render::Look;
 
 /// Where the mesh is, and how to speak.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Mesh {
     /// Where NATS is; several addresses separated by commas
     #[arg(long, global = true, env = "BELLWETHER_NATS", default_value = "nats://127.0.0.1:4222", value_name = "URL")]
@@ -24,7 +25,7 @@ pub struct Mesh {
     #[arg(long, global = true, env = "BELLWETHER_CREDENTIALS", value_name = "FILE")]
     pub credentials: Option<PathBuf>,
     /// The first token of every subject
-    #[arg(long, global = true, env = "BELLWETHER_PREFIX", default_value = "bw")]
+    #[arg(long, global = true, env = "BELLWETHER_PREFIX", default_value = "bw", value_name = "TOKEN")]
     pub prefix: Prefix,
     /// Print JSON: one object, or one per event
     #[arg(long, global = true)]

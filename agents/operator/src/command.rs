@@ -24,7 +24,7 @@ pub enum CommandVerb {
         #[command(flatten)]
         common: Common,
         /// The new plan file
-        #[arg(long)]
+        #[arg(long, value_name = "FILE")]
         plan: PathBuf,
         /// Override a value of the plan, such as `stages.canary.soak=60s`
         #[arg(long = "override", value_name = "KEY=VALUE")]
@@ -35,11 +35,11 @@ pub enum CommandVerb {
         /// What every command has.
         #[command(flatten)]
         common: Common,
-        /// The stage entry that was looked at
-        #[arg(long)]
+        /// The stage entry that was looked at; `rollout status` prints the whole command
+        #[arg(long, value_name = "NUMBER")]
         entry: u32,
-        /// The gate version that was looked at
-        #[arg(long)]
+        /// The gate version that was looked at; an older one is refused
+        #[arg(long, value_name = "NUMBER")]
         gate: u32,
     },
     /// Go on without a region or a criterion; needs --reason
@@ -53,7 +53,7 @@ pub enum CommandVerb {
         /// Its name
         name: String,
         /// When that ends: `14:00Z`, an instant, or `2h` from now
-        #[arg(long)]
+        #[arg(long, value_name = "WHEN")]
         until: String,
     },
     /// Turn every flag of the plan off
@@ -80,7 +80,7 @@ pub struct Common {
     #[arg(long, value_name = "ID")]
     rollout: Option<RolloutId>,
     /// How long to wait for the decision
-    #[arg(long, default_value = "15s")]
+    #[arg(long, default_value = "15s", value_name = "SPAN")]
     timeout: Span,
     #[command(flatten)]
     asker: Asker,

@@ -42,7 +42,7 @@ pub fn completions(CompletionsArgs { shell }: CompletionsArgs, command: &mut cla
 /// Write man pages
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// Where to
+    /// The folder to write them into
     dir: std::path::PathBuf,
 }
 

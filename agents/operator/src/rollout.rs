@@ -76,7 +76,7 @@ pub struct StartArgs {
     #[arg(long)]
     wait: bool,
     /// With --wait: give up after this long, with exit code 3
-    #[arg(long, requires = "wait")]
+    #[arg(long, requires = "wait", value_name = "SPAN")]
     timeout: Option<Span>,
     /// With --wait: lines instead of the live view
     #[arg(long)]
@@ -97,7 +97,7 @@ pub struct WatchArgs {
     #[arg(long)]
     plain: bool,
     /// Give up after this long, with exit code 3
-    #[arg(long)]
+    #[arg(long, value_name = "SPAN")]
     timeout: Option<Span>,
     #[command(flatten)]
     asker: Asker,

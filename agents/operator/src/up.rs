@@ -27,7 +27,7 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 4222)]
     port: u16,
     /// Port of its monitoring, on loopback; probes of this machine take it for their control target
-    #[arg(long, default_value_t = 8222)]
+    #[arg(long, default_value_t = 8222, value_name = "PORT")]
     monitor: u16,
     /// Be the hub: take the leaves of regions on this port of loopback
     #[arg(long, value_name = "PORT", conflicts_with = "leaf")]

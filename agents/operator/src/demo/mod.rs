@@ -42,7 +42,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "PATH")]
     nats_server: Option<PathBuf>,
     /// One act only
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "ACT")]
     only: Option<Only>,
 }
 

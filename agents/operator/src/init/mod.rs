@@ -22,7 +22,7 @@ use fly::FlyToml;
 /// For which service, and what is written.
 #[derive(Debug, clap::Args)]
 pub struct InitArgs {
-    /// Where to
+    /// The folder to write them into
     #[arg(long, default_value = "bellwether")]
     dir: PathBuf,
     /// The service's name; default: that of this folder, or the app in fly.toml
