@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Watches a release travel from staging to production, and takes it back when it goes wrong
 #[derive(Debug, Parser)]
 #[command(name = "bellwether", version = env!("BELLWETHER_VERSION"), arg_required_else_help = true)]
+#[command(after_help = operator::EXITS)]
 struct Cli {
     #[command(flatten)]
     mesh: Mesh,
@@ -70,16 +71,17 @@ fn main() -> ExitCode {
     // Every client gets our TLS settings; this is for code of others that asks for a default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
+    let json = cli.mesh.json;
     if let Verb::Shim { args } = cli.verb {
         return bellwether_bus::child::shim(args);
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return operator::complain(&error.into()),
+        Err(error) => return operator::complain(&error.into(), json),
     };
     let code = runtime.block_on(run(cli));
     runtime.shutdown_background(); // what still blocks, such as a process being stopped, must not hold up the end
-    code.unwrap_or_else(|error| operator::complain(&error))
+    code.unwrap_or_else(|error| operator::complain(&error, json))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

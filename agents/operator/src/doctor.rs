@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::agents::{Seen, seen, stuck};
 use crate::args::{Mesh, now};
-use crate::error::{VerbError, exit};
+use crate::error::{VerbError, exit, told};
 use crate::out::outln;
 use crate::render::{Line, Style, count, span};
 use crate::rollout::statuses;
@@ -92,9 +92,10 @@ const SPOOLED_MAX: u64 = 100;
 pub(crate) async fn doctor(mesh: &Mesh, args: &DoctorArgs) -> Result<u8, VerbError> {
     let checks = match mesh.connect().await {
         Ok(bus) => checks(&facts(&bus, args).await?, args.region.as_ref()),
-        Err(VerbError::Connect(error)) => {
-            let fix = "start it, or name it with --nats and --credentials";
-            vec![Check::wrong("nats", format!("{:#}", anyhow::Error::from(error)), fix)]
+        Err(error @ VerbError::Connect(_)) => {
+            let fix = error.hint();
+            let said = told(anyhow::Error::from(error).chain());
+            vec![Check { kind: "nats", mark: Mark::Wrong, said, fix }]
         }
         Err(error) => return Err(error),
     };

@@ -10,6 +10,8 @@ use bellwether_protocol::codec::{DecodeError, EncodeError};
 use bellwether_protocol::id::{IdError, RolloutId, Service};
 use bellwether_runtime::AskError;
 
+use crate::out::outln;
+
 /// Exit codes, as CI reads them.
 pub mod exit {
     /// Completed, or done.
@@ -25,6 +27,10 @@ pub mod exit {
     /// Failed and not taken back.
     pub const NOT_TAKEN_BACK: u8 = 5;
 }
+
+/// The exit codes, for whoever asks for help.
+pub const EXITS: &str = "Exit codes: 0 completed; 1 failed and taken back; 2 fix plan, flags or setup; 3 held, ask a \
+    person; 4 could not tell, never a pass; 5 failed and NOT taken back";
 
 /// Why a verb did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +142,11 @@ impl VerbError {
             Self::Exists(_) => Some("--force replaces it".to_owned()),
             Self::NoRollout(_) | Self::NoService(_) => Some("bellwether rollout list".to_owned()),
             Self::NoRollouts => Some("bellwether rollout start PLAN --release RELEASE".to_owned()),
-            Self::Past { asked, .. } => Some(format!("bellwether rollout watch {asked} --plain")),
-            Self::PlanRefused => Some("bellwether plan check PLAN".to_owned()),
+            Self::Past { asked, .. } => Some(format!("bellwether rollout explain {asked}")),
+            Self::Connect(ConnectError::Unreachable { .. }) => Some(
+                "bellwether up, which starts one on this machine; or name the one that is meant with --nats or BELLWETHER_NATS"
+                    .to_owned(),
+            ),
             Self::Install(_) => {
                 Some("bellwether demo, which installs one into your cache; or --nats-server PATH".to_owned())
             }
@@ -156,6 +165,7 @@ impl VerbError {
             | Self::File { .. }
             | Self::Id(_)
             | Self::Log(_)
+            | Self::PlanRefused
             | Self::Provision(_)
             | Self::Samples(_)
             | Self::Server(_)
@@ -209,12 +219,52 @@ impl From<AskError> for VerbError {
     }
 }
 
-/// The message, its causes, and what to try.
-pub fn complain(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+/// The message, its causes, and what to try: for people on standard error, for programs on standard output.
+pub fn complain(error: &anyhow::Error, json: bool) -> ExitCode {
     let verb = error.downcast_ref::<VerbError>();
-    if let Some(hint) = verb.and_then(VerbError::hint) {
+    let (text, hint) = (told(error.chain()), verb.and_then(VerbError::hint));
+    let code = verb.map_or(exit::USAGE, VerbError::exit_code);
+    // Why a plan is refused was printed as its findings.
+    if json && !matches!(verb, Some(VerbError::PlanRefused)) {
+        outln!("{}", serde_json::json!({ "error": text, "try": hint, "exit": code }));
+        return ExitCode::from(code);
+    }
+    eprintln!("error: {text}");
+    if let Some(hint) = hint {
         eprintln!("  try: {hint}");
     }
-    ExitCode::from(verb.map_or(exit::USAGE, VerbError::exit_code))
+    ExitCode::from(code)
+}
+
+/// Each cause once: some errors of others end with the words of their own cause.
+pub(crate) fn told<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    chain.fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.as_str() {
+            "" => cause,
+            said if said.ends_with(&cause) => said.to_owned(),
+            said => format!("{said}: {cause}"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let refused = || io::Error::other("connection refused");
+        for (causes, expected) in [
+            (vec![refused()], "connection refused"),
+            (
+                vec![io::Error::other("cannot reach it: connection refused"), refused()],
+                "cannot reach it: connection refused",
+            ),
+            (vec![io::Error::other("cannot reach it"), refused()], "cannot reach it: connection refused"),
+        ] {
+            let causes: Vec<&(dyn std::error::Error + 'static)> = causes.iter().map(|cause| cause as _).collect();
+            assert_eq!(told(causes.into_iter()), expected);
+        }
+    }
 }

@@ -58,7 +58,7 @@ pub use command::CommandVerb;
 pub use demo::DemoArgs;
 pub use doctor::DoctorArgs;
 pub use drill::DrillArgs;
-pub use error::{VerbError, complain, exit};
+pub use error::{EXITS, VerbError, complain, exit};
 pub use health::HealthArgs;
 pub use init::InitArgs;
 pub use join::{InviteArgs, JoinArgs};

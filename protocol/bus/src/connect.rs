@@ -126,7 +126,7 @@ pub enum ConnectError {
     },
     /// The server does not let us in.
     #[error(
-        "NATS at {url} refused our credentials ({with}): check the agent's `nats.credentials` and the server's user list"
+        "NATS at {url} refused our credentials ({with}): check `--credentials` or the agent's `nats.credentials`, and the server's user list"
     )]
     Refused {
         /// Where.
@@ -149,9 +149,7 @@ pub enum ConnectError {
         missing: String,
     },
     /// Nobody answers there.
-    #[error(
-        "cannot reach NATS at {url}: is it running, and is the address right? `bellwether up` starts one on this machine"
-    )]
+    #[error("cannot reach NATS at {url}")]
     Unreachable {
         /// Where.
         url: String,
