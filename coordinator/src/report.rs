@@ -249,7 +249,9 @@ fn question(why: &Explanation, stage: Option<&StageStatus>) -> String {
 fn answered(why: &Explanation, stage: Option<&StageStatus>, not_met: usize, unknown: usize) -> Answered {
     let is_soaked = stage.is_some_and(|stage| is_soaked(why, stage));
     match why.status.ending {
-        Some(Ending::Aborted | Ending::NotStarted | Ending::NotTakenBack | Ending::RolledBack) => Answered::No,
+        Some(
+            Ending::Aborted | Ending::NotStarted | Ending::NotTakenBack | Ending::RolledBack | Ending::WouldTakeBack,
+        ) => Answered::No,
         _ if matches!(why.status.state, State::TakingBack | State::Applied) => Answered::No,
         _ if not_met > 0 && is_soaked => Answered::No,
         _ if not_met == 0 && unknown == 0 && is_soaked => Answered::Yes,
