@@ -1,6 +1,6 @@
 //! `bellwether doctor`: what is wrong with the mesh, and what would mend it. It changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_bus::{Bus, Syncs};
 use bellwether_protocol::id::{AgentId, Region, Role};
@@ -133,12 +133,15 @@ fn checks(facts: &Facts, region: Option<&Region>) -> Vec<Check> {
     let (silent, all): (Vec<&Seen>, Vec<&Seen>) = facts.seen.iter().partition(|one| one.silent_since.is_some());
     let here: Vec<&Presence> = all.iter().map(|one| &one.said).filter(|said| of(&said.agent)).collect();
     let mut checks = vec![nats(facts), synced(&facts.syncs), coordinators(&all, facts)];
+    checks.extend(
+        region.filter(|_| !facts.seen.iter().any(|one| of(&one.said.agent))).map(|region| nobody(region, facts)),
+    );
     checks.extend(unwatched(facts, region));
     checks.extend(silent.into_iter().filter(|one| of(&one.said.agent)).map(|one| fell_silent(one, facts.now)));
     checks.extend(clocks(&here));
     checks.extend(refusals(&here));
     checks.extend(levers(&here));
-    checks.extend(alerts(&here));
+    checks.extend(alerts(&all));
     checks.extend(spools(&here));
     checks.extend(versions(&here));
     checks
@@ -282,8 +285,17 @@ fn levers(here: &[&Presence]) -> Vec<Check> {
     checks
 }
 
-fn alerts(here: &[&Presence]) -> Option<Check> {
-    let n = here.iter().filter(|presence| presence.agent.role == Role::Alert).count();
+/// That a region has no agent; mistyped, it would look as if all were well in it.
+fn nobody(region: &Region, facts: &Facts) -> Check {
+    let regions: BTreeSet<&str> = facts.seen.iter().map(|one| one.said.agent.region.as_str()).collect();
+    let regions = regions.into_iter().collect::<Vec<_>>().join(", ");
+    let said = format!("no agent of {region} was heard within a day; regions that were: {regions}");
+    Check::wrong("agents", said, format!("bellwether agents invite --role probe --region {region}, or name another"))
+}
+
+/// In whichever region: each tells of all.
+fn alerts(here: &[&Seen]) -> Option<Check> {
+    let n = here.iter().filter(|one| one.said.agent.role == Role::Alert).count();
     Some(match n {
         0 => Check::wrong("alerts", "no alert agent is here: nobody is told", "bellwether agent alert --config FILE"),
         n => Check::ok(
@@ -328,7 +340,7 @@ fn name(presence: &Presence) -> String {
 /// The checks that were asked for.
 fn chosen(checks: Vec<Check>, only: Option<&str>) -> Result<Vec<Check>, VerbError> {
     let Some(only) = only.map(str::to_lowercase) else { return Ok(checks) };
-    let kinds: std::collections::BTreeSet<&str> = checks.iter().map(|check| check.kind).collect();
+    let kinds: BTreeSet<&str> = checks.iter().map(|check| check.kind).collect();
     let kinds = kinds.into_iter().collect::<Vec<_>>().join(", ");
     let is_meant = |check: &Check| check.kind.contains(&only) || check.said.to_lowercase().contains(&only);
     let checks: Vec<Check> = checks.into_iter().filter(is_meant).collect();

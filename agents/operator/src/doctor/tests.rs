@@ -129,8 +129,11 @@ fn one_region_and_one_thing_can_be_looked_at_alone() {
     let mut facts = sound();
     facts.seen[1].said.clock_offset_ms = 5_000;
     assert_eq!(told(&facts, Some("sjc")).0.len(), 2);
-    // Another region has no alert agent, and no wrong clock.
-    assert!(told(&facts, Some("iad")).0[0].starts_with("✗ no alert agent"));
+    // Whoever alerts, alerts for every region; and of a region without anybody nothing is well.
+    assert_eq!(told(&facts, Some("hub")), (Vec::new(), exit::DONE));
+    let (nobody, code) = told(&facts, Some("iad"));
+    assert_eq!(nobody[0], "✗ no agent of iad was heard within a day; regions that were: hub, sjc");
+    assert_eq!((nobody.len(), code), (2, exit::USAGE));
     let only = |text: &str| chosen(checks(&facts, None), Some(text)).map(|checks| checks.len());
     assert_eq!((only("clocks").unwrap(), only("SJC/alert-1").unwrap()), (1, 1));
     let error = only("helm").unwrap_err();
