@@ -49,14 +49,16 @@ struct Line {
 }
 
 impl TestArgs {
-    /// Tries the bridges, prints a line for each and a count, and returns the exit code: 2 when one failed.
+    /// Tries the bridges, prints a line for each and a count, and returns the exit code: 2 when one failed, 4
+    /// when there is none, for then nothing is known.
     ///
     /// # Errors
     /// When the file cannot be used, or names no such bridge.
     pub async fn run(&self, json: bool) -> Result<u8, AlertError> {
         let lines = self.lines().await?;
-        let code = if lines.iter().any(|line| line.outcome == Outcome::Failed) { 2 } else { 0 };
-        let text = if json { serde_json::json!({ "bridges": lines }).to_string() + "\n" } else { shown(&lines, code) };
+        let code = code(&lines);
+        let json_text = || serde_json::json!({ "bridges": lines, "exit": code }).to_string() + "\n";
+        let text = if json { json_text() } else { shown(&lines, code) };
         // Whoever closed the pipe has seen enough.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
         Ok(code)
@@ -165,7 +167,20 @@ fn alerts(now: Timestamp) -> Result<[Alert; 2], IdError> {
     Ok([opened, resolved])
 }
 
+fn code(lines: &[Line]) -> u8 {
+    match lines {
+        [] => 4,
+        lines if lines.iter().any(|line| line.outcome == Outcome::Failed) => 2,
+        _ => 0,
+    }
+}
+
 fn shown(lines: &[Line], code: u8) -> String {
+    if lines.is_empty() {
+        return format!(
+            "no bridge is configured: nothing was sent, and people are told by the agent's console alone. exit {code}\n"
+        );
+    }
     let width = lines.iter().map(|line| line.bridge.len()).max().unwrap_or(0);
     let mut text = String::new();
     for Line { bridge, kind, outcome, said } in lines {
@@ -251,6 +266,8 @@ mod tests {
         assert_eq!(text.lines().count(), expected.len());
         assert!(text.contains("ms, thread ok; C0123456789: edited "), "{text}");
         assert!(!text.contains("hidden"), "{text}");
+        assert_eq!(code(&[]), 4);
+        assert!(shown(&[], 4).starts_with("no bridge is configured: nothing was sent"));
         assert_eq!(run(Some("slack")).await.unwrap().lines().count(), 2);
         assert_eq!(run(Some("github")).await.unwrap().lines().count(), 3);
         assert!(github.log().iter().all(|seen| seen.method == "GET"), "a test made a deployment");
