@@ -34,7 +34,11 @@ pub(crate) async fn dry_run(
     let code = if blocks.is_empty() { exit::DONE } else { exit::USAGE };
     let subject = bus.prefix().command(&start.plan.service, Verb::Start, principal);
     if mesh.json {
-        outln!("{}", serde_json::json!({ "publishes": subject, "would": would, "blocks": blocks, "exit": code }));
+        let levers = hands(&start.plan.service, &would, &agents);
+        let said = serde_json::json!({
+            "publishes": subject, "would": would, "levers": levers, "blocks": blocks, "exit": code,
+        });
+        outln!("{said}");
         return Ok(code);
     }
     let Start { release, plan, shadow, .. } = &start;
@@ -80,6 +84,17 @@ fn lines(plan: &Plan, would: &DryRun, agents: &[Presence]) -> Vec<Line> {
         }
     }
     lines
+}
+
+/// Of each lever that would be set: who holds it, where it stands, and what setting it does.
+fn hands(service: &Service, would: &DryRun, agents: &[Presence]) -> serde_json::Value {
+    let stages = would.stages.iter().flat_map(|(_, moves)| moves);
+    let moves = stages.chain(would.levels.iter().flatten()).map(|one| &one.lever);
+    let one = |lever: &LeverName| {
+        let (agent, stands, does) = held(service, lever, agents)?;
+        Some((lever.to_string(), serde_json::json!({ "agent": agent, "now": stands, "does": does })))
+    };
+    moves.filter_map(one).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn move_line(service: &Service, Move { lever, to }: &Move, agents: &[Presence]) -> Line {
@@ -150,6 +165,9 @@ stage production   looks for 24h
 if taken back, level 1   within 2m
   staging {previous}      now v42         east/roll-1: deploy {value}";
         assert_eq!(text.join("\n"), expected);
+        let levers = hands(&plan.service, &would, std::slice::from_ref(&roll));
+        let staging = serde_json::json!({ "agent": "east/roll-1", "now": "v42", "does": "deploy {value}" });
+        assert_eq!((&levers["staging"], &levers["stable"]), (&staging, &serde_json::Value::Null));
         let running = Some("shop/7".parse().unwrap());
         let expected = [
             "no live agent holds lever stable",

@@ -203,13 +203,17 @@ pub(crate) fn checked(
     match read_plan(&name, text, overrides, validators) {
         Ok((plan, warnings)) => {
             if !warnings.is_empty() {
-                eprint!("{}", render(&warnings, &sources));
+                // What follows may well contact or change something.
+                eprintln!("{}", render(&warnings, &sources).trim_end().trim_end_matches(NOTHING_DONE));
             }
             Ok(plan)
         }
         Err(findings) => Err(refused(&findings, &sources, json)),
     }
 }
+
+/// What a check may say, and a start may not.
+const NOTHING_DONE: &str = " Nothing was contacted or changed.";
 
 fn refused(findings: &[Finding], sources: &[(String, &str)], json: bool) -> VerbError {
     if json {
