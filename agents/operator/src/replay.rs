@@ -252,8 +252,8 @@ fn show_heads(mesh: &Mesh, heads: &Heads) {
         if mesh.json {
             outln!("{}", serde_json::json!({ "service": service, "record": ordinal, "hash": hash }));
         } else {
-            let records = if ordinal.0 == 1 { "record" } else { "records" };
-            outln!("{service}: {ordinal} {records} decided again, each the same to the byte; head {}", hash.short());
+            let records = render::plural(ordinal.0, "record");
+            outln!("{service}: {records} decided again, each the same to the byte; head {}", hash.short());
         }
     }
 }

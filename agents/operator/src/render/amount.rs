@@ -1,5 +1,6 @@
 //! Spans and shares as people read them.
 
+use bellwether_protocol::plan::number::thousands;
 use bellwether_protocol::ratio::Ratio;
 use bellwether_protocol::time::Span;
 
@@ -21,6 +22,11 @@ pub(crate) fn span(span: Span) -> String {
     }
 }
 
+/// How many of what.
+pub(crate) fn plural(n: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
+}
+
 /// A share with three digits, rounded down.
 pub(crate) fn percent_down(share: Ratio) -> String {
     let step = step(share);
@@ -35,6 +41,11 @@ fn step(share: Ratio) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2_880].map(|n| plural(n, "slot")), ["0 slots", "1 slot", "2,880 slots"]);
+    }
 
     #[test]
     fn spans_have_at_most_two_units() {

@@ -11,7 +11,9 @@ pub(crate) fn evidence_lines(folded: &Folded) -> Vec<Line> {
     let mut lines: Vec<Line> = folded.slots.iter().flat_map(slot_lines).collect();
     let (shown, total) = (folded.slots.len() as u64, folded.total);
     lines.push(match (shown, total) {
-        (_, 0) => Line::of("no slot was folded that fits. do: bellwether rollout report ROLLOUT"),
+        (_, 0) => {
+            Line::of("no slot fits what was asked for; `rollout report` names the criteria and regions there are")
+        }
         (shown, total) if shown < total => Line::of(format!(
             "the last {} of {} slots; narrow it with --slot, --criterion or --region",
             count(shown),

@@ -15,7 +15,7 @@ mod watch;
 
 pub(crate) mod table;
 
-pub(crate) use amount::span;
+pub(crate) use amount::{plural, span};
 pub(crate) use bellwether_protocol::plan::number::thousands as count;
 pub(crate) use evidence::evidence_lines;
 pub(crate) use explain::explain;

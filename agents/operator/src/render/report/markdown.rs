@@ -79,7 +79,8 @@ fn escape(text: &str) -> String {
     for c in harmless(text).chars() {
         match c {
             '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
+            // Only where a line begins would it be a quotation.
+            '>' if out.is_empty() => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
             '\\' | '`' | '*' | '[' | ']' | '|' => out.extend(['\\', c]),
             c => out.push(c),

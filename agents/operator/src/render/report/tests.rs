@@ -69,7 +69,7 @@ fn sections_come_in_the_order_of_the_story() {
         "| companycam (soft) | `never 2 slots down` | 12 in a row in sjc; first 20:00:00Z http_5xx | 12 of 429 bad | ✗ not met |",
         "| ! medium | 20:10:10Z | companycam: FAIL (soft) in sjc (canary), 2 in a row (2 of 419), limit 2 in a row |",
         "| missing slots | sjc: 3 of 432, 2026-05-04 17:20:00Z to 2026-05-04 17:30:00Z |",
-        "| late slots | sjc: 1 came after their slot had closed; they restore nothing |",
+        "| late slots | sjc: 1 slot came too late to count, and restored nothing |",
         "bellwether command rollback estimator",
     ] {
         assert!(text.contains(row), "{row}\nis not in\n{text}");
@@ -102,6 +102,7 @@ fn nothing_from_outside_becomes_markup() {
     let text = report_markdown(&hostile());
     let outside_code: Vec<&str> = text.split('`').step_by(2).collect();
     assert!(!outside_code.concat().contains("<script"), "{text}");
+    assert!(!text.contains("&gt;") || text.contains("\n&gt;"), "what harms nothing is shown as it is: {text}");
     assert_eq!(Escaped("a\u{1b}[2J\n'\"").to_string(), "a [2J &#39;&quot;");
     assert_eq!(harmless("a\tb"), "a b");
 }

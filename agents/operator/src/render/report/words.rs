@@ -1,7 +1,7 @@
 //! What a report says, section by section, from its data alone.
 
 use bellwether_protocol::id::Region;
-use bellwether_protocol::reason::{Cause, Judgement, Reason};
+use bellwether_protocol::reason::{Cause, Ending, Judgement, Reason};
 use bellwether_protocol::report::{Answered, EvidenceRow, Gap, Issue, Met, Priority, Report, RowNumber};
 use bellwether_protocol::status::{State, TakeBackStatus};
 use bellwether_protocol::time::{Timestamp, slot_start};
@@ -10,7 +10,7 @@ use super::deployment::deployment;
 use super::seen::{criteria, endpoints, proves};
 use super::{Block, Cell, Chart, Document, Face, Row, Section, Table};
 use crate::render::explain::headline;
-use crate::render::{Look, count, hold_words, reason_event, span};
+use crate::render::{Look, count, hold_words, plural, reason_event, span};
 
 const LOOK: Look = Look { colour: false, ascii: false };
 /// More seldom than this says nothing more to people.
@@ -130,7 +130,9 @@ fn coverage(report: &Report) -> Cell {
     let total = report.gaps.iter().map(|gap| gap.slots).sum::<u64>();
     let seen = match (total, missing.is_empty()) {
         (0, _) => "no slot was looked at yet".to_owned(),
-        (_, true) => format!("every slot was seen ({} in {} regions)", count(total), report.gaps.len()),
+        (_, true) => {
+            format!("every slot was seen ({} in {})", count(total), plural(report.gaps.len() as u64, "region"))
+        }
         (_, false) => format!("slots not seen: {}", missing.join(", ")),
     };
     let needs = report.explanation.status.needs_you.as_ref();
@@ -166,7 +168,7 @@ fn issues(report: &Report) -> Vec<Block> {
     let rows = report.issues.iter().map(row).collect();
     let table = Table { head: &["priority", "since", "what"], rows, empty: "None." };
     let more = (report.issues_left_out > 0).then(|| {
-        let more = format!("{} more issues are in the log.", count(report.issues_left_out));
+        let more = format!("{} more in the log.", plural(report.issues_left_out, "issue"));
         Block::Sentences(vec![Cell::from(more).resting_on(LOG)])
     });
     std::iter::once(Block::Table(table)).chain(more).collect()
@@ -204,7 +206,7 @@ fn risks(report: &Report) -> Table {
     }
     if status.agents_live < status.agents_known {
         let gone = status.agents_known - status.agents_live;
-        risk("agents", format!("{gone} of {} agents are not here", status.agents_known), LOG);
+        risk("agents", format!("{gone} of {} not here", plural(status.agents_known.into(), "agent")), LOG);
     }
     Table { head: &["kind", "what"], rows, empty: "None: nothing was left out, late or missing." }
 }
@@ -217,12 +219,11 @@ fn gap_words(report: &Report, gap: &Gap) -> Vec<(&'static str, String)> {
         words.push(("missing slots", text));
     }
     if gap.late > 0 {
-        let text =
-            format!("{}: {} came after their slot had closed; they restore nothing", gap.region, count(gap.late));
+        let text = format!("{}: {} came too late to count, and restored nothing", gap.region, plural(gap.late, "slot"));
         words.push(("late slots", text));
     }
     if gap.unwell > 0 {
-        let text = format!("{}: {} words did not count", gap.region, count(gap.unwell));
+        let text = format!("{}: {} did not count", gap.region, plural(gap.unwell, "message"));
         words.push(("agents not well", text));
     }
     words
@@ -261,6 +262,10 @@ fn next(report: &Report) -> Vec<Block> {
         ("take it back", format!("bellwether command rollback {service}")),
         ("this report, as of then", format!("bellwether rollout report {rollout}")),
     ] {
+        // What was taken back, or would have been, is gone already.
+        if why == "take it back" && !matches!(status.ending, None | Some(Ending::Completed)) {
+            continue;
+        }
         commands.push((why.to_owned(), run));
     }
     let sentences = [look, then].map(|text| Cell::from(text).resting_on(LOG));
@@ -311,8 +316,8 @@ fn evidence(report: &Report) -> Vec<Block> {
     let service = &report.explanation.status.rollout.service;
     let verify = vec![("decide the whole log again, offline".to_owned(), format!("bellwether audit verify {service}"))];
     let said = format!(
-        "{} records were decided again for this report, each the same to the byte; the head of the log is {}.",
-        count(report.explanation.records as u64),
+        "{} decided again for this report, each the same to the byte; the head of the log is {}.",
+        plural(report.explanation.records as u64, "record"),
         report.head
     );
     vec![
