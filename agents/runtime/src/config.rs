@@ -115,7 +115,10 @@ pub fn parse_config<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Co
             Some(at) if at.line() > 0 => format!("{path}:{}:{}", at.line(), at.column()),
             _ => path.to_owned(),
         };
-        ConfigError::Yaml { place, message: error.to_string() }
+        // Some messages end with the place, which is said already.
+        let message = error.to_string();
+        let message = message.split_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
+        ConfigError::Yaml { place, message }
     })
 }
 
@@ -157,7 +160,7 @@ mod tests {
     fn errors_name_the_place() {
         let check = |text: &str, place: &str, word: &str| {
             let error = parse_config::<File>("probe.yaml", text).expect_err("accepted").to_string();
-            assert!(error.starts_with(place) && error.contains(word), "{error}");
+            assert!(error.starts_with(place) && error.contains(word) && !error.contains(" at line "), "{error}");
         };
         check(&GOOD.replace("name: probe-1", "name: probe.1"), "probe.yaml:3:9: ", "probe.1");
         check(&format!("{GOOD}  color: red\n"), "probe.yaml:8:3: ", "color");
