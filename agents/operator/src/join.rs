@@ -77,6 +77,8 @@ pub struct Invited {
     pub agent: AgentId,
     /// Until when.
     pub until: Timestamp,
+    /// What to do with it on the agent's machine.
+    pub next: Vec<String>,
 }
 
 /// A folder that was just written.
@@ -101,10 +103,10 @@ impl InviteArgs {
         if json {
             return say("invited", &invited);
         }
-        let Invited { token, agent, until } = &invited;
+        let Invited { token, agent, until, next } = &invited;
         outln!("{token}");
-        outln!("one agent, {agent}, once, until {until}. It is kept nowhere. On its machine:");
-        outln!("  bellwether agents join {token} --dir {}-{}", agent.region, agent.name);
+        outln!("one agent, {agent}, once, until {}. It is kept nowhere. On its machine:", until.seconds());
+        next.iter().for_each(|line| outln!("  {line}"));
         Ok(exit::DONE)
     }
 
@@ -126,7 +128,8 @@ impl InviteArgs {
         let invite = Invite { agent: agent.clone(), by: self.asker.principal()?, until, used: None, key: None };
         let token = one_time_token().map_err(VerbError::System)?;
         bus.kv(Bucket::Invites).create(&hash(&token), codec::to_json("invite", &invite)?).await?;
-        Ok(Invited { token, agent, until })
+        let next = vec![format!("bellwether agents join {token} --dir {}-{}", agent.region, agent.name)];
+        Ok(Invited { token, agent, until, next })
     }
 }
 
@@ -158,12 +161,12 @@ impl JoinArgs {
         let place = files::Place { dir: &dir, agent: &invite.agent, mesh, program: &program };
         let staged = beside(&dir);
         if let Some(used) = invite.used {
-            let why = || refused(&format!("for {} was used at {used}", invite.agent));
+            let why = || refused(&format!("for {} was used at {}", invite.agent, used.seconds()));
             let left = left_behind(&staged).filter(|user| invite.key.as_ref() == Some(&user.public));
             return self.finish(&place, &staged, &left.ok_or_else(why)?);
         }
         if now > invite.until {
-            return Err(refused(&format!("for {} was good until {}", invite.agent, invite.until)));
+            return Err(refused(&format!("for {} was good until {}", invite.agent, invite.until.seconds())));
         }
         let user = NewUser::generate().map_err(VerbError::System)?;
         stage(&staged, &place.files(&user, self.container))?;

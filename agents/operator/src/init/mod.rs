@@ -206,10 +206,11 @@ fn write(dir: &Path, files: &[(String, String)]) -> Result<Vec<PathBuf>, VerbErr
         paths.iter().filter(|path| path.symlink_metadata().is_ok()).map(|path| path.display().to_string()).collect();
     if !there.is_empty() {
         return Err(VerbError::Setup(format!(
-            "{} there already, and init replaces nothing: {}; nothing was written. Move it away, or name another \
+            "{} there already, and init replaces nothing: {}; nothing was written. Move {} away, or name another \
              folder with `--dir`",
             if there.len() == 1 { "a file is" } else { "files are" },
-            there.join(", ")
+            there.join(", "),
+            if there.len() == 1 { "it" } else { "them" },
         )));
     }
     make_dir(dir)?;
