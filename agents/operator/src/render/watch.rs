@@ -201,7 +201,7 @@ fn stage_words(stage: &StageStatus, look: Look) -> (Style, String) {
 
 fn leaves(frame: &Frame) -> Option<Line> {
     let stage = frame.status.stages.iter().find(|stage| stage.mark == StageMark::Now)?;
-    let at = frame.status.leaves_at?;
+    let at = frame.status.leaves_at.filter(|at| *at > frame.now)?;
     Some(Line::of(format!("leaves {} {} earliest ({})", stage.name, at.clock(), span(at.since(frame.now)))))
 }
 
@@ -215,8 +215,29 @@ fn why(frame: &Frame) -> Vec<Line> {
     }
     let excluded = status.excluded.iter();
     said.extend(excluded.map(|(what, until)| format!("{what} is left out by hand until {}", until.clock())));
-    let labels = std::iter::once("why   ").chain(std::iter::repeat("      "));
-    labels.zip(said).map(|(label, text)| Line::of(label).then(text)).collect()
+    let said = said.iter().flat_map(|text| wrapped(text, frame.width.saturating_sub(WHY)));
+    let labels = std::iter::once("why").chain(std::iter::repeat(""));
+    labels.zip(said).map(|(label, text)| Line::of(format!("{label:WHY$}{text}"))).collect()
+}
+
+/// Where the reasons begin.
+const WHY: usize = 6;
+/// Narrower than this nothing is read, only counted.
+const WRAP_MIN: usize = 20;
+
+/// A text in lines of so many cells, between its words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width.max(WRAP_MIN) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Why nothing is decided, and what mends it.

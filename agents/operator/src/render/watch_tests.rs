@@ -202,6 +202,7 @@ fn one_region_at_80_columns_shows_no_half_numbers() {
         ],
         regions: vec![region("sjc", "....................", 252, 252, &["v41", "v42"])],
         incidents: vec!["estimator/42-not_refused_by_anybody".parse().unwrap()],
+        summary: Some("lever release could not be set: refused by the platform, which answered 403 forbidden".into()),
         ..failing()
     };
     check(&status, "13:51:14", 80, 40, include_str!("golden/one-region-80.txt"));
@@ -213,7 +214,7 @@ fn a_wait_for_approval_ends_with_the_exact_command() {
     let status = Status {
         state: State::Waiting,
         holds: vec![Hold::Approval],
-        leaves_at: None,
+        leaves_at: Some(at("12:05:50")),
         needs_you: Some(NeedsYou { what: "approve".into(), run: Some(run) }),
         ..good()
     };
