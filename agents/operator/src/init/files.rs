@@ -4,6 +4,7 @@ use bellwether_protocol::id::{Region, Service, SliName};
 use bellwether_runtime::web::Origin;
 
 use super::Kind;
+use crate::args::as_token;
 
 /// What the files depend on.
 #[derive(Debug, Clone)]
@@ -116,11 +117,16 @@ impl Setting {
             None => "  # control: https://SOMETHING-ELSE/".to_owned(),
         };
         let Recipe { build, env, lever, .. } = recipe(self.kind);
+        let checks = self.looks.iter().skip(1).map(|(name, _)| {
+            let own = as_token(&format!("down-{name}"));
+            format!("  - name: {own:?}\n    sli: {:?}\n    must: never 3 slots down\n@hard@", name.as_str())
+        });
         let hard = if lever.is_empty() { "" } else { "    hard: true                    # takes the release back" };
         [
             ("@lines@", LINES.trim_end()),
             ("@build@", build),
             ("@env@", env),
+            ("@checks@", &checks.collect::<Vec<_>>().join("\n")),
             ("@hard@", hard),
             ("@regions@", &regions.collect::<Vec<_>>().join("\n")),
             ("@slis@", &slis.collect::<Vec<_>>().join("\n")),
