@@ -57,7 +57,8 @@ pub struct RunArgs {
     /// Most connections of a rate
     #[arg(long, value_name = "N", conflicts_with = "users")]
     connections: Option<usize>,
-    /// Our own lag (p99) over which a second is void; default: a tenth of the lowest latency threshold
+    /// Our own lag (p99) over which a second is void; default: a tenth of the lowest latency threshold,
+    /// else of the measured p99; at least 2 ms
     #[arg(long, value_name = "SPAN")]
     lag_max: Option<Span>,
     #[command(flatten)]

@@ -89,7 +89,8 @@ impl Screen {
         lines.push(format!("waited for a connection p99 {pool}   for this generator p99 {own}"));
         lines.extend(classes(tally));
         if let Some(why) = &tally.why {
-            lines.push(format!("? {} of {} seconds are void: {why}", tally.voids, tally.windows));
+            let are = if tally.voids == 1 { "is" } else { "are" };
+            lines.push(format!("? {} of {} seconds {are} void: {why}", tally.voids, tally.windows));
         }
         lines.extend(
             tally.sound.gathered.evidence().iter().map(|seen| format!("  {} {}", clock_ms(seen.at.as_ms()), seen.text)),
