@@ -348,7 +348,7 @@ fn fail(recorder: &mut Recorder) {
     recorder.now = first + Span::from_secs(100);
     let reasons = recorder.record(inputs);
     let is_taken_back = reasons.iter().any(|reason| matches!(reason, Reason::TakingBack { .. }));
-    assert_ne!(is_taken_back, is_shadow, "{reasons:?}");
+    assert_ne!(is_taken_back, recorder.is_shadow, "{reasons:?}");
     recorder.obey(reasons);
 }
 
