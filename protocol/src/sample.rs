@@ -75,10 +75,18 @@ pub mod class {
     pub const ALL: [&str; 13] =
         [OK, REDIRECT, HTTP_4XX, HTTP_5XX, UNEXPECTED, RESOLVE, CONNECT, TLS, TIMEOUT, RESET, REFUSED, TOO_LARGE, SHED];
 
+    /// One of the words here as a class.
+    ///
+    /// # Panics
+    /// For what is no token; each of the words here is one.
+    #[expect(clippy::expect_used, reason = "the words are constants, and a test of the probe reads all of them")]
+    pub fn known(word: &'static str) -> Class {
+        word.parse().expect("a known class")
+    }
+
     /// The one good class.
-    #[expect(clippy::expect_used, reason = "the word is a token, and a test reads it")]
     pub fn ok() -> Class {
-        OK.parse().expect("a class")
+        known(OK)
     }
 
     /// Whether this is the one good class.

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bellwether_protocol::id::Release;
+use bellwether_protocol::sample::class;
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
 
-use crate::window::{Outcome, Times, Window, count, known};
+use crate::window::{Outcome, Times, Window, count};
 
 /// One instant, on the clock that nobody sets back and on the one that windows are made of.
 #[derive(Debug, Clone, Copy)]
@@ -297,7 +298,7 @@ impl Desk {
             count(window.gathered.portion(release), word, &self.rules.edges_ms, times.response);
         }
         if let Some(text) = evidence {
-            window.gathered.note(now.time, known(word), text);
+            window.gathered.note(now.time, class::known(word), text);
         }
     }
 }
@@ -312,7 +313,6 @@ impl Stall {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::sample::class;
     use proptest::prelude::*;
 
     use super::*;

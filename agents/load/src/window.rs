@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bellwether_protocol::id::Class;
 use bellwether_protocol::sample::{Portion, class};
 use bellwether_protocol::time::{Span, Timestamp};
 use bellwether_runtime::Gathered;
@@ -170,17 +169,12 @@ impl Counts {
 
 /// Counts one arrival in the portion of the release that answered.
 pub(crate) fn count(portion: &mut Portion, word: &'static str, edges_ms: &[u64], response: Duration) {
-    *portion.classes.entry(known(word)).or_default() += 1;
+    *portion.classes.entry(class::known(word)).or_default() += 1;
     if is_timed(word) {
         // Rounded up: what took longer than a limit must not look as if it did not.
         let ms = u64::try_from(response.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
         portion.latency.record(edges_ms, Span::from_ms(ms));
     }
-}
-
-#[expect(clippy::expect_used, reason = "the words in `class` are tokens; a test of the protocol reads them all")]
-pub(crate) fn known(word: &'static str) -> Class {
-    word.parse().expect("a known class")
 }
 
 /// Whether an arrival of that class has a latency: it was answered whole, or waited for nothing.

@@ -1,7 +1,7 @@
 //! What one reading came to. What is missing is missing: never zero, never good.
 
 use bellwether_protocol::id::Class;
-use bellwether_protocol::sample::{Portion, class};
+use bellwether_protocol::sample::Portion;
 use bellwether_protocol::time::Timestamp;
 
 /// Something that was measured.
@@ -29,9 +29,3 @@ pub(crate) struct Missing(pub(crate) String);
 
 /// What a reading came to. An empty list is no evidence of anything: nothing was there to be read.
 pub(crate) type Reading = Result<Vec<Found>, Missing>;
-
-/// The good class.
-#[expect(clippy::expect_used, reason = "the words in `class` are tokens")]
-pub(crate) fn ok() -> Class {
-    class::OK.parse().expect("a known class")
-}

@@ -12,12 +12,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bellwether_protocol::plan::Flaw;
-use bellwether_protocol::sample::{Level, Portion};
+use bellwether_protocol::sample::{Level, Portion, class};
 use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::found::{Found, Missing, Reading, ok};
+use crate::found::{Found, Missing, Reading};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +78,7 @@ impl Host {
 
     /// Measures everything that was asked for; one number that cannot be read makes all missing.
     pub(crate) fn look(&mut self, now: Timestamp) -> Reading {
-        let mut portion = Portion { classes: [(ok(), 1)].into(), ..Portion::default() };
+        let mut portion = Portion { classes: [(class::ok(), 1)].into(), ..Portion::default() };
         for number in self.numbers.clone() {
             let name = serde_json::to_value(number).ok().and_then(|name| name.as_str()?.parse().ok());
             let value = self.value(number, now).filter(|value| value.is_finite());

@@ -15,13 +15,13 @@ use std::sync::Arc;
 use bellwether_protocol::assignment::Look;
 use bellwether_protocol::id::NumberName;
 use bellwether_protocol::plan::Flaw;
-use bellwether_protocol::sample::{Level, Portion};
+use bellwether_protocol::sample::{Level, Portion, class};
 use bellwether_protocol::time::Timestamp;
 use bellwether_runtime::web::{Answer, Dialer, Flaws, Number};
 use serde_json::Value;
 
 use crate::endpoint::Endpoint;
-use crate::found::{Found, Missing, Reading, ok};
+use crate::found::{Found, Missing, Reading};
 
 /// One endpoint, and the numbers in its answer.
 pub(crate) struct Json {
@@ -64,7 +64,7 @@ impl Json {
         let mark = self.endpoint.target.fingerprint.as_ref();
         let release = mark.and_then(|mark| mark.read(&headers, Some(&json)));
         let answer = Answer { status: 200, headers, text: String::new(), json: Some(json), secrets: Vec::new() };
-        let mut portion = Portion { release, classes: [(ok(), 1)].into(), ..Portion::default() };
+        let mut portion = Portion { release, classes: [(class::ok(), 1)].into(), ..Portion::default() };
         for (name, number) in &self.numbers {
             let value = number.read(&answer).ok_or_else(|| missing(format!("number `{name}` is not there")))?;
             portion.numbers.insert(name.clone(), Level::one(value));

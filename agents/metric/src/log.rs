@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::Site;
-use crate::found::{Found, Reading, ok};
+use crate::found::{Found, Reading};
 use source::Lines;
 
 /// What a plan says.
@@ -167,7 +167,7 @@ impl Patterns {
                 }
                 class.clone()
             }
-            None if self.total.as_ref().is_none_or(|total| total.is_match(line)) => ok(),
+            None if self.total.as_ref().is_none_or(|total| total.is_match(line)) => class::ok(),
             None => return,
         };
         let count = into.portion.classes.entry(class).or_default();

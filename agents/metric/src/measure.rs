@@ -25,7 +25,7 @@ use bellwether_protocol::time::{Span, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::found::{Found, Missing, Reading, ok};
+use crate::found::{Found, Missing, Reading};
 use crate::selector::{Labels, Selector};
 use crate::series::{Counters, Series, Targets};
 
@@ -211,7 +211,7 @@ impl Measure {
                 if portion.numbers.insert(name.clone(), Level::one(value)).is_some() {
                     return Err(Missing(format!("number `{name}` has several values: add them up, or choose one")));
                 }
-                portion.classes.insert(ok(), 1);
+                portion.classes.insert(class::ok(), 1);
             }
         }
         portions.retain(|_, portion| portion.numbers.len() == count);
@@ -294,7 +294,7 @@ fn events(
         let portion = portion(&mut portions, release);
         portion.classes = classes.into_iter().map(|(class, sum)| (class, whole(sum))).collect();
         let good = whole(total).saturating_sub(portion.n());
-        portion.classes.insert(ok(), good);
+        portion.classes.insert(class::ok(), good);
         portion.classes.retain(|name, count| *count > 0 || class::is_ok(name));
     }
     portions
@@ -330,7 +330,7 @@ fn latencies<'a>(
         let histogram = Histogram(counts.collect());
         let portion = portion(&mut portions, release(&labels));
         portion.latency.merge(&histogram);
-        portion.classes.insert(ok(), portion.latency.n());
+        portion.classes.insert(class::ok(), portion.latency.n());
     }
     Ok(portions)
 }

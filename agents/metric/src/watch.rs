@@ -203,7 +203,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::sample::Portion;
+    use bellwether_protocol::sample::{Portion, class};
 
     use super::*;
 
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_slot_is_handed_over_once_and_only_when_something_was_read() {
         let found = |ms: i64, n: u64| {
-            vec![Found::new(at(ms), Portion { classes: [(crate::found::ok(), n)].into(), ..Portion::default() })]
+            vec![Found::new(at(ms), Portion { classes: [(class::ok(), n)].into(), ..Portion::default() })]
         };
         let every = Pace::Every { every: Span::from_ms(100), phase: Span::ZERO, hold: Span::from_ms(200) };
         let mut slots = Slots::new(Span::from_ms(1_000), every, at(5_100));

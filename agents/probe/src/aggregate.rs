@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use bellwether_bus::Trace;
-use bellwether_protocol::id::{Class, Revision};
-use bellwether_protocol::sample::{Control, Level, Sample};
+use bellwether_protocol::id::Revision;
+use bellwether_protocol::sample::{Control, Level, Sample, class};
 use bellwether_protocol::time::{Span, Timestamp, slot_start};
 use bellwether_runtime::web::ControlLooks;
 use bellwether_runtime::{Gathered, Watch};
@@ -179,7 +179,7 @@ impl Open {
 
 impl Slot {
     fn count(&mut self, edges_ms: &[u64], seen: Observation, now: Timestamp) {
-        let class = known(seen.class);
+        let class = class::known(seen.class);
         if let Some(text) = seen.evidence {
             self.gathered.note(now, class.clone(), text);
         }
@@ -196,14 +196,9 @@ impl Slot {
     }
 }
 
-#[expect(clippy::expect_used, reason = "the words in `class` are tokens; a test below reads them all")]
-fn known(class: &'static str) -> Class {
-    class.parse().expect("a known class")
-}
-
 #[cfg(test)]
 mod tests {
-    use bellwether_protocol::sample::{Cohort, PORTIONS_MAX, Portion, class};
+    use bellwether_protocol::sample::{Cohort, PORTIONS_MAX, Portion};
 
     use super::*;
 
@@ -254,7 +249,7 @@ mod tests {
     #[test]
     fn every_known_class_is_a_token() {
         for name in class::ALL {
-            assert_eq!(known(name).as_str(), name);
+            assert_eq!(class::known(name).as_str(), name);
         }
     }
 
