@@ -148,7 +148,7 @@ impl Looker for Loader {
             place: self.gaps.place(&watch),
             watch,
             revision: Arc::clone(&revision),
-            ends: Instant::now() + self.config.lasts(),
+            ends: Instant::now() + self.config.duration_max.to_std(),
             samples: self.samples.clone(),
             heard: self.heard.clone(),
             control,

@@ -12,7 +12,6 @@
 //! ```
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bellwether_protocol::time::Span;
 use bellwether_runtime::AgentConfig;
@@ -100,18 +99,11 @@ impl LoadConfig {
     /// Both numbers.
     pub(crate) fn check_duration(&self, course: &Course) -> Result<(), String> {
         let (lasts, max) = (course.lasts(), self.duration_max);
-        let is_over = lasts > max.to_std();
-        let lasts = Span::from_ms(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
-        if is_over {
-            Err(format!("stages of {lasts} are over this agent's `load.duration_max` of {max}"))
-        } else {
-            Ok(())
+        if lasts <= max.to_std() {
+            return Ok(());
         }
-    }
-
-    /// How long a load may go on.
-    pub(crate) fn lasts(&self) -> Duration {
-        self.duration_max.to_std()
+        let lasts = Span::from_ms(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
+        Err(format!("stages of {lasts} are over this agent's `load.duration_max` of {max}"))
     }
 }
 

@@ -52,11 +52,12 @@ impl Screen {
     /// A window is complete.
     pub(crate) fn window(&mut self, window: &Window, void: Option<&str>, tally: &Tally, passed: Duration) {
         match self.mode {
-            Mode::Json => self.print(&[line(&json!({
+            Mode::Json => self.print(&[json!({
                 "type": "window", "start_ms": window.start.as_ms(), "width_ms": window.width.as_ms(),
                 "counts": window.counts, "response_us": quantiles(&window.response),
                 "lag_gen_us": quantiles(&window.lag_gen), "lag_pool_us": quantiles(&window.lag_pool), "void": void,
-            }))]),
+            })
+            .to_string()]),
             Mode::Lines => {
                 self.told += 1;
                 if self.told.is_multiple_of(LINE_EVERY) {
@@ -78,7 +79,7 @@ impl Screen {
     /// The run is over.
     pub(crate) fn end(&mut self, tally: &Tally, judged: &[Judged], ended: &Ended, passed: Duration, code: u8) {
         if self.mode == Mode::Json {
-            return self.print(&[line(&run(tally, judged, ended, passed, code))]);
+            return self.print(&[run(tally, judged, ended, passed, code).to_string()]);
         }
         let mut lines = vec![format!("{}   {}   {}", self.url, self.model, clock(passed)), outcome(tally)];
         let response = &tally.sound.response;
@@ -130,10 +131,6 @@ fn write(text: &str) {
 
 fn joined(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
-fn line(value: &Value) -> String {
-    value.to_string()
 }
 
 fn clock(passed: Duration) -> String {

@@ -7,7 +7,7 @@ use crate::found::Missing;
 /// What is heard on one subject.
 #[derive(Debug)]
 pub(crate) struct Ear {
-    subject: String,
+    pub(crate) subject: String,
     bus: Bus,
     heard: Option<Subscription>,
 }
@@ -19,11 +19,6 @@ impl Ear {
     /// An ear that is not yet at its subject.
     pub(crate) fn new(bus: &Bus, subject: String) -> Self {
         Self { subject, bus: bus.clone(), heard: None }
-    }
-
-    /// Where it listens.
-    pub(crate) fn subject(&self) -> &str {
-        &self.subject
     }
 
     /// The bodies of what was said since the last time.

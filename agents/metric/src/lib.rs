@@ -144,7 +144,7 @@ impl Source {
         let name = match self {
             Self::Host(_) | Self::Json(_) => return None,
             Self::Log(log) => log.shared()?.to_owned(),
-            Self::Prometheus(prometheus) => prometheus.server().to_owned(),
+            Self::Prometheus(prometheus) => prometheus.name.clone(),
             Self::Pushed(_) => look.sli.to_string(),
             Self::Text(text) => text.name(),
         };

@@ -52,7 +52,8 @@ pub(crate) struct Server {
 /// One SLI that a server measures.
 #[derive(Debug)]
 pub(crate) struct Prometheus {
-    name: String,
+    /// Of its server.
+    pub(crate) name: String,
     server: Server,
     measure: Measure,
 }
@@ -93,11 +94,6 @@ impl Prometheus {
         let server =
             servers.get(&name).ok_or_else(|| format!("`{name}` is not in this agent's `metric.prometheus`"))?;
         Ok(Self { server: server.clone(), name, measure })
-    }
-
-    /// The name of its server.
-    pub(crate) fn server(&self) -> &str {
-        &self.name
     }
 
     /// Reads the slot from `from` to `to`, all queries within `timeout`.

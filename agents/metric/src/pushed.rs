@@ -58,7 +58,7 @@ impl Pushed {
                 Ok(one) => found.extend(one),
                 Err(Missing(why)) => {
                     self.refused += 1;
-                    let (subject, refused) = (self.ear.subject(), self.refused);
+                    let (subject, refused) = (&self.ear.subject, self.refused);
                     if refused == 1 {
                         tracing::warn!(subject, why, "a pushed document was refused; later ones are only counted");
                     } else {

@@ -49,17 +49,10 @@ impl Selector {
         }
         let name = rest.word(true);
         let mut matchers = Vec::new();
-        if rest.takes("{") {
-            while !rest.takes("}") {
-                matchers.push(rest.matcher()?);
-                if matchers.len() > MATCHERS_MAX {
-                    return Err(format!("over {MATCHERS_MAX} label matchers"));
-                }
-                if !rest.takes(",") && !rest.0.trim_start().starts_with('}') {
-                    return Err(rest.wrong("`,` or `}`"));
-                }
-            }
-        }
+        rest.braces(|rest| {
+            matchers.push(rest.matcher()?);
+            if matchers.len() > MATCHERS_MAX { Err(format!("over {MATCHERS_MAX} label matchers")) } else { Ok(()) }
+        })?;
         if !rest.0.trim().is_empty() {
             return Err(rest.wrong("a plain selector that ends here: no range, function or operator"));
         }
@@ -104,6 +97,20 @@ impl<'a> Rest<'a> {
         let after = self.0.trim_start().strip_prefix(what);
         self.0 = after.unwrap_or(self.0);
         after.is_some()
+    }
+
+    /// Takes what stands in braces, `one` after the other; nothing where no brace comes next.
+    pub(crate) fn braces(&mut self, mut one: impl FnMut(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        if !self.takes("{") {
+            return Ok(());
+        }
+        while !self.takes("}") {
+            one(self)?;
+            if !self.takes(",") && !self.0.trim_start().starts_with('}') {
+                return Err(self.wrong("`,` or `}`"));
+            }
+        }
+        Ok(())
     }
 
     /// A name of a metric (which may hold colons) or of a label, if one comes next.

@@ -116,18 +116,14 @@ fn sample(line: &str) -> Result<(Labels, f64), String> {
     let mut labels = Labels::new();
     let name = rest.word(true).ok_or_else(|| rest.wrong("the name of a metric"))?;
     labels.insert(NAME.to_owned(), name);
-    if rest.takes("{") {
-        while !rest.takes("}") {
-            let label = rest.word(false).ok_or_else(|| rest.wrong("the name of a label"))?;
-            if !rest.takes("=") {
-                return Err(rest.wrong("`=`"));
-            }
-            labels.insert(label, rest.quoted()?);
-            if !rest.takes(",") && !rest.0.trim_start().starts_with('}') {
-                return Err(rest.wrong("`,` or `}`"));
-            }
+    rest.braces(|rest| {
+        let label = rest.word(false).ok_or_else(|| rest.wrong("the name of a label"))?;
+        if !rest.takes("=") {
+            return Err(rest.wrong("`=`"));
         }
-    }
+        labels.insert(label, rest.quoted()?);
+        Ok(())
+    })?;
     let value = rest.0.split_whitespace().next().and_then(|value| value.parse().ok());
     value.map(|value| (labels, value)).ok_or_else(|| rest.wrong("a value"))
 }
