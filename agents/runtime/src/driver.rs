@@ -64,11 +64,6 @@ impl Reading {
             && !self.targets.is_empty()
             && self.targets.iter().all(|target| target.value.as_ref() == Some(to))
     }
-
-    /// Whether any target stands at `to`.
-    pub fn is_any_at(&self, to: &LeverValue) -> bool {
-        self.targets.iter().any(|target| target.value.as_ref() == Some(to))
-    }
 }
 
 /// Why a driver did not do it. Each variant answers one question: what may be done next?
