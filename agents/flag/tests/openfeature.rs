@@ -1,15 +1,15 @@
 //! The OpenFeature SDKs of JavaScript and Python, flagd's own core, and the schemas of OFREP, held
 //! against the endpoint and its evaluation.
 //!
-//! What they need comes from npm and the Python package index, once, into the build's own directory.
+//! What they need comes from npm and the Python package index.
 
 #![expect(clippy::expect_used, reason = "a test")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
+use bellwether_fakes::parts;
 use bellwether_flag::evaluate::Flag;
 use bellwether_flag::flagd::{Flagd, FlagdConfig};
 use bellwether_flag::ofrep::{Endpoint, routes};
@@ -19,6 +19,8 @@ use bellwether_protocol::id::LeverValue;
 use bellwether_runtime::Driver;
 use serde_json::{Value, json};
 
+/// What they need comes into the build's own directory.
+const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
 const NPM: [&str; 3] =
     ["@openfeature/server-sdk@1.23.0", "@openfeature/ofrep-provider@0.1.3", "@openfeature/flagd-core@4.0.1"];
 const PIP: [&str; 3] = ["openfeature-sdk==0.10.0", "openfeature-provider-ofrep==0.3.0", "jsonschema==4.26.0"];
@@ -283,52 +285,15 @@ fn scripts() -> PathBuf {
 }
 
 fn node(script: &str) -> Command {
-    let modules = installed("npm", &NPM, |dir| {
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--prefix"])
-            .arg(dir)
-            .args(NPM);
-        vec![npm]
-    });
     let mut node = Command::new("node");
-    node.env("NODE_PATH", modules.join("node_modules")).arg(scripts().join(script));
+    node.env("NODE_PATH", parts::node(CACHE.as_ref(), &NPM)).arg(scripts().join(script));
     node
 }
 
 fn python(script: &str) -> Command {
-    let venv = installed("pip", &PIP, |dir| {
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv"]).arg(dir);
-        let mut pip = Command::new(dir.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PIP);
-        vec![venv, pip]
-    });
-    let mut python = Command::new(venv.join("bin/python"));
-    python.arg(scripts().join(script));
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", parts::python(CACHE.as_ref(), &PIP)).arg(scripts().join(script));
     python
-}
-
-/// The directory that holds what was installed, now or before.
-fn installed(kind: &str, packages: &[&str], install: impl FnOnce(&Path) -> Vec<Command>) -> PathBuf {
-    static INSTALLING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
-    let versions: String = packages.join("_").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let dir = root.join(format!("{kind}-{versions}"));
-    if !dir.is_dir() {
-        println!("installing {} with {kind} into {}", packages.join(", "), dir.display());
-        let partial = root.join(format!("{kind}-partial-{}", std::process::id()));
-        for mut command in install(&partial) {
-            let output = command.output().expect("npm and Python");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{command:?} failed: {said}");
-        }
-        // Another process may have been faster, and its directory is as good.
-        if std::fs::rename(&partial, &dir).is_err() {
-            std::fs::remove_dir_all(&partial).expect("removed");
-        }
-    }
-    dir
 }
 
 /// Gives a script its input, and reads what it prints.

@@ -5,11 +5,12 @@
 mod world;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bellwether_bus::child::{Child, Output, Spec};
 use bellwether_bus::testing::{self, Test, harness};
+use bellwether_fakes::parts::debian;
 use bellwether_protocol::sample::{Histogram, Sample};
 use bellwether_protocol::time::Span;
 use serde_json::json;
@@ -171,21 +172,6 @@ async fn prometheus(dir: &Path, target: &str) -> (Child, String) {
 /// Prometheus of `PATH`, or Debian's, kept in the build directory.
 fn installed() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(found) = std::env::split_paths(&path).map(|dir| dir.join("prometheus")).find(|file| file.is_file()) {
-        return found;
-    }
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-prometheus");
-    let binary = cache.join("usr/bin/prometheus");
-    if !binary.is_file() {
-        eprintln!("installing Debian's prometheus into {}", cache.display());
-        // Put in its place by a rename, so that an install that was cut short is none.
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let script = "{ apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } && dpkg -x prometheus_*.deb out";
-        let done = Command::new("sh").args(["-c", script]).current_dir(scratch.path()).output().expect("a shell");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "Prometheus can neither be found on PATH nor had from Debian: {said}");
-        let moved = std::fs::rename(scratch.path().join("out"), &cache);
-        assert!(moved.is_ok() || binary.is_file(), "{moved:?}");
-    }
-    binary
+    let own = std::env::split_paths(&path).map(|dir| dir.join("prometheus")).find(|file| file.is_file());
+    own.unwrap_or_else(|| debian(env!("CARGO_TARGET_TMPDIR").as_ref(), "prometheus").join("usr/bin/prometheus"))
 }

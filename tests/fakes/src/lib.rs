@@ -7,6 +7,7 @@
 pub mod github;
 pub mod launchdarkly;
 pub mod pagerduty;
+pub mod parts;
 pub mod public;
 pub mod render;
 pub mod slack;

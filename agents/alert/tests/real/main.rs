@@ -347,7 +347,6 @@ async fn reference_library_verifies(world: &World) {
         .collect();
     let file = world.dir.path().join("posts.jsonl");
     std::fs::write(&file, lines.join("\n")).expect("written");
-    let verified =
-        tokio::task::spawn_blocking(move || parts::python(parts::VERIFY, &[SECRET, &file.display().to_string()]));
-    assert_eq!(verified.await.expect("run").as_deref().map(str::trim), Ok("3"));
+    let verified = tokio::task::spawn_blocking(move || parts::verify(SECRET, &file));
+    assert_eq!(verified.await.expect("run").trim(), "3");
 }

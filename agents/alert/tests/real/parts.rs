@@ -1,63 +1,29 @@
 //! Real servers and reference libraries: Alertmanager from Debian, aiosmtpd and standardwebhooks from
 //! the Python package index. Fetched once into a cache under `target/`; what cannot be had fails the test.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bellwether_bus::child::{Child, Output, Spec};
+use bellwether_fakes::parts::{cached, debian, python, run};
 
+const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
 const PYTHON: [&str; 2] = ["aiosmtpd==1.4.6", "standardwebhooks==1.1.0"];
 /// Where Debian's Alertmanager looks for its templates, and a place of the same length: its own directory.
 const TEMPLATES: (&str, &str) = ("/usr/share/prometheus/alertmanager", "/proc/self/cwd/./././././././././.");
 
-fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str], dir: &Path) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(dir);
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() {
-        Ok(said(&output.stdout))
-    } else {
-        Err(format!("{command:?}: {}", said(&output.stderr)))
-    }
-}
-
-/// A directory in the cache, made by `make` in a scratch directory beside it unless it is there.
-fn cached(name: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> PathBuf {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alert-parts");
-    let dir = cache.join(name);
-    if !dir.is_dir() {
-        eprintln!("fetching {name} into {}", cache.display());
-        let scratch = cache.join(format!("partial-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&scratch).expect("a cache");
-        make(&scratch).unwrap_or_else(|why| panic!("{name} cannot be had: {why}"));
-        // Whoever came first has it; both made the same.
-        if std::fs::rename(&scratch, &dir).is_err() {
-            std::fs::remove_dir_all(&scratch).expect("our own directory");
-        }
-    }
-    dir
-}
-
-/// Runs a Python program with the packages.
-pub(crate) fn python(program: &str, args: &[&str]) -> Result<String, String> {
-    run("python3", &[&["-c", &with_packages(program)], args].concat(), Path::new("."))
-}
-
-fn with_packages(program: &str) -> String {
-    let packages = cached("python", |dir| {
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", "."];
-        run("python3", &[&pip[..], &PYTHON].concat(), dir).map(drop)
-    });
-    format!("import sys; sys.path.insert(0, {:?})\n{program}", packages.display().to_string())
-}
-
 fn spawn(program: PathBuf, args: Vec<String>, log: PathBuf) -> Child {
     let shim = std::env::current_exe().expect("our own path");
     let args = args.into_iter().map(Into::into).collect();
-    let spec = Spec { shim, program, args, env: BTreeMap::new(), output: Output::File(log) };
-    Child::spawn(&spec).expect("a server")
+    let env = [("PYTHONPATH".to_owned(), python(CACHE.as_ref(), &PYTHON).display().to_string())].into();
+    Child::spawn(&Spec { shim, program, args, env, output: Output::File(log) }).expect("a server")
+}
+
+/// Verifies what came to a webhook, a file of JSON lines with `headers` and `body`, by the reference library.
+/// Says how many there were.
+pub(crate) fn verify(secret: &str, posts: &Path) -> String {
+    let packages = python(CACHE.as_ref(), &PYTHON);
+    run(Command::new("python3").args(["-c", VERIFY, secret]).arg(posts).env("PYTHONPATH", packages))
 }
 
 /// With what the user `bellwether` signs in to the servers here.
@@ -66,19 +32,20 @@ pub(crate) const PASSWORD: &str = "hidden";
 /// Starts an Alertmanager in `dir` that one must sign in to; its log is `alertmanager.log` there.
 pub(crate) fn alertmanager(dir: &Path) -> Child {
     const PACKAGE: &str = "prometheus-alertmanager";
-    let parts = cached("alertmanager", |dir| {
-        let fetch = || run("apt-get", &["download", PACKAGE], dir);
-        fetch().or_else(|_| run("apt-get", &["update"], dir).and_then(|_| fetch()))?;
-        run("sh", &["-c", "dpkg -x *.deb . && cp usr/share/prometheus/alertmanager/*.tmpl ."], dir)?;
-        let binary = std::fs::read(dir.join("usr/bin").join(PACKAGE)).map_err(|error| error.to_string())?;
+    let found = debian(CACHE.as_ref(), PACKAGE);
+    let parts = cached(CACHE.as_ref(), "alertmanager", |dir| {
+        run(Command::new("sh")
+            .args(["-c", "cp $0/usr/share/prometheus/alertmanager/*.tmpl ."])
+            .arg(&found)
+            .current_dir(dir));
+        let mut patched = std::fs::read(found.join("usr/bin").join(PACKAGE)).expect("a program");
         let (from, to) = TEMPLATES;
         assert_eq!(from.len(), to.len());
-        let mut patched = binary;
         while let Some(at) = patched.windows(from.len()).position(|piece| piece == from.as_bytes()) {
             patched[at..at + to.len()].copy_from_slice(to.as_bytes());
         }
-        std::fs::write(dir.join("server"), patched).map_err(|error| error.to_string())?;
-        run("chmod", &["+x", "server"], dir).map(drop)
+        std::fs::write(dir.join("server"), patched).expect("written");
+        run(Command::new("chmod").args(["+x", "server"]).current_dir(dir));
     });
     // Shorter than the time between two posts: what is posted says itself when it ends.
     let config = "global: { resolve_timeout: 1s }\nroute: { receiver: nobody }\nreceivers: [{ name: nobody }]\n";
@@ -144,14 +111,13 @@ asyncio.run(main())
 
 /// Starts the relay.
 pub(crate) fn relay(dir: &Path) -> Child {
-    let args = ["-c".to_owned(), with_packages(RELAY), dir.display().to_string()];
-    let python = run("python3", &["-c", "import sys; print(sys.executable)"], dir).expect("a Python");
+    let args = ["-c".to_owned(), RELAY.to_owned(), dir.display().to_string()];
+    let python = run(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
     spawn(python.trim().into(), args.into(), dir.join("smtp.log"))
 }
 
-/// Verifies what came to a webhook: a file of JSON lines with `headers` and `body`. Says how many there were.
-pub(crate) const VERIFY: &str = r#"
-import json
+const VERIFY: &str = r#"
+import json, sys
 from standardwebhooks.webhooks import Webhook
 lines = [json.loads(line) for line in open(sys.argv[2])]
 for line in lines:
