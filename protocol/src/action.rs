@@ -7,8 +7,7 @@ use crate::presence::Target;
 use crate::time::Timestamp;
 
 /// Set one lever to one value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Action {
     /// Derived from the record that holds it, so that a repeat has the same id.
     pub id: ActionId,
@@ -25,8 +24,7 @@ pub struct Action {
 }
 
 /// What an agent answers to an action.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ActionResult {
     /// Which action.
     pub action: ActionId,
@@ -45,8 +43,7 @@ pub struct ActionResult {
 }
 
 /// How an action went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionOutcome {
     /// Every target was read back at the asked value.

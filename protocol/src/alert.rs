@@ -8,8 +8,7 @@ use crate::id::{Audience, IncidentId, Ordinal, Region, Release, Service, StageNa
 use crate::time::Timestamp;
 
 /// What is asked of people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Nothing.
@@ -28,8 +27,7 @@ impl fmt::Display for Severity {
 }
 
 /// Where in its life an incident is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IncidentKind {
     /// It began.
@@ -44,8 +42,7 @@ pub enum IncidentKind {
 }
 
 /// One message about one incident.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Alert {
     /// What happened to the incident.
     #[serde(rename = "type")]
@@ -84,16 +81,14 @@ pub struct Alert {
 }
 
 /// Somebody has taken an incident up. Who, the subject says; whom it stops waking, every alert agent reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Acknowledgement {
     /// Which incident.
     pub incident: IncidentId,
 }
 
 /// Counts against a limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Numbers {
     /// How many bad.
     pub bad: u64,
@@ -116,8 +111,7 @@ impl fmt::Display for Numbers {
 }
 
 /// What has been seen of a take-back.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Proof {
     /// Every lever read back, and the old release seen by probes.
     pub applied: Option<Timestamp>,
@@ -126,8 +120,7 @@ pub struct Proof {
 }
 
 /// A step that a person can take.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct NextStep {
     /// What for.
     pub why: String,

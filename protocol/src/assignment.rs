@@ -10,8 +10,7 @@ use crate::sample::Cohort;
 use crate::time::Span;
 
 /// All that one region watches for one service. An empty list of looks means: watch nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Assignment {
     /// For which rollout. Its service is part of the key.
     pub rollout: RolloutId,
@@ -26,8 +25,7 @@ pub struct Assignment {
 }
 
 /// One SLI of one cohort.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Look {
     /// The SLI.
     pub sli: SliName,

@@ -12,8 +12,7 @@ use crate::time::Timestamp;
 pub const CDEVENTS_VERSION: &str = "0.5.1";
 
 /// One event.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CdEvent {
     /// What kind of event, when and from where.
@@ -43,8 +42,7 @@ impl CdEvent {
 }
 
 /// What kind of event, when and from where.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Context {
     /// [`CDEVENTS_VERSION`].
@@ -63,8 +61,7 @@ pub struct Context {
 }
 
 /// What an event is about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Subject {
     /// A rollout, an entry into a stage, a service or an incident.
     pub id: String,
@@ -75,8 +72,7 @@ pub struct Subject {
 }
 
 /// The contents of the kinds that are told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Content {
     /// `incident.detected` and `incident.resolved`.
@@ -133,16 +129,14 @@ pub enum Content {
 }
 
 /// Something by its id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Reference {
     /// Its id. An environment is the regions concerned, with `+` between them.
     pub id: String,
 }
 
 /// What CDEvents has no place for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CustomData {
     /// The record behind it.
     pub record: Ordinal,
@@ -157,8 +151,7 @@ pub struct CustomData {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunOutcome {
     /// By hand, or for another one.

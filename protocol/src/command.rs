@@ -7,8 +7,7 @@ use crate::plan::Plan;
 use crate::time::{Span, Timestamp};
 
 /// The verb of a command: the second but last token of its subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     /// End the rollout and restore its levers.
@@ -73,8 +72,7 @@ impl std::fmt::Display for Verb {
 
 /// The JSON body of a command. Every field is optional; which ones a verb needs, [`Ask`] says.
 /// An empty body is an empty object, so that `pause` and `abort` can be typed in a hurry.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CommandBody {
     /// The rollout that is meant; without it, the service's current one.
@@ -119,8 +117,7 @@ pub struct CommandBody {
 }
 
 /// A command as the log holds it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Command {
     /// Its id: `Nats-Msg-Id`, or made from its inbox sequence.
     pub id: CommandId,
@@ -149,8 +146,7 @@ pub const COMMAND_BY_SEQ: &str = "seq-";
 pub const COMMAND_VALID: Span = Span::from_secs(300);
 
 /// What is asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// See [`Verb::Abort`].
@@ -212,8 +208,7 @@ impl Ask {
 }
 
 /// All that a start needs. The log holds the text that was sent and the plan that was read from it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Start {
     /// The release to bring out.
     pub release: Release,
@@ -232,8 +227,7 @@ pub struct Start {
 }
 
 /// Another plan for a rollout that is on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Amend {
     /// The plan file as it was sent.
     pub text: String,
@@ -244,8 +238,7 @@ pub struct Amend {
 }
 
 /// What an exclusion leaves out.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Excluded {
     /// One criterion.
@@ -264,8 +257,7 @@ impl std::fmt::Display for Excluded {
 }
 
 /// What became of a command. Published on the outcome subject, and readable by anyone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Outcome {
     /// Which command.
     pub command: CommandId,

@@ -55,9 +55,8 @@ pub(crate) use text_serde;
 macro_rules! texts {
     ($pattern:literal, $is_sound:ident, $expected:literal; $($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-        #[cfg_attr(feature = "schema", schemars(extend("pattern" = $pattern)))]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+        #[schemars(extend("pattern" = $pattern))]
         pub struct $name(String);
 
         impl $name {
@@ -133,8 +132,7 @@ texts! {
 }
 
 /// What an agent is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Tells people.
@@ -201,9 +199,8 @@ impl FromStr for Role {
 }
 
 /// One agent: where it is, what it is for, and its name. Written `region.role.name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}\\.[a-z]+\\.[A-Za-z0-9_-]{1,64}$", "examples" = ["sjc.probe.probe-1"])))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}\\.[a-z]+\\.[A-Za-z0-9_-]{1,64}$", "examples" = ["sjc.probe.probe-1"]))]
 pub struct AgentId {
     /// Where it is.
     pub region: Region,
@@ -234,9 +231,8 @@ impl FromStr for AgentId {
 text_serde!(AgentId);
 
 /// One rollout: `service/number`, counted from 1 per service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+$", "examples" = ["shop/42"])))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+$", "examples" = ["shop/42"]))]
 pub struct RolloutId {
     /// The service.
     pub service: Service,
@@ -263,9 +259,8 @@ impl FromStr for RolloutId {
 text_serde!(RolloutId);
 
 /// One action: `rollout/generation/index`. The same decision always derives the same id.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+/[0-9]+/[0-9]+$", "examples" = ["shop/42/17/0"])))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+/[0-9]+/[0-9]+$", "examples" = ["shop/42/17/0"]))]
 pub struct ActionId {
     /// The rollout it belongs to.
     pub rollout: RolloutId,
@@ -301,9 +296,8 @@ impl FromStr for ActionId {
 text_serde!(ActionId);
 
 /// One problem of one rollout: `rollout-cause`, such as `shop/42-error_rate`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+-[A-Za-z0-9_-]{1,64}$", "examples" = ["shop/42-error_rate"])))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/[0-9]+-[A-Za-z0-9_-]{1,64}$", "examples" = ["shop/42-error_rate"]))]
 pub struct IncidentId {
     /// The rollout.
     pub rollout: RolloutId,
@@ -335,8 +329,7 @@ text_serde!(IncidentId);
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
         #[serde(transparent)]
         pub struct $name(pub $inner);
 

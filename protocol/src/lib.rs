@@ -30,7 +30,6 @@ pub mod action;
 pub mod alert;
 pub mod assessment;
 pub mod assignment;
-#[cfg(feature = "schema")]
 pub mod asyncapi;
 pub mod backtest;
 pub mod cdevent;

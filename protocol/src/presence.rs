@@ -14,8 +14,7 @@ pub const PRESENCE_EVERY: Span = Span::from_secs(5);
 pub const PRESENCE_TTL: Span = Span::from_secs(15);
 
 /// One process, alive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Presence {
     /// Who.
     pub agent: AgentId,
@@ -64,8 +63,7 @@ impl Presence {
 }
 
 /// That nothing is decided, and why. Until it passes every rollout holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stuck {
     /// Since when.
     pub since: Timestamp,
@@ -78,8 +76,7 @@ pub struct Stuck {
 }
 
 /// An assignment as an agent took it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Watching {
     /// Which revision.
     pub revision: Revision,
@@ -91,8 +88,7 @@ pub struct Watching {
 }
 
 /// What moves a lever, and whether it could be read.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Hand {
     /// What setting it does, without secrets, such as its command.
     pub does: String,
@@ -103,8 +99,7 @@ pub struct Hand {
 
 /// Something that is not measured, and why. Words for people: as evidence, the slots without a sample
 /// are the gap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Gap {
     /// Which SLI.
     pub sli: SliName,
@@ -122,8 +117,7 @@ pub const GAPS_MAX: usize = 16;
 pub const GAP_LEN_MAX: usize = 200;
 
 /// A lever as its agent last read it back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LeverReading {
     /// Which lever.
     pub lever: LeverName,
@@ -136,8 +130,7 @@ pub struct LeverReading {
 }
 
 /// One thing behind a lever: a machine, a region, an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Target {
     /// Its name.
     pub id: String,

@@ -9,8 +9,7 @@ use crate::sample::{Cohort, Level, Portion, class};
 use crate::time::Timestamp;
 
 /// Counts, or one value. Counts are sums of what happened since the last message, never totals.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Pushed {
     /// When it was measured. Absent: when it arrived, as when that slot is already over.
     #[serde(default, skip_serializing_if = "Option::is_none")]

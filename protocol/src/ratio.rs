@@ -8,9 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::id::text_serde;
 
 /// A ratio between 0 and 1, in parts per billion. Written with a percent sign: `0.1%`.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = r"^[0-9]{1,3}(\.[0-9]{1,7})?%$", "examples" = ["0.1%", "10%"])))]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = r"^[0-9]{1,3}(\.[0-9]{1,7})?%$", "examples" = ["0.1%", "10%"]))]
 pub struct Ratio(u32);
 
 /// One whole, in parts per billion.
@@ -66,9 +65,8 @@ impl FromStr for Ratio {
 text_serde!(Ratio);
 
 /// How many times as much, in thousandths. Written with an x: `1.5x`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = r"^[0-9]{1,4}(\.[0-9]{1,3})?x$", "examples" = ["1.5x"])))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = r"^[0-9]{1,4}(\.[0-9]{1,3})?x$", "examples" = ["1.5x"]))]
 pub struct Times(u32);
 
 impl Times {

@@ -16,8 +16,7 @@ use crate::sample::Cohort;
 use crate::time::{Span, Timestamp};
 
 /// What the evidence says of one criterion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It holds.
@@ -29,8 +28,7 @@ pub enum Verdict {
 }
 
 /// Why it could not be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lack {
     /// Complete data, nothing bad, proof not reached.
@@ -51,8 +49,7 @@ impl fmt::Display for Verdict {
 }
 
 /// A verdict with what it rests on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Judgement {
     /// Which criterion.
     pub criterion: CriterionName,
@@ -75,8 +72,7 @@ pub struct Judgement {
 }
 
 /// What a statistical verdict rests on: enough to recompute it from the closed slots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Grounds {
     /// Natural logarithm of the evidence against the release, an e-value.
     pub ln_e_fail: Nats,
@@ -108,8 +104,7 @@ pub struct Grounds {
 }
 
 /// Natural logarithm of an e-value. Finite; compared to the bit.
-#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Nats(pub f64);
 
@@ -122,8 +117,7 @@ impl PartialEq for Nats {
 impl Eq for Nats {}
 
 /// Why a rollout does not go on, though nothing is taken back.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Hold {
     /// A human must approve.
@@ -177,8 +171,7 @@ pub enum Hold {
 }
 
 /// What is wrong with what an agent sent. It is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DataFault {
     /// A second, different sample of the same slot. The first one stands.
@@ -200,8 +193,7 @@ impl fmt::Display for DataFault {
 }
 
 /// How a rollout ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// A human ended it, and its levers were restored.
@@ -234,8 +226,7 @@ impl Ending {
 }
 
 /// Why a rollout is taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A person asked.
@@ -274,8 +265,7 @@ impl Cause {
 }
 
 /// One reason. A fact in the past tense.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The plan was changed while it was on; what was seen so far no longer counts.

@@ -19,8 +19,7 @@ pub const RECORD_VERSION: u32 = 1;
 pub const RECORD_LEN_MAX: usize = 512 * 1024;
 
 /// One decision: what came in, when, what followed, and why.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Record {
     /// Version of this shape.
     pub version: u32,
@@ -55,8 +54,7 @@ pub struct Record {
 }
 
 /// A stream that a coordinator reads besides the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Commands and results.
@@ -72,8 +70,7 @@ impl std::fmt::Display for Source {
 }
 
 /// Where readers go on after a restart.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Positions {
     /// The lowest sequence of the samples stream that an unlogged slot may still need.
     pub samples: u64,
@@ -85,9 +82,8 @@ pub struct Positions {
 }
 
 /// A SHA-256, written as 64 hexadecimal digits.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[0-9a-fA-F]{64}$")))]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[0-9a-fA-F]{64}$"))]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
@@ -140,8 +136,7 @@ crate::id::text_serde!(Hash);
 pub struct HashError;
 
 /// Anything that can move a rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
     /// A slot closed.
@@ -181,8 +176,7 @@ pub enum Input {
 }
 
 /// One slot of one SLI, cohort and region, merged over the agents that count.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ClosedSlot {
     /// Which series.
     pub series: Series,
@@ -199,9 +193,8 @@ pub struct ClosedSlot {
 }
 
 /// What a series of slots is of. Written `sli/cohort/region`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/(baseline|canary)/[A-Za-z0-9_-]{1,64}$", "examples" = ["checkout/canary/sjc"])))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9_-]{1,64}/(baseline|canary)/[A-Za-z0-9_-]{1,64}$", "examples" = ["checkout/canary/sjc"]))]
 pub struct Series {
     /// The SLI.
     pub sli: SliName,
@@ -232,8 +225,7 @@ impl std::str::FromStr for Series {
 crate::id::text_serde!(Series);
 
 /// An agent as the coordinator last saw it; `here: None` when it is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AgentSeen {
     /// Who.
     pub agent: AgentId,
@@ -242,8 +234,7 @@ pub struct AgentSeen {
 }
 
 /// What a live agent holds for one service.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AgentHere {
     /// Kinds of look that it can do.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

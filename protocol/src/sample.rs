@@ -11,8 +11,7 @@ use crate::id::{AgentId, Class, IdError, NumberName, Release, Revision, RolloutI
 use crate::time::{Span, Timestamp};
 
 /// Which users, and so which release, a look was addressed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cohort {
     /// On the old release.
@@ -115,8 +114,7 @@ pub const LATENCY_EDGES_MS: [u64; 30] = [
 /// Latencies of one slot: non-cumulative counts by upper edge in milliseconds; `u64::MAX` is the rest.
 ///
 /// A bucket reaches down to the key before it, so an empty bucket below a full one is kept.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Histogram(pub BTreeMap<u64, u64>);
 
@@ -162,8 +160,7 @@ impl Histogram {
 }
 
 /// A number read out of answers: how often, its extremes, and the last one. Finite by decoding.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Level {
     /// How many answers held it.
     pub n: u64,
@@ -197,8 +194,7 @@ impl Level {
 }
 
 /// The part of a slot that one release answered (`None`: the answer named no release, or there was none).
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Portion {
     /// The release that was observed.
     pub release: Option<Release>,
@@ -238,8 +234,7 @@ impl Portion {
 }
 
 /// Whether the agent itself was well in this slot, by its own control target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
     /// No control target is configured.
@@ -251,8 +246,7 @@ pub enum Control {
 }
 
 /// The first failures of a slot, redacted, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Evidence {
     /// When the answer, or the failure, came.
     pub at: Timestamp,
@@ -268,8 +262,7 @@ pub const EVIDENCE_LEN_MAX: usize = 300;
 pub const EVIDENCE_MAX: usize = 3;
 
 /// One slot of one SLI, for one cohort, seen by one agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Sample {
     /// The rollout it was asked for.
     pub rollout: RolloutId,
@@ -294,8 +287,7 @@ pub struct Sample {
 }
 
 /// What one agent saw in one tick. One message on the bus.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Tick {
     /// Who looked.
     pub agent: AgentId,

@@ -14,8 +14,7 @@ use crate::sample::Evidence;
 use crate::time::{Span, Timestamp};
 
 /// Where a rollout is, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Agents take up their assignments; nothing has moved.
@@ -37,8 +36,7 @@ pub enum State {
 }
 
 /// One rollout, as people see it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Status {
     /// Which rollout.
     pub rollout: RolloutId,
@@ -109,8 +107,7 @@ pub struct Status {
 }
 
 /// The error budget: the chance that a release within every limit is taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Budget {
     /// Of the whole rollout.
     pub alpha: Ratio,
@@ -123,8 +120,7 @@ pub struct Budget {
 }
 
 /// What people must do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct NeedsYou {
     /// In a few words, such as `look at iad`.
     pub what: String,
@@ -133,8 +129,7 @@ pub struct NeedsYou {
 }
 
 /// One stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct StageStatus {
     /// Its name.
     pub name: StageName,
@@ -147,8 +142,7 @@ pub struct StageStatus {
 }
 
 /// How far a stage is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StageMark {
     /// It failed.
@@ -164,8 +158,7 @@ pub enum StageMark {
 }
 
 /// One region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RegionStatus {
     /// Which.
     pub region: Region,
@@ -187,8 +180,7 @@ pub struct RegionStatus {
 }
 
 /// One lever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LeverStatus {
     /// Which.
     pub lever: LeverName,
@@ -205,8 +197,7 @@ pub struct LeverStatus {
 }
 
 /// A take-back that is on, or was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TakeBackStatus {
     /// Which level, from 1.
     pub level: u32,

@@ -11,9 +11,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant: milliseconds since the Unix epoch, within the years 1970 to 9999.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("examples" = ["2026-05-05T13:50:00.000Z"], "format" = "date-time")))]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("examples" = ["2026-05-05T13:50:00.000Z"], "format" = "date-time"))]
 pub struct Timestamp(i64);
 
 /// 9999-12-31T23:59:59.999Z: the last instant that RFC 3339 can write.
@@ -104,9 +103,8 @@ impl<'de> Deserialize<'de> for Timestamp {
 }
 
 /// A length of time in whole milliseconds, at most [`SPAN_MAX`].
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = "^([0-9]+(ms|s|m|h|d))+$", "examples" = ["500ms", "30s", "1h30m", "2d"])))]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^([0-9]+(ms|s|m|h|d))+$", "examples" = ["500ms", "30s", "1h30m", "2d"]))]
 pub struct Span(u64);
 
 /// The longest span: 366 days. No rollout, soak or deadline is longer.

@@ -10,8 +10,7 @@ use crate::id::{IdError, text_serde};
 use crate::time::Timestamp;
 
 /// A time in which no stage is entered, from one edge up to the other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Freeze {
     /// Its first minute.
     pub from: Edge,
@@ -22,9 +21,8 @@ pub struct Freeze {
 }
 
 /// A minute on the clocks of a zone: of every week, `Fri 16:00`, or of one day, `2026-12-23T18:00`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("pattern" = r"^([A-Za-z]+ [0-9]{1,2}:[0-9]{1,2}|[0-9]+-[0-9]{1,2}-[0-9]{1,2}T[0-9]{1,2}:[0-9]{1,2})$", "examples" = ["Fri 16:00", "2026-12-23T18:00"])))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = r"^([A-Za-z]+ [0-9]{1,2}:[0-9]{1,2}|[0-9]+-[0-9]{1,2}-[0-9]{1,2}T[0-9]{1,2}:[0-9]{1,2})$", "examples" = ["Fri 16:00", "2026-12-23T18:00"]))]
 pub enum Edge {
     /// Of one day.
     Date(NaiveDateTime),
@@ -33,9 +31,8 @@ pub enum Edge {
 }
 
 /// A time zone by its name in the IANA database, such as `Europe/Berlin`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(with = "String", extend("enum" = chrono_tz::TZ_VARIANTS.map(|zone| zone.name()).to_vec())))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(with = "String", extend("enum" = chrono_tz::TZ_VARIANTS.map(|zone| zone.name()).to_vec()))]
 pub struct Zone(chrono_tz::Tz);
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];

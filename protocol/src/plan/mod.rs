@@ -235,8 +235,7 @@ pub fn read_plan(
 }
 
 /// Everything one service's rollouts need.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Plan {
     /// The service.
     pub service: Service,
@@ -273,8 +272,7 @@ pub struct Plan {
 }
 
 /// How the release is read out of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fingerprint {
     /// The value of a header.
@@ -284,8 +282,7 @@ pub enum Fingerprint {
 }
 
 /// What a plan knows of a lever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LeverUse {
     /// Whether its value is the service's release; `{previous}` is what it held at start. Of several, the
     /// one that was set last holds what answers in a stage.
@@ -307,8 +304,7 @@ pub struct LeverUse {
 }
 
 /// What is measured: one kind of look, repeated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Sli {
     /// Its name.
     pub name: SliName,
@@ -342,8 +338,7 @@ impl Sli {
 }
 
 /// What is judged of an SLI.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Criterion {
     /// Its name.
     pub name: CriterionName,
@@ -365,8 +360,7 @@ pub struct Criterion {
 }
 
 /// What must be seen of a criterion before its stage may be left.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Require {
     /// No Fail, every slot covered, enough events. What the data prove is told.
@@ -377,8 +371,7 @@ pub enum Require {
 }
 
 /// What must hold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// The error budget of an SLO is not burnt too fast, in two windows at once.
@@ -478,8 +471,7 @@ impl Objective {
 }
 
 /// What a Fail does. The later, the graver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFail {
     /// People are told; the stage goes on.
@@ -493,8 +485,7 @@ pub enum OnFail {
 }
 
 /// One step of what a Fail, or a drift, does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FailStep {
     /// From how long after it began. Until the first step, nothing is promoted.
     pub after: Span,
@@ -506,8 +497,7 @@ pub struct FailStep {
 }
 
 /// Something that is run again and again while a stage soaks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Activity {
     /// How often; the first one begins with the soak.
     pub every: Span,
@@ -520,8 +510,7 @@ pub struct Activity {
 }
 
 /// A named step of a rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stage {
     /// Its name.
     pub name: StageName,
@@ -552,8 +541,7 @@ pub struct Stage {
 }
 
 /// Set one lever to one value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Set {
     /// Which lever.
     pub lever: LeverName,
@@ -562,8 +550,7 @@ pub struct Set {
 }
 
 /// The value a plan sets a lever to. In YAML: `{release}`, `{previous}`, or the value itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SetTo {
     /// What the lever held when the rollout started.
@@ -577,8 +564,7 @@ pub enum SetTo {
 }
 
 /// How a release is taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TakeBack {
     /// Levels, tried in order. Never empty in a checked plan.
     pub levels: Vec<TakeBackLevel>,
@@ -589,8 +575,7 @@ pub struct TakeBack {
 }
 
 /// One set of lever values.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TakeBackLevel {
     /// What is set, all at once.
     pub set: Vec<Set>,
