@@ -20,14 +20,14 @@ use crate::webhook::Webhook;
 
 /// A bridge took an alert. Whether somebody reads it cannot be seen from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// What the other side answered.
-    pub said: String,
+    pub(crate) said: String,
 }
 
 /// Why an alert was not delivered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeliveryError {
+pub(crate) enum DeliveryError {
     /// The other side will never take it as it is.
     #[error("refused: {why}")]
     Refused {

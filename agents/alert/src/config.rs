@@ -21,32 +21,32 @@ pub(crate) struct Config {
 /// Which bridges the agent serves, and who is told of what.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AlertConfig {
+pub(crate) struct AlertConfig {
     /// Whether alerts are written to standard output. Default true.
     #[serde(default = "yes")]
-    pub console: bool,
+    pub(crate) console: bool,
     /// Bridges by name. The name keeps what is under way: renamed, a bridge begins anew.
     #[serde(default)]
-    pub bridges: BTreeMap<AgentName, BridgeConfig>,
+    pub(crate) bridges: BTreeMap<AgentName, BridgeConfig>,
     /// Services whose rollouts are shown as deployments on GitHub.
     #[serde(default)]
-    pub github: BTreeMap<Service, GithubConfig>,
+    pub(crate) github: BTreeMap<Service, GithubConfig>,
     /// Who is told of what; every route that matches counts. Without any, every bridge tells what
     /// asks at least `warn`.
     #[serde(default)]
-    pub routes: Vec<Route>,
+    pub(crate) routes: Vec<Route>,
     /// Where people can read more, with `{service}`, `{rollout}` and `{incident}` in it. Default: nowhere.
     #[serde(default)]
-    pub link: String,
+    pub(crate) link: String,
     /// Whether this agent pages by itself when no coordinator is there. Default true.
     #[serde(default = "yes")]
-    pub pages_when_silent: bool,
+    pub(crate) pages_when_silent: bool,
 }
 
 /// One bridge.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum BridgeConfig {
+pub(crate) enum BridgeConfig {
     /// Prometheus Alertmanager, API v2.
     Alertmanager(AlertmanagerConfig),
     /// E-mail through a relay.
@@ -78,28 +78,23 @@ impl BridgeConfig {
 /// An Alertmanager.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AlertmanagerConfig {
+pub(crate) struct AlertmanagerConfig {
     /// Its address, such as `http://alertmanager:9093`.
-    pub url: String,
+    pub(crate) url: String,
     /// How often a firing alert is posted again; it ends by itself after four times as long. Default 1m.
     #[serde(default = "minute")]
-    pub resend_every: Span,
+    pub(crate) resend_every: Span,
     /// How the bridge signs in. Default: not at all.
     #[serde(default)]
-    pub auth: Option<AuthConfig>,
+    pub(crate) auth: Option<AuthConfig>,
 }
 
 /// How one signs in over HTTP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum AuthConfig {
+pub(crate) enum AuthConfig {
     /// With a name and a password.
-    Basic {
-        /// Who.
-        user: String,
-        /// With what.
-        password: SecretRef,
-    },
+    Basic { user: String, password: SecretRef },
     /// With a token.
     Bearer(SecretRef),
 }
@@ -107,34 +102,34 @@ pub enum AuthConfig {
 /// A mail relay, and who gets mail.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EmailConfig {
+pub(crate) struct EmailConfig {
     /// The relay's host.
-    pub relay: String,
+    pub(crate) relay: String,
     /// Its port. Default: 587, 465 or 25 for `starttls`, `tls` and `none`.
     #[serde(default)]
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// How the way there is protected. Default `starttls`.
     #[serde(default)]
-    pub security: MailSecurity,
+    pub(crate) security: MailSecurity,
     /// A PEM file with certificates to trust besides those that browsers trust.
     #[serde(default)]
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// Who signs in. Default: nobody.
     #[serde(default)]
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// With what.
     #[serde(default)]
-    pub password: Option<SecretRef>,
+    pub(crate) password: Option<SecretRef>,
     /// The sender, such as `Bellwether <bellwether@example.com>`.
-    pub from: String,
+    pub(crate) from: String,
     /// The recipients.
-    pub to: Vec<String>,
+    pub(crate) to: Vec<String>,
 }
 
 /// How the way to a mail relay is protected.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MailSecurity {
+pub(crate) enum MailSecurity {
     /// Not at all; no password is sent.
     None,
     /// In the open until the relay agrees to TLS, which it must.
@@ -147,66 +142,66 @@ pub enum MailSecurity {
 /// A repository on GitHub that shows a service's rollouts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GithubConfig {
+pub(crate) struct GithubConfig {
     /// `OWNER/NAME`.
-    pub repository: String,
+    pub(crate) repository: String,
     /// Where a token is that may write the repository's deployments.
-    pub token: SecretRef,
+    pub(crate) token: SecretRef,
     /// The branch, tag or commit that is deployed. Default `{release}`: the release is one of them.
     #[serde(default = "release", rename = "ref")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// What GitHub calls the place. Default `production`.
     #[serde(default = "production")]
-    pub environment: String,
+    pub(crate) environment: String,
     /// Where the service is. Default: nowhere.
     #[serde(default)]
-    pub environment_url: String,
+    pub(crate) environment_url: String,
     /// The REST API. Default `https://api.github.com`.
     #[serde(default = "github")]
-    pub url: String,
+    pub(crate) url: String,
 }
 
 /// A PagerDuty service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PagerdutyConfig {
+pub(crate) struct PagerdutyConfig {
     /// Where its integration key is.
-    pub routing_key: SecretRef,
+    pub(crate) routing_key: SecretRef,
     /// The events API. Default `https://events.pagerduty.com`; in the EU `https://events.eu.pagerduty.com`.
     #[serde(default = "pagerduty")]
-    pub url: String,
+    pub(crate) url: String,
 }
 
 /// A Slack app and a channel.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SlackConfig {
+pub(crate) struct SlackConfig {
     /// Where the bot's token `xoxb-…` is. Scopes: `chat:write`, and `channels:history` (`groups:history`
     /// for a private channel) to find a root again whose answer was lost.
-    pub token: SecretRef,
+    pub(crate) token: SecretRef,
     /// The channel's id, such as `C0123456789`. The app must be a member of it.
-    pub channel: String,
+    pub(crate) channel: String,
     /// The Web API. Default `https://slack.com/api`.
     #[serde(default = "slack")]
-    pub url: String,
+    pub(crate) url: String,
 }
 
 /// A Slack incoming webhook.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SlackWebhookConfig {
+pub(crate) struct SlackWebhookConfig {
     /// Where its address is, which is a secret.
-    pub url: SecretRef,
+    pub(crate) url: SecretRef,
 }
 
 /// One receiver of [Standard Webhooks](https://www.standardwebhooks.com).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WebhookConfig {
+pub(crate) struct WebhookConfig {
     /// Its final address. Redirects are not followed.
-    pub url: String,
+    pub(crate) url: String,
     /// Where the signing secret `whsec_…` is: `env:NAME` or `file:PATH`.
-    pub secret: SecretRef,
+    pub(crate) secret: SecretRef,
 }
 
 /// What the console is called among the bridges.

@@ -11,7 +11,7 @@
 //! | `config` | the agent's file |
 //! | `route` | who is told of what, when; pure |
 //! | `case` | one incident, as this agent knows it; pure |
-//! | `bridge` | one arm per bridge; [`Receipt`] and [`DeliveryError`] |
+//! | `bridge` | one arm per bridge; what it answers, and why not |
 //! | `alertmanager`, `console`, `email`, `pagerduty`, `slack`, `slack_webhook`, `webhook` | one file per bridge |
 //! | `github` | deployments on GitHub, of what the coordinators tell of rollouts |
 //! | `http`, `words` | what bridges share: an exchange, and the words for people |
@@ -43,11 +43,6 @@ mod webhook;
 mod words;
 
 pub use agent::{AlertError, run};
-pub use bridge::{DeliveryError, Receipt};
-pub use config::{
-    AlertConfig, AlertmanagerConfig, BridgeConfig, BridgeFlaw, ConfigFlaw, EmailConfig, GithubConfig, MailSecurity,
-    PagerdutyConfig, SlackConfig, SlackWebhookConfig, WebhookConfig,
-};
+pub use config::{BridgeFlaw, ConfigFlaw};
 pub use outbox::OutboxError;
-pub use route::{Escalation, QuietHours, Route};
 pub use trial::TestArgs;

@@ -14,55 +14,55 @@ use crate::case::{Case, Occasion};
 /// One route. Every route that an alert matches counts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Route {
+pub(crate) struct Route {
     /// Only alerts that ask at least this. Default `info`: all.
     #[serde(default = "info")]
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// Only these services. Default: all.
     #[serde(default)]
-    pub services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
     /// Only these stages. Default: all, and alerts outside of a stage.
     #[serde(default)]
-    pub stages: Vec<StageName>,
+    pub(crate) stages: Vec<StageName>,
     /// Only alerts for which the plan names one of these in `tell`. Default: all.
     #[serde(default)]
-    pub tell: Vec<Audience>,
+    pub(crate) tell: Vec<Audience>,
     /// Which bridges tell.
-    pub to: Vec<String>,
+    pub(crate) to: Vec<String>,
     /// When what is no page waits.
     #[serde(default)]
-    pub quiet: Option<QuietHours>,
+    pub(crate) quiet: Option<QuietHours>,
     /// How often an incident that is open and not acknowledged is told again. Default: never.
     #[serde(default)]
-    pub remind_every: Option<Span>,
+    pub(crate) remind_every: Option<Span>,
     /// Who is told when nobody acknowledges.
     #[serde(default)]
-    pub escalate: Option<Escalation>,
+    pub(crate) escalate: Option<Escalation>,
 }
 
 /// Who is told when nobody acknowledges.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Escalation {
+pub(crate) struct Escalation {
     /// How long an incident may be open without an acknowledgement.
-    pub after: Span,
+    pub(crate) after: Span,
     /// Which bridges tell then, as a page.
-    pub to: Vec<String>,
+    pub(crate) to: Vec<String>,
 }
 
 /// Hours of every day in which only pages are told; the rest is told when they end.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct QuietHours {
+pub(crate) struct QuietHours {
     /// The time zone by its IANA name, such as `Europe/Berlin`.
     #[serde(deserialize_with = "zone")]
-    pub zone: Tz,
+    pub(crate) zone: Tz,
     /// When they begin, such as `22:00`.
     #[serde(deserialize_with = "time")]
-    pub from: NaiveTime,
+    pub(crate) from: NaiveTime,
     /// When they end, such as `07:00`; on the next day when that is not later.
     #[serde(deserialize_with = "time")]
-    pub until: NaiveTime,
+    pub(crate) until: NaiveTime,
 }
 
 impl Route {

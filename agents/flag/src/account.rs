@@ -8,14 +8,14 @@ use serde::Deserialize;
 /// Where an API is, and what it takes for a token.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Account {
+pub(crate) struct Account {
     /// Where: `https`, or plain on this machine. Default: where the platform's own service is, if it has one.
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
     /// The token that is sent as `Authorization`.
-    pub token: SecretRef,
+    pub(crate) token: SecretRef,
     /// How long one exchange may take. Default 10 s.
     #[serde(default = "timeout")]
-    pub timeout: Span,
+    pub(crate) timeout: Span,
 }
 
 fn timeout() -> Span {

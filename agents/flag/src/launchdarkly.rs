@@ -19,7 +19,7 @@ use crate::account::Account;
 use crate::exposure::Exposure;
 
 /// Where LaunchDarkly itself is.
-pub const SERVICE: &str = "https://app.launchdarkly.com";
+pub(crate) const SERVICE: &str = "https://app.launchdarkly.com";
 /// What says that a patch is one of meaning, and not of JSON.
 const SEMANTIC: &str = "application/json; domain-model=launchdarkly.semanticpatch";
 /// A whole, in the unit of weights: thousandths of a percent.
@@ -28,21 +28,21 @@ const WHOLE: u32 = 100_000;
 /// Which flag, as the agent's configuration says it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LaunchDarklyConfig {
+pub(crate) struct LaunchDarklyConfig {
     /// The API key, and where the API is if not at [`SERVICE`].
-    pub account: Account,
+    pub(crate) account: Account,
     /// The project.
-    pub project: String,
+    pub(crate) project: String,
     /// The environment.
-    pub environment: String,
+    pub(crate) environment: String,
     /// The flag.
-    pub flag: String,
+    pub(crate) flag: String,
     /// The variation that `on` and a share serve, by its value. Default `true`.
     #[serde(default = "default_on")]
-    pub on: Value,
+    pub(crate) on: Value,
     /// The variation that the others get, by its value. Default `false`.
     #[serde(default = "default_off")]
-    pub off: Value,
+    pub(crate) off: Value,
 }
 
 fn default_on() -> Value {
@@ -55,7 +55,7 @@ fn default_off() -> Value {
 
 /// A flag in LaunchDarkly.
 #[derive(Debug)]
-pub struct LaunchDarkly {
+pub(crate) struct LaunchDarkly {
     rest: Rest,
     config: LaunchDarklyConfig,
     /// The newest version of the environment that was seen. An answer from before it is old.
@@ -145,7 +145,7 @@ impl LaunchDarkly {
     ///
     /// # Errors
     /// When LaunchDarkly cannot be spoken to, ever.
-    pub fn new(config: &LaunchDarklyConfig) -> Result<Self, AccountError> {
+    pub(crate) fn new(config: &LaunchDarklyConfig) -> Result<Self, AccountError> {
         let rest = config.account.client("LaunchDarkly", Some(SERVICE))?;
         Ok(Self { rest, config: config.clone(), newest: AtomicU64::new(0) })
     }

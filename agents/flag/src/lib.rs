@@ -9,7 +9,7 @@
 //! | [`snapshot`] | what is served now, and what is kept on disk |
 //! | [`evaluate`], [`rule`] | what a flag's value means for one user |
 //! | [`ofrep`] | the endpoint |
-//! | [`flagd`], [`launchdarkly`], [`render`], [`unleash`] | drivers for flags that are kept elsewhere |
+//! | [`flagd`], `launchdarkly`, `render`, `unleash` | drivers for flags that are kept elsewhere |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,15 +39,14 @@ pub mod evaluate;
 mod exposure;
 pub mod flagd;
 mod fraction;
-pub mod launchdarkly;
+mod launchdarkly;
 pub mod ofrep;
-pub mod render;
+mod render;
 pub mod rule;
 pub mod snapshot;
 pub mod store;
-pub mod unleash;
+mod unleash;
 
-pub use account::Account;
 pub use config::FlagConfigError;
 
 /// How long to wait before NATS is dialled again at the start, or asked again.

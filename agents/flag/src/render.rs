@@ -26,22 +26,22 @@ const KEYS_MAX: usize = 16;
 /// Which variables, as the agent's configuration says it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RenderConfig {
+pub(crate) struct RenderConfig {
     /// How Render is reached.
-    pub account: Account,
+    pub(crate) account: Account,
     /// The service.
-    pub service: Id,
+    pub(crate) service: Id,
     /// The variables, all set to the same text.
-    pub keys: Vec<Id>,
+    pub(crate) keys: Vec<Id>,
     /// What each value of the lever is written as, such as `on: "true"`.
-    pub values: BTreeMap<LeverValue, String>,
+    pub(crate) values: BTreeMap<LeverValue, String>,
     /// The variable that holds the mark.
-    pub mark: Id,
+    pub(crate) mark: Id,
 }
 
 /// Why a configured flag cannot work.
 #[derive(Debug, thiserror::Error)]
-pub enum RenderFlagError {
+pub(crate) enum RenderFlagError {
     /// Render cannot be reached.
     #[error(transparent)]
     Account(#[from] AccountError),
@@ -55,7 +55,7 @@ pub enum RenderFlagError {
 
 /// A flag that is environment variables.
 #[derive(Debug)]
-pub struct RenderFlag {
+pub(crate) struct RenderFlag {
     render: Render,
     config: RenderConfig,
 }
@@ -73,7 +73,7 @@ impl RenderFlag {
     ///
     /// # Errors
     /// When it could never work.
-    pub fn new(config: &RenderConfig) -> Result<Self, RenderFlagError> {
+    pub(crate) fn new(config: &RenderConfig) -> Result<Self, RenderFlagError> {
         let once = |count: usize, mut all: Vec<&str>| {
             all.sort_unstable();
             all.dedup();

@@ -27,19 +27,19 @@ const WHOLE: u32 = 100;
 /// Which feature, as the agent's configuration says it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct UnleashConfig {
+pub(crate) struct UnleashConfig {
     /// The server and an admin token.
-    pub account: Account,
+    pub(crate) account: Account,
     /// The project. Default `default`.
     #[serde(default = "default_word")]
-    pub project: String,
+    pub(crate) project: String,
     /// The environment.
-    pub environment: String,
+    pub(crate) environment: String,
     /// The feature.
-    pub feature: String,
+    pub(crate) feature: String,
     /// What a user is recognised by, in a strategy that this driver adds. Default `default`.
     #[serde(default = "default_word")]
-    pub stickiness: String,
+    pub(crate) stickiness: String,
 }
 
 fn default_word() -> String {
@@ -48,7 +48,7 @@ fn default_word() -> String {
 
 /// A feature in Unleash.
 #[derive(Debug)]
-pub struct Unleash {
+pub(crate) struct Unleash {
     rest: Rest,
     config: UnleashConfig,
     /// Since when a strategy may come that was asked for without an answer.
@@ -109,7 +109,7 @@ impl Unleash {
     ///
     /// # Errors
     /// When the server cannot be spoken to, ever.
-    pub fn new(config: &UnleashConfig) -> Result<Self, AccountError> {
+    pub(crate) fn new(config: &UnleashConfig) -> Result<Self, AccountError> {
         Ok(Self { rest: config.account.client("Unleash", None)?, config: config.clone(), may_come: Mutex::default() })
     }
 

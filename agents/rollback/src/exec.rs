@@ -1,6 +1,6 @@
 //! The exec driver of [`bellwether_runtime`], held to what every driver of this agent promises.
 
-pub use bellwether_runtime::{Exec, ExecConfig, ExecError};
+pub(crate) use bellwether_runtime::{Exec, ExecConfig};
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The rollback agent: moves a service between releases, and reads back where it is.
 //!
 //! It does what an action says to a lever that its own configuration names. It never judges, never
-//! chooses a value, and knows no plan. One file per driver: [`exec`], [`render`].
+//! chooses a value, and knows no plan. One file per driver: `exec`, `render`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use serde::Deserialize;
 use crate::exec::{Exec, ExecConfig};
 use crate::render::{AutoDeploy, Render, RenderConfig};
 
-pub mod exec;
-pub mod render;
+mod exec;
+mod render;
 
 #[cfg(test)]
 mod contract;

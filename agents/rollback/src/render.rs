@@ -23,25 +23,25 @@ const COMMIT_LEN: usize = 40;
 /// Which services of Render a lever moves, as the agent's configuration says it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RenderConfig {
+pub(crate) struct RenderConfig {
     /// Who asks Render.
-    pub account: Account,
+    pub(crate) account: Account,
     /// Services that run the same commit, such as a site and its worker.
-    pub services: Vec<Id>,
+    pub(crate) services: Vec<Id>,
     /// Whether auto-deploy may be switched off. Default no: with it on, the lever is not moved.
     #[serde(default)]
-    pub may_switch_off_auto_deploy: bool,
+    pub(crate) may_switch_off_auto_deploy: bool,
     /// The only values that may be set.
     #[serde(default)]
-    pub values: Option<Vec<LeverValue>>,
+    pub(crate) values: Option<Vec<LeverValue>>,
     /// A regular expression that the whole value must match to be set. Default: a whole commit id.
     #[serde(default)]
-    pub pattern: Option<String>,
+    pub(crate) pattern: Option<String>,
 }
 
 /// Why a configured lever cannot work.
 #[derive(Debug, thiserror::Error)]
-pub enum RenderConfigError {
+pub(crate) enum RenderConfigError {
     /// The account cannot be used.
     #[error("`account`: {0}")]
     Account(#[from] AccountError),
@@ -55,7 +55,7 @@ pub enum RenderConfigError {
 
 /// A lever that holds the release of services of Render.
 #[derive(Debug)]
-pub struct Render {
+pub(crate) struct Render {
     client: bellwether_render::Render,
     services: Vec<Id>,
     may_switch_off: bool,
@@ -67,7 +67,7 @@ impl Render {
     ///
     /// # Errors
     /// When the configuration could never work, or the token is missing.
-    pub fn new(config: &RenderConfig) -> Result<Self, RenderConfigError> {
+    pub(crate) fn new(config: &RenderConfig) -> Result<Self, RenderConfigError> {
         let mut services = config.services.clone();
         services.sort();
         services.dedup();
@@ -174,14 +174,14 @@ impl Driver for Render {
 
 /// Whether Render deploys every push by itself: a lever that is only read, so that a change is seen.
 #[derive(Debug)]
-pub struct AutoDeploy(Render);
+pub(crate) struct AutoDeploy(Render);
 
 impl AutoDeploy {
     /// Checks a configuration and resolves its token.
     ///
     /// # Errors
     /// As [`Render::new`].
-    pub fn new(config: &RenderConfig) -> Result<Self, RenderConfigError> {
+    pub(crate) fn new(config: &RenderConfig) -> Result<Self, RenderConfigError> {
         Render::new(config).map(Self)
     }
 }
@@ -203,10 +203,6 @@ impl Driver for AutoDeploy {
             });
             Ok(Reading::of(try_join_all(each).await?))
         })
-    }
-
-    fn history(&self) -> BoxFuture<'_, Result<Vec<Release>, DriverError>> {
-        Box::pin(async { Ok(Vec::new()) })
     }
 }
 
