@@ -37,13 +37,9 @@ async fn every_source_reaches_the_stream() {
         "subjects": {"lines": "app.lines"},
     });
     let patterns = json!({"db_error": "refused"});
+    let events = json!({"total": "n", "bad": {"http_5xx": "{code=~'5..'}"}});
     let looks = [
-        (
-            "text",
-            "text",
-            metrics_url,
-            json!({"path": "/", "events": {"total": "n", "bad": {"http_5xx": "{code=~'5..'}"}}}),
-        ),
+        ("text", "text", metrics_url, json!({"path": "/", "events": events})),
         ("json", "json", health_url, json!({"path": "/", "numbers": {"used": {"json": "$.memory"}}})),
         ("host", "host", "http://127.0.0.1", json!({"numbers": ["cpu", "memory_share", "disk_share"]})),
         ("file", "log", "http://127.0.0.1", json!({"file": "app", "patterns": patterns})),

@@ -2,7 +2,7 @@
 //!
 //! This program is its own harness, so that it can also be the shim under which servers run.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(clippy::expect_used, reason = "a test")]
 
 mod parts;
 mod world;
