@@ -80,6 +80,17 @@ macro_rules! scenarios {
     };
 }
 
+/// Another rollout may have taken its place when the line is typed, at the same entry and gate.
+#[test]
+fn what_is_to_be_approved_is_named() {
+    let world = script::play("plan shop.yaml\nat 00:20 start v2\nuntil 12:00");
+    let named = |line: &str| line.contains(" approve shop --rollout shop/1 --entry 1 --gate 1");
+    let alerts = world.broker.alerts.iter();
+    assert!(alerts.flat_map(|alert| &alert.next).any(|step| named(&step.run)), "{:#?}", world.broker.alerts);
+    let needs_you = world.watch.status.and_then(|status| status.needs_you).and_then(|needs_you| needs_you.run);
+    assert!(needs_you.as_deref().is_some_and(named), "{needs_you:?}");
+}
+
 scenarios! {
     aborted
     amended

@@ -7,6 +7,7 @@ use bellwether_protocol::reason::{DataFault, Ending, Hold, Judgement};
 use bellwether_protocol::record::Source;
 
 use crate::drift::{self, Drift};
+use crate::project;
 use crate::state::{Incident, Phase, Rollout};
 use crate::step::Out;
 
@@ -294,8 +295,7 @@ fn next_steps(rollout: &Rollout, state: &str) -> Vec<NextStep> {
     let step = |why: &str, run: String| NextStep { why: why.to_owned(), run };
     let mut next = Vec::new();
     if rollout.holds.contains(&Hold::Approval) {
-        let (entry, gate) = (rollout.entry, rollout.gate);
-        next.push(step("approve", format!("bellwether command approve {service} --entry {entry} --gate {gate}")));
+        next.push(step("approve", project::approve(rollout)));
     }
     if state == "not_taken_back" {
         next.push(step("try again", format!("bellwether command rollback {service}")));

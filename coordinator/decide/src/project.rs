@@ -11,7 +11,7 @@ use bellwether_protocol::sample::{Cohort, LATENCY_EDGES_MS};
 use bellwether_protocol::status::{
     Budget, LeverStatus, NeedsYou, RegionStatus, StageMark, StageStatus, State, Status, TakeBackStatus,
 };
-use bellwether_protocol::time::Timestamp;
+use bellwether_protocol::time::{Span, Timestamp};
 
 use crate::evidence::{Counted, STRIP_LEN, SeriesState, series_of};
 use crate::judge::Finding;
@@ -239,28 +239,29 @@ fn needs_you(rollout: &Rollout, now: Timestamp) -> Option<NeedsYou> {
         Hold::Frozen { .. } => 9,
     };
     match rollout.holds.iter().min_by_key(|hold| pressing(hold))? {
-        Hold::Approval => ask(
-            "approve".to_owned(),
-            Some(format!("bellwether command approve {service} --entry {} --gate {}", rollout.entry, rollout.gate)),
-        ),
+        Hold::Approval => ask("approve".to_owned(), Some(approve(rollout))),
         Hold::BaselineAsRed { criterion } => {
             ask(format!("{criterion} fails on the old release too: look elsewhere"), None)
         }
         Hold::Activity { lever } => ask(format!("look at what {lever} runs"), None),
         Hold::Frozen { .. } => None,
+        Hold::Lever { lever } if rollout.levers.get(lever).is_some_and(|lever| lever.is_owed) => ask(
+            format!("lever {lever} is not where somebody asked it to be"),
+            Some(format!("bellwether command flag-off {service}")),
+        ),
         Hold::Lever { lever } => ask(format!("somebody moved lever {lever}"), None),
         Hold::NoData { region, .. } => ask(
             format!("look at {region}"),
             Some(format!(
                 "bellwether command exclude {service} region {region} --reason TEXT --until {}",
-                (now + bellwether_protocol::time::Span::from_secs(3_600)).seconds()
+                (now + Span::from_secs(3_600)).seconds()
             )),
         ),
         Hold::NotProven { criterion } => ask(
             format!("{criterion} is not proven yet"),
             Some(format!(
                 "bellwether command exclude {service} criterion {criterion} --reason TEXT --until {}",
-                (now + bellwether_protocol::time::Span::from_secs(3_600)).seconds()
+                (now + Span::from_secs(3_600)).seconds()
             )),
         ),
         Hold::NotRecovered => ask("look elsewhere: everything is back".to_owned(), None),
@@ -297,6 +298,12 @@ fn stage_statuses(rollout: &Rollout, now: Timestamp) -> Vec<StageStatus> {
     rollout.plan.stages.iter().enumerate().map(status).collect()
 }
 
+/// How to approve what waits now. It names the rollout: another may have taken its place when it is typed.
+pub(crate) fn approve(rollout: &Rollout) -> String {
+    let Rollout { id, entry, gate, .. } = rollout;
+    format!("bellwether command approve {} --rollout {id} --entry {entry} --gate {gate}", id.service)
+}
+
 fn leaves_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
     let stage = rollout.stage()?;
     match &rollout.phase {
@@ -305,7 +312,7 @@ fn leaves_at(rollout: &Rollout, now: Timestamp) -> Option<Timestamp> {
             let soaked = rollout.plan.slot.times(stages::soaked_slots(rollout, now));
             let missing = stage.soak.as_ms().saturating_sub(soaked.as_ms());
             let next = rollout.evidence.series.values().map(|state| state.next).min()?;
-            Some(next.max(rollout.evidence.from) + bellwether_protocol::time::Span::from_ms(missing))
+            Some(next.max(rollout.evidence.from) + Span::from_ms(missing))
         }
         _ => None,
     }

@@ -213,5 +213,6 @@ async fn approve(bus: Bus, rollout: RolloutId, said: mpsc::Sender<String>) {
 }
 
 fn command_line(service: &Service, status: &Status) -> String {
-    format!("bellwether command approve {service} --entry {} --gate {}", status.entry, status.gate)
+    let Status { rollout, entry, gate, .. } = status;
+    format!("bellwether command approve {service} --rollout {rollout} --entry {entry} --gate {gate}")
 }
