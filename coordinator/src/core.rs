@@ -241,7 +241,7 @@ impl Core {
         let mut rooms = self.rooms.values();
         match source {
             _ if self.has_lost(source) => Some(1),
-            Source::Inbox => Some(rooms.map(|room| room.desk.inbox).min().unwrap_or(0).saturating_add(1)),
+            Source::Inbox => Some(rooms.map(|room| room.inbox_upto).min().unwrap_or(0).saturating_add(1)),
             Source::Samples => rooms.by_ref().filter(|room| room.is_running()).map(|room| room.samples_from).min(),
         }
     }
@@ -407,10 +407,14 @@ impl Core {
     fn look(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let delay = self.delay();
         let heard = self.heard_at(now);
+        let unlogged = self.rooms.iter().filter_map(|(service, room)| Some((service.clone(), room.unlogged()?)));
+        let unlogged: Vec<(Service, u64)> = unlogged.collect();
         let mut wakes = Vec::new();
         for (service, room) in &mut self.rooms {
             let (created, live) = (&self.created, &self.live);
-            let ctx = Context { coordinator: &self.id, now, heard, created, delay, live };
+            let others = unlogged.iter().filter(|(own, _)| own != service).map(|(_, seq)| *seq);
+            let unlogged = others.min().unwrap_or(u64::MAX);
+            let ctx = Context { coordinator: &self.id, now, heard, unlogged, created, delay, live };
             match room.look(&ctx) {
                 Verdict::Append(record, body) => {
                     effects.push(Effect::Append { record, expected: room.log_seq, body });

@@ -31,6 +31,8 @@ pub struct Room {
     pub decided_at: Timestamp,
     /// From where the samples must be read again after a restart.
     pub samples_from: u64,
+    /// Up to where the inbox need not be read again after a restart.
+    pub inbox_upto: u64,
     /// When the streams that its positions are of were created.
     created: BTreeMap<Source, Timestamp>,
     /// Streams that were lost, which the log does not say yet.
@@ -63,6 +65,7 @@ impl Room {
             log_seq: 0,
             decided_at: Timestamp::default(),
             samples_from: 0,
+            inbox_upto: 0,
             created: BTreeMap::new(),
             lost: BTreeSet::new(),
             stopped: None,
@@ -92,6 +95,7 @@ impl Room {
         self.decided_at = record.now;
         self.wake_at = record.wake_at;
         self.samples_from = record.positions.samples;
+        self.inbox_upto = record.positions.inbox;
         self.created.extend(&record.positions.created);
         for input in &record.inputs {
             let Input::StreamReset { source } = input else { continue };
@@ -136,6 +140,12 @@ impl Room {
     /// Whether messages of this stream must wait until the log says that they count anew.
     pub(crate) fn has_lost(&self, source: Source) -> bool {
         self.stopped.is_none() && self.lost.contains(&source)
+    }
+
+    /// The first message of the inbox that waits for this service's first record: until then the log does not say
+    /// that there is such a service, and a restart looks for it nowhere else.
+    pub(crate) fn unlogged(&self) -> Option<u64> {
+        self.inbox.first_key_value().map(|(seq, _)| *seq).filter(|_| self.desk.ordinal == Ordinal(0))
     }
 
     /// Whether a rollout is on, so that slots must be closed.
@@ -184,7 +194,7 @@ impl Room {
             let is_anew = inputs.contains(&Input::StreamReset { source: Source::Samples });
             let positions = Positions {
                 samples: if is_anew { 1 } else { self.collector.lowest_needed(&step.desk) },
-                inbox: step.desk.inbox,
+                inbox: step.desk.inbox.min(ctx.unlogged.saturating_sub(1)),
                 created: ctx.created.clone(),
             };
             let record = log::record(&self.desk, self.hash, ctx.coordinator, inputs, positions, now, &step);
@@ -227,6 +237,8 @@ pub(crate) struct Context<'a> {
     pub(crate) heard: Timestamp,
     /// When the streams were created that are read.
     pub(crate) created: &'a BTreeMap<Source, Timestamp>,
+    /// The first message of the inbox that waits for the first record of another service.
+    pub(crate) unlogged: u64,
     /// How long this coordinator leaves the others to act first.
     pub(crate) delay: Span,
     pub(crate) live: &'a BTreeMap<AgentId, bellwether_protocol::presence::Presence>,

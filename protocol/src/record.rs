@@ -74,7 +74,7 @@ impl std::fmt::Display for Source {
 pub struct Positions {
     /// The lowest sequence of the samples stream that an unlogged slot may still need.
     pub samples: u64,
-    /// The last sequence of the inbox that was folded.
+    /// Up to where the inbox need not be read again: all that waits for a record comes after.
     pub inbox: u64,
     /// When each stream that these sequences are of was created: a stream created anew counts anew.
     #[serde(default)]
