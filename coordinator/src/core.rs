@@ -272,6 +272,16 @@ impl Core {
             Event::AppendFailed { service, ordinal, conflict } => {
                 if let Some(room) = self.rooms.get_mut(&service) {
                     room.append_failed(ordinal, conflict, now);
+                    if room.is_blocked(now) && !room.is_blocked_told {
+                        room.is_blocked_told = true;
+                        page(
+                            room,
+                            IncidentKind::Opened,
+                            "its log has moved on, and cannot be read any more",
+                            now,
+                            effects,
+                        );
+                    }
                 }
             }
             Event::CaughtUp => self.catch_up(now, effects),
@@ -354,6 +364,9 @@ impl Core {
             return None;
         }
         effects.push(Effect::Remember(service.clone(), record.ordinal, room.hash));
+        if std::mem::take(&mut room.is_blocked_told) {
+            page(room, IncidentKind::Resolved, "its log could not be read; now it is", now, effects);
+        }
         let events = cdevents::events(&record, before.rollout.as_ref(), room.desk.rollout.as_ref());
         Some((record, events))
     }
@@ -470,21 +483,29 @@ fn project(room: &Room, now: Timestamp, effects: &mut Vec<Effect>) {
 fn stop(room: &mut Room, why: String, now: Timestamp, effects: &mut Vec<Effect>) {
     tracing::error!(service = %room.desk.service, why, "stopped deciding for this service");
     room.stopped = Some(why.clone());
+    page(room, IncidentKind::Opened, &why, now, effects);
+}
+
+/// Tells people that no decisions are made for a service, and why, or that they are again.
+fn page(room: &Room, kind: IncidentKind, why: &str, now: Timestamp, effects: &mut Vec<Effect>) {
     let Ok(cause) = "log".parse() else { return };
     let id = room.desk.rollout.as_ref().map(|rollout| (rollout.id.clone(), rollout.release.clone()));
     let nothing = || Some((RolloutId { service: room.desk.service.clone(), number: 0 }, "unknown".parse().ok()?));
     let Some((rollout, release)) = id.or_else(nothing) else { return };
     effects.push(Effect::Page(Box::new(Alert {
-        kind: IncidentKind::Opened,
+        kind,
         incident: IncidentId { rollout: rollout.clone(), cause },
-        seq: 1,
+        seq: if kind == IncidentKind::Opened { 1 } else { 2 },
         severity: Severity::Page,
         state: "stopped".to_owned(),
         service: rollout.service,
         release,
         stage: None,
         regions: Vec::new(),
-        headline: format!("no decisions are made for {}: {why}. Levers stay as they are", room.desk.service),
+        headline: match kind {
+            IncidentKind::Resolved => format!("decisions are made for {} again: {why}", room.desk.service),
+            _ => format!("no decisions are made for {}: {why}. Levers stay as they are", room.desk.service),
+        },
         numbers: None,
         record: room.desk.ordinal,
         proof: Proof::default(),

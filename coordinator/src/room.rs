@@ -18,6 +18,9 @@ const BATCH_FOR: Span = Span::from_secs(60);
 /// A failed append is tried again after this long.
 const RETRY_AFTER: Span = Span::from_secs(1);
 
+/// A log that has moved on is read within moments; that it is not for so long is told.
+const BLOCKED_AFTER: Span = Span::from_secs(60);
+
 /// One service.
 #[derive(Debug)]
 pub struct Room {
@@ -43,6 +46,9 @@ pub struct Room {
     inbox: BTreeMap<u64, Input>,
     appending: Option<Ordinal>,
     retry_at: Option<Timestamp>,
+    /// Since when the log takes none of our records, and shows none of anybody's.
+    blocked_since: Option<Timestamp>,
+    pub(crate) is_blocked_told: bool,
     batch_since: Option<Timestamp>,
     due_since: Option<Timestamp>,
     /// When the last record wants to be decided upon again.
@@ -73,6 +79,8 @@ impl Room {
             inbox: BTreeMap::new(),
             appending: None,
             retry_at: None,
+            blocked_since: None,
+            is_blocked_told: false,
             batch_since: None,
             due_since: None,
             wake_at: None,
@@ -109,6 +117,7 @@ impl Room {
         self.collector.prune(&self.desk);
         self.appending = None;
         self.retry_at = None;
+        self.blocked_since = None;
         self.batch_since = None;
         self.due_since = None;
         Ok((record, before))
@@ -118,9 +127,17 @@ impl Room {
     pub(crate) fn append_failed(&mut self, ordinal: Ordinal, conflict: bool, now: Timestamp) {
         if self.appending == Some(ordinal) {
             self.appending = None;
+            if conflict {
+                self.blocked_since.get_or_insert(now);
+            }
             // After a conflict the other record is already on its way to our reader.
             self.retry_at = Some(if conflict { now + Span::from_ms(200) } else { now + RETRY_AFTER });
         }
+    }
+
+    /// Whether the log has moved on long ago, and nothing comes of it: it is another one, or cannot be read.
+    pub(crate) fn is_blocked(&self, now: Timestamp) -> bool {
+        self.blocked_since.is_some_and(|since| now.since(since) >= BLOCKED_AFTER)
     }
 
     /// Takes note of what a stream is now that its reader has begun: another one than the positions
