@@ -95,6 +95,7 @@ scenarios! {
     aborted
     amended
     amended_settling
+    amended_slots
     approval_late
     baseline_as_red
     criterion_excluded

@@ -262,13 +262,17 @@ impl Evidence {
     /// goes on where it stands, so that no slot is closed twice.
     pub(crate) fn begin(&mut self, frame: &Frame<'_>, from: Timestamp) {
         let width = frame.plan.slot;
-        let first = slot_start(from, width);
-        let first = if first < from { first + width } else { first };
+        let begins_from = |at: Timestamp| {
+            let slot = slot_start(at, width);
+            if slot < at { slot + width } else { slot }
+        };
+        let first = begins_from(from);
         let mut series = BTreeMap::new();
         for key in series_of(frame.plan, frame.stage) {
             let old = self.series.get(&key);
             let state = SeriesState {
-                next: old.map_or(first, |old| old.next),
+                // An amended plan may have slots of another width.
+                next: old.map_or(first, |old| begins_from(old.next)),
                 slots: 0,
                 covered: 0,
                 soaked: 0,

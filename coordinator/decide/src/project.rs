@@ -24,6 +24,8 @@ use crate::{budget, gate, power, stages, step};
 pub struct Looks {
     /// The rollout.
     pub rollout: RolloutId,
+    /// Width of a slot.
+    pub slot: Span,
     /// What is looked at, per region of the plan; empty where nothing is.
     pub by_region: BTreeMap<Region, Vec<Look>>,
 }
@@ -39,7 +41,7 @@ pub fn looks(rollout: &Rollout) -> Looks {
             }
         }
     }
-    Looks { rollout: rollout.id.clone(), by_region }
+    Looks { rollout: rollout.id.clone(), slot: rollout.plan.slot, by_region }
 }
 
 fn look(plan: &Plan, series: &Series) -> Option<Look> {

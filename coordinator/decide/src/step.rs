@@ -301,8 +301,10 @@ fn revise(desk: &mut Desk, before: Option<project::Looks>, ordinal: Ordinal) {
     let Some(rollout) = &mut desk.rollout else { return };
     let after = project::looks(rollout);
     for (region, looks) in &after.by_region {
-        let unchanged =
-            before.as_ref().is_some_and(|b| b.rollout == after.rollout && b.by_region.get(region) == Some(looks));
+        let unchanged = before.as_ref().is_some_and(|before| {
+            let is_same = (&before.rollout, before.slot) == (&after.rollout, after.slot);
+            is_same && before.by_region.get(region) == Some(looks)
+        });
         if !unchanged {
             rollout.revisions.insert(region.clone(), bellwether_protocol::id::Revision(ordinal.0));
         }

@@ -121,7 +121,8 @@ impl World {
         self.after(every, move |world| world.look(i));
         let is_adrift = self.probes[i].is_adrift;
         let skew = if is_adrift { ADRIFT_MS } else { self.probes[i].skew };
-        let slot = slot_start(Timestamp::from_ms(self.now.as_ms() + skew), self.slot);
+        let width = self.probes[i].assignment.as_ref().map_or(self.slot, |assignment| assignment.slot);
+        let slot = slot_start(Timestamp::from_ms(self.now.as_ms() + skew), width);
         if self.probes[i].slot != slot {
             self.send(i);
             self.probes[i].slot = slot;
