@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bellwether_bus::{Clock, From as Begin, Message, ReadError, Trace};
+use bellwether_bus::{From as Begin, Message, ReadError, Trace};
 use bellwether_protocol::alert::{Acknowledgement, Alert, Severity};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, IdError, Region, Role};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::bridge::{Bridge, Kind, Takes};
 use crate::case::{Acknowledged, Case, Occasion, is_news};
-use crate::claim::{Claims, Teller};
+use crate::claim::{Claims, Mesh, Teller};
 use crate::config::{AlertConfig, BridgeFlaw, CONSOLE, Config, ConfigFlaw};
 use crate::console::Console;
 use crate::courier::{Courier, PACE, Shelf};
@@ -75,34 +75,30 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(config: &Path) -> Result<(), AlertError> {
     let config: Config = load_config(config)?;
     config.alert.check()?;
-    let bridges = bridges(&config.alert, &config.agent.prefix)?;
-    let names: Vec<&str> = bridges.iter().map(|bridge| bridge.name.as_str()).collect();
+    let mut bridges = bridges(&config.alert, &config.agent.prefix)?;
     let shelf = Shelf::new(Outbox::open(&config.agent.state_dir)?);
     let counter = |bridge: &Bridge| Counter { takes: bridge.takes(), is_local: bridge.is_local() };
     let counters = bridges.iter().map(|bridge| (bridge.name.clone(), counter(bridge))).collect();
     let routes = Routes(config.alert.routes());
-    let mut desk = Desk { clock: Clock::new(), shelf: shelf.clone(), claims: None, routes, counters };
+    let names: Vec<String> = bridges.iter().map(|bridge| bridge.name.clone()).collect();
+    let mesh = Mesh::default();
+    let desk = Desk { mesh: mesh.clone(), shelf: shelf.clone(), routes, counters };
+    let mut couriers = JoinSet::new();
     let starting = Runtime::start(Role::Alert, &config.agent);
     let (runtime, paged) = if config.alert.pages_when_silent {
-        let meanwhile = || self::bridges(&config.alert, &config.agent.prefix);
-        desk.start(starting, config.agent.region.clone(), meanwhile).await?
+        desk.start(starting, config.agent.region.clone(), &mut bridges, &mut couriers).await?
     } else {
         (starting.await?, None)
     };
+    mesh.answers(Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() }, runtime.clock.clone());
     shelf.lock().keep_only(&names)?;
     let last = begin(&runtime, &shelf).await?;
     shelf.show(&names);
-    let claims = Claims { kv: runtime.bus.kv(Bucket::Told), agent: runtime.agent.clone() };
-    (desk.clock, desk.claims) = (runtime.clock.clone(), Some(claims.clone()));
-    let mut couriers = JoinSet::new();
+    desk.send_out(&mut bridges, &mut couriers);
     for (service, github) in &config.alert.github {
         let (client, Runtime { bus, state_dir, .. }) = (bellwether_runtime::http()?, &runtime);
         let github = Github::new(service, github, &config.alert.link, client, state_dir)?;
         couriers.spawn(github.serve(bus.clone(), last));
-    }
-    for bridge in bridges {
-        let (shelf, claims, clock) = (shelf.clone(), Some(claims.clone()), runtime.clock.clone());
-        couriers.spawn(Courier { bridge, shelf, claims, clock, pace: PACE }.serve());
     }
     tokio::select! {
         () = runtime.shutdown() => Ok(()),
@@ -147,10 +143,8 @@ struct Counter {
 
 /// Decides which bridge gets what.
 struct Desk {
-    clock: Clock,
+    mesh: Mesh,
     shelf: Shelf,
-    /// `None` until the mesh answers.
-    claims: Option<Claims>,
     routes: Routes,
     /// By name.
     counters: BTreeMap<String, Counter>,
@@ -159,32 +153,37 @@ struct Desk {
 impl Desk {
     /// Waits until the mesh answers. When that takes so long that no coordinator could be heard, people are
     /// paged: this agent may be what came up last in a region that is cut off. The silence they were told of
-    /// is handed on, so that its end is told too.
+    /// is handed on, so that its end is told too; and who was sent out goes on with what is under way.
     async fn start(
         &self,
         starting: impl Future<Output = Result<Runtime, StartError>>,
         region: Region,
-        bridges: impl FnOnce() -> Result<Vec<Bridge>, AlertError>,
+        bridges: &mut Vec<Bridge>,
+        couriers: &mut JoinSet<OutboxError>,
     ) -> Result<(Runtime, Option<Silence>), AlertError> {
-        let mut silence = Silence::new(region, self.clock.now())?;
-        let mut couriers = JoinSet::new();
+        let mut silence = Silence::new(region, self.mesh.now())?;
         let mut look = tokio::time::interval(LISTEN_EVERY);
         tokio::pin!(starting);
         let alert = loop {
             tokio::select! {
                 biased;
                 started = &mut starting => return Ok((started?, None)),
-                _ = look.tick() => if let Some(alert) = silence.check(self.clock.now(), false) { break alert },
+                _ = look.tick() => if let Some(alert) = silence.check(self.mesh.now(), false) { break alert },
             }
         };
         self.take_up(&alert, None).await?;
-        for bridge in bridges()? {
-            let (shelf, clock) = (self.shelf.clone(), self.clock.clone());
-            couriers.spawn(Courier { bridge, shelf, claims: None, clock, pace: PACE }.serve());
-        }
+        self.send_out(bridges, couriers);
         tokio::select! {
             started = starting => Ok((started?, Some(silence))),
             Some(Ok(error)) = couriers.join_next() => Err(error.into()),
+        }
+    }
+
+    /// Sends out a courier for each of the bridges, which have none yet.
+    fn send_out(&self, bridges: &mut Vec<Bridge>, couriers: &mut JoinSet<OutboxError>) {
+        for bridge in bridges.drain(..) {
+            let (shelf, mesh) = (self.shelf.clone(), self.mesh.clone());
+            couriers.spawn(Courier { bridge, shelf, mesh, pace: PACE }.serve());
         }
     }
 
@@ -244,7 +243,7 @@ impl Desk {
         let mut look = tokio::time::interval(LISTEN_EVERY);
         loop {
             look.tick().await;
-            let now = self.clock.now();
+            let now = self.mesh.now();
             let overdue: Vec<(Case, Occasion, Due)> = {
                 let outbox = self.shelf.lock();
                 let of = |case: &Case| {
@@ -287,14 +286,14 @@ impl Desk {
             self.shelf.lock().skip_to(position)?;
             return Ok(());
         };
-        let now = self.clock.now();
+        let now = self.mesh.now();
         let due = case.bridges.iter().map(|bridge| (bridge.clone(), now)).collect();
         let acknowledged = |case: &mut Case| case.waits_for_people() && case.acknowledged.replace(by).is_none();
         self.tell(&case.last, Occasion::Acknowledged, due, Some(position), acknowledged).await
     }
 
     async fn take_up(&self, alert: &Alert, position: Option<u64>) -> Result<(), AlertError> {
-        let now = self.clock.now();
+        let now = self.mesh.now();
         let (known, is_news, mut due) = {
             let outbox = self.shelf.lock();
             let case = outbox.case(alert);
@@ -341,7 +340,7 @@ impl Desk {
         let is_local = |bridge: &String| self.counters.get(bridge).is_some_and(|counter| counter.is_local);
         let has_shared = due.keys().any(|bridge| !is_local(bridge));
         let teller = if has_shared { self.teller(alert, occasion).await } else { Teller::Another };
-        let standby = (teller == Teller::Another).then(|| self.clock.now() + STANDBY);
+        let standby = (teller == Teller::Another).then(|| self.mesh.now() + STANDBY);
         let mut outbox = self.shelf.lock();
         let figure = occasion == Occasion::News && !is_news(outbox.case(alert).map(|case| &case.last), alert);
         // Another agent's figures are not stood in for: what comes next says the same.
@@ -365,7 +364,7 @@ impl Desk {
 
     // A page does not wait for the mesh; the rest waits a little rather than be told twice.
     async fn teller(&self, alert: &Alert, occasion: Occasion) -> Teller {
-        let Some(claims) = &self.claims else { return Teller::Unknown };
+        let Some(claims) = self.mesh.claims() else { return Teller::Unknown };
         let has_thread = self.shelf.lock().case(alert).is_some_and(|case| !case.threads.is_empty());
         claims.yield_to_last(alert, occasion, has_thread).await;
         let asked = tokio::time::Instant::now();

@@ -3,7 +3,6 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bellwether_bus::Clock;
 use bellwether_bus::testing::wait_for;
 use bellwether_fakes::pagerduty::Pagerduty as PagerdutyFake;
 use bellwether_fakes::slack::Slack as SlackFake;
@@ -17,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::OutboxError;
 use crate::case::{Acknowledged, is_news};
+use crate::claim::Mesh;
 use crate::courier::{Courier, Pace, Shelf};
 use crate::outbox::{Outbox, Waiting};
 use crate::slack::REPLIES_MAX;
@@ -65,8 +65,8 @@ impl Served {
         let client = bellwether_runtime::http().unwrap();
         let bridge = Bridge::new("under-test", &config, "https://x/{rollout}", &Prefix::default(), &client).unwrap();
         let (shelf, takes) = (Shelf::new(Outbox::open(dir).unwrap()), bridge.takes());
-        let (claims, clock, pace) = (None, Clock::new(), QUICK);
-        let courier = tokio::spawn(Courier { bridge, shelf: shelf.clone(), claims, clock, pace }.serve());
+        let (mesh, pace) = (Mesh::default(), QUICK);
+        let courier = tokio::spawn(Courier { bridge, shelf: shelf.clone(), mesh, pace }.serve());
         Self { shelf, takes, courier }
     }
 

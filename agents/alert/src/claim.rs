@@ -2,12 +2,14 @@
 //! message tells it, the others keep it only to see that it was told. Who told an incident's last
 //! message goes first with the next, since threads are kept where they were begun.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bellwether_bus::{Kv, KvError};
+use bellwether_bus::{Clock, Kv, KvError};
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::codec;
 use bellwether_protocol::id::AgentId;
+use bellwether_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Occasion;
@@ -36,6 +38,27 @@ pub(crate) enum Teller {
     Us,
     /// The mesh did not answer.
     Unknown,
+}
+
+/// The mesh as one agent has it: nothing of it until it answers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mesh(Arc<OnceLock<(Claims, Clock)>>);
+
+impl Mesh {
+    /// It answers from now on.
+    pub(crate) fn answers(&self, claims: Claims, clock: Clock) {
+        // A second time says nothing new.
+        let _ = self.0.set((claims, clock));
+    }
+
+    pub(crate) fn claims(&self) -> Option<&Claims> {
+        self.0.get().map(|(claims, _)| claims)
+    }
+
+    /// The mesh's time; this machine's own until it answers.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.get().map_or_else(|| Clock::new().now(), |(_, clock)| clock.now())
+    }
 }
 
 /// Claims messages for one agent.

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bellwether_bus::metrics::{self, Counter, KeyValue};
 use bellwether_bus::trace::SpanKind;
-use bellwether_bus::{Clock, Hop, Trace};
+use bellwether_bus::{Hop, Trace};
 use bellwether_protocol::alert::{Alert, IncidentKind};
 use bellwether_protocol::time::{Span, Timestamp};
 use tokio::sync::watch;
 
 use crate::bridge::{Bridge, Delivery, DeliveryError, Receipt, Takes};
 use crate::case::Thread;
-use crate::claim::Claims;
+use crate::claim::Mesh;
 use crate::outbox::{Batch, Outbox, OutboxError, Waiting};
 
 /// The outbox, shared by the one reader and every courier.
@@ -29,9 +29,8 @@ impl Shelf {
     }
 
     /// Shows how much waits for each bridge to whoever asks for this process's figures.
-    pub(crate) fn show(&self, bridges: &[&str]) {
-        let own = self.clone();
-        let bridges: Vec<String> = bridges.iter().map(ToString::to_string).collect();
+    pub(crate) fn show(&self, bridges: &[String]) {
+        let (own, bridges) = (self.clone(), bridges.to_vec());
         metrics::gauge("bellwether.alerts.waiting", "{alert}", "Alerts that a bridge has not told yet", move |gauge| {
             let waiting = own.lock().waiting();
             for bridge in &bridges {
@@ -101,9 +100,7 @@ impl Pace {
 pub(crate) struct Courier {
     pub(crate) bridge: Bridge,
     pub(crate) shelf: Shelf,
-    /// `None` while the mesh was never heard.
-    pub(crate) claims: Option<Claims>,
-    pub(crate) clock: Clock,
+    pub(crate) mesh: Mesh,
     pub(crate) pace: Pace,
 }
 
@@ -115,7 +112,7 @@ impl Courier {
         let mut rests_until = Timestamp::default();
         let together = matches!(self.bridge.takes(), Takes::NewsAtOnce | Takes::Newest);
         loop {
-            let now = self.clock.now();
+            let now = self.mesh.now();
             // The lock is never held across an await.
             let next = self.shelf.lock().next(&self.bridge.name, together, now);
             let until = match next {
@@ -141,7 +138,7 @@ impl Courier {
     async fn carry(&self, batch: &Batch) -> Result<Option<Timestamp>, OutboxError> {
         let Waiting { alert, occasion, tries, standby, .. } = &batch.newest;
         let most = batch.waiting.iter().map(|waiting| waiting.tries).max().unwrap_or(0);
-        if *standby && let Some(claims) = &self.claims {
+        if *standby && let Some(claims) = self.mesh.claims() {
             if claims.is_told(alert, *occasion).await {
                 return self.shelf.lock().done(batch, false, None).map(|()| None);
             }
@@ -149,7 +146,7 @@ impl Courier {
         }
         let (incident, seq, bridge) = (&alert.incident, alert.seq, &self.bridge.name);
         let notes = Notes { shelf: self.shelf.clone(), alert: alert.clone(), bridge: bridge.clone() };
-        let delivery = Delivery { batch, notes: &notes, now: self.clock.now() };
+        let delivery = Delivery { batch, notes: &notes, now: self.mesh.now() };
         let may_give_up = self.bridge.repeats().is_none() || alert.kind == IncidentKind::Resolved;
         let hop = telling(batch, bridge);
         let told = hop.run(self.bridge.deliver(&delivery)).await;
@@ -172,22 +169,22 @@ impl Courier {
             Err(DeliveryError::Retry { why, after }) => {
                 let pause = after.unwrap_or(Duration::ZERO).max(self.pace.pause(most));
                 tracing::warn!(%incident, seq, bridge, why, wait_s = pause.as_secs(), "alert not delivered yet");
-                let at = self.clock.now() + span(pause);
+                let at = self.mesh.now() + span(pause);
                 self.shelf.lock().again(batch, at)?;
-                return Ok(after.map(|wait| self.clock.now() + span(wait)));
+                return Ok(after.map(|wait| self.mesh.now() + span(wait)));
             }
         }
         Ok(None)
     }
 
     async fn finish(&self, batch: &Batch, told: bool) -> Result<(), OutboxError> {
-        if let Some(claims) = self.claims.as_ref().filter(|_| !self.bridge.is_local()) {
+        if let Some(claims) = self.mesh.claims().filter(|_| !self.bridge.is_local()) {
             for Waiting { alert, occasion, .. } in &batch.waiting {
                 claims.told(alert, *occasion).await;
             }
         }
         let is_open = batch.newest.alert.kind != IncidentKind::Resolved;
-        let again = self.bridge.repeats().filter(|_| told && is_open).map(|every| self.clock.now() + every);
+        let again = self.bridge.repeats().filter(|_| told && is_open).map(|every| self.mesh.now() + every);
         self.shelf.lock().done(batch, told, again)
     }
 }

@@ -156,9 +156,9 @@ impl Outbox {
     }
 
     /// Gives up what waits for bridges that are no longer there.
-    pub(crate) fn keep_only(&mut self, bridges: &[&str]) -> Result<(), OutboxError> {
+    pub(crate) fn keep_only(&mut self, bridges: &[String]) -> Result<(), OutboxError> {
         self.contents.waiting.retain(|waiting| {
-            let is_there = bridges.contains(&waiting.bridge.as_str());
+            let is_there = bridges.contains(&waiting.bridge);
             if !is_there {
                 let Waiting { bridge, alert, .. } = waiting;
                 tracing::error!(incident = %alert.incident, seq = alert.seq, bridge, "no such bridge any more, alert given up");

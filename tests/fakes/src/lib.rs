@@ -23,6 +23,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Longest request body, in bytes.
@@ -136,6 +137,8 @@ struct World<F> {
     family: F,
     log: Vec<Seen>,
     faults: Vec<Fault>,
+    /// Whether answers are kept back.
+    gate: watch::Receiver<bool>,
 }
 
 /// A running fake. It stops when this is dropped.
@@ -145,6 +148,7 @@ pub struct Fake<F> {
     pub url: String,
     world: Arc<Mutex<World<F>>>,
     server: JoinHandle<()>,
+    gate: watch::Sender<bool>,
 }
 
 impl<F> Drop for Fake<F> {
@@ -159,7 +163,8 @@ impl<F: Family> Fake<F> {
     /// # Errors
     /// When no port can be had.
     pub async fn start(family: F) -> std::io::Result<Self> {
-        let world = Arc::new(Mutex::new(World { family, log: Vec::new(), faults: Vec::new() }));
+        let (gate, own) = watch::channel(false);
+        let world = Arc::new(Mutex::new(World { family, log: Vec::new(), faults: Vec::new(), gate: own }));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let routes = Router::new().fallback(answer::<F>).with_state(Arc::clone(&world));
@@ -167,7 +172,7 @@ impl<F: Family> Fake<F> {
             // It ends with its test; a broken listener shows as refused connections there.
             _ = axum::serve(listener, routes).await;
         });
-        Ok(Self { url, world, server })
+        Ok(Self { url, world, server, gate })
     }
 
     /// Every request so far, in order, those to faults included.
@@ -178,6 +183,11 @@ impl<F: Family> Fake<F> {
     /// Adds something that goes wrong. Of several that match, the one added first counts.
     pub fn fault(&self, fault: Fault) {
         lock(&self.world).faults.push(fault);
+    }
+
+    /// Keeps every answer back from now on, until it is called with `false`.
+    pub fn hold(&self, is_held: bool) {
+        self.gate.send_replace(is_held);
     }
 
     /// Takes every fault away.
@@ -195,10 +205,10 @@ async fn answer<F: Family>(State(world): State<Arc<Mutex<World<F>>>>, request: R
     let Some(seen) = read(request).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    let (reply, delay_ms) = {
-        let World { family, log, faults } = &mut *lock(&world);
+    let ((reply, delay_ms), mut gate) = {
+        let World { family, log, faults, gate } = &mut *lock(&world);
         log.push(seen.clone());
-        match faults.iter_mut().find(|fault| fault.matches(&seen)) {
+        let answer = match faults.iter_mut().find(|fault| fault.matches(&seen)) {
             Some(fault) => {
                 fault.times -= 1;
                 let real = (fault.takes_effect || fault.status.is_none()).then(|| family.answer(&seen));
@@ -210,9 +220,12 @@ async fn answer<F: Family>(State(world): State<Arc<Mutex<World<F>>>>, request: R
                 (scripted.or(real).unwrap_or_default(), fault.delay_ms)
             }
             None => (family.answer(&seen), 0),
-        }
+        };
+        (answer, gate.clone())
     };
     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+    // The fake may be gone; then nobody waits for the answer.
+    _ = gate.wait_for(|is_held| !is_held).await;
     respond(&reply)
 }
 

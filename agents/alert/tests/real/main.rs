@@ -16,6 +16,7 @@ use bellwether_fakes::slack::Slack;
 use bellwether_fakes::{Fake, Fault};
 use bellwether_protocol::alert::{Alert, IncidentKind, Severity};
 use bellwether_protocol::codec::to_json;
+use bellwether_protocol::subject::Bucket;
 use serde_json::{Value, json};
 
 use parts::PASSWORD;
@@ -67,11 +68,18 @@ async fn an_agent_that_starts_in_an_outage_pages() {
     let world = World::new().await;
     world.publish(&alert(1)).await;
     world.kill();
+    // The receiver is still at it when the mesh answers.
+    world.hook.hold(true);
     let west = world.agent("west", true);
     wait_for("a page", || world.posts().len() == 1).await;
     world.restart().await;
     // What was said before it was ever started is no longer news, though it has told something since.
     until("its place in the stream", async || if west.position() == 1 { Ok(()) } else { Err(west.position()) }).await;
+    world.hook.hold(false);
+    wait_for("nothing waits", || west.waiting() == 0).await;
+    let claims = world.bus.kv(Bucket::Told).entries().await.expect("read");
+    let claims: Vec<String> = claims.into_iter().filter_map(|claim| String::from_utf8(claim.value?).ok()).collect();
+    assert_eq!(claims, [r#"{"by":"west.alert.alert-1","done":true}"#], "nobody else has to tell it");
     world.coordinator_is_here().await;
     wait_for("a resolution", || world.posts().len() == 2).await;
     let told = world.told();

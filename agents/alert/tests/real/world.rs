@@ -17,7 +17,7 @@ pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// A mesh and a receiver.
 pub(crate) struct World {
     mesh: testing::World,
-    hook: Fake<fn(&Seen) -> Reply>,
+    pub(crate) hook: Fake<fn(&Seen) -> Reply>,
 }
 
 impl Deref for World {
