@@ -113,7 +113,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn coordinate(mesh: &Mesh, args: operator::CoordinatorArgs) -> anyhow::Result<u8> {
     let operator::CoordinatorArgs { dir, id, nats_monitor: monitor } = args;
-    let options = bellwether_coordinator::Options { connect: mesh.options(), id, dir, monitor };
+    let options = bellwether_coordinator::Options { connect: mesh.options()?, id, dir, monitor };
     bellwether_coordinator::run(options, bellwether_runtime::shutdown()).await.context("the coordinator stopped")?;
     Ok(exit::DONE)
 }

@@ -29,6 +29,7 @@ const HUB: &str = r#"
 host: "127.0.0.1"
 server_name: hub
 jetstream { domain: hub, sync_interval: always }
+tls { cert_file: "cert.pem", key_file: "key.pem" }
 leafnodes {
   host: "127.0.0.1"
   tls { cert_file: "cert.pem", key_file: "key.pem" }
@@ -36,15 +37,6 @@ leafnodes {
 }
 ping_interval: "5s"
 "#;
-
-/// A certificate for loopback that signs itself.
-fn certify(dir: &Path) {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-    openssl.args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
-    openssl.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(dir).stderr(Stdio::null());
-    assert!(openssl.status().expect("openssl is installed").success());
-}
 
 fn spawn(dir: &Path, program: &Path, args: &[&str], env: &[(&str, &str)], log: &str) -> Child {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -72,7 +64,7 @@ impl Link {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path();
-        certify(path);
+        testing::certify(path);
         let key = NewUser::generate().expect("a key");
         let binary = testing::options(path.join("none"), 0).binary;
         let [hub, leaves, leaf] = [free_port(), free_port(), free_port()];
@@ -82,10 +74,11 @@ impl Link {
             .replace("LINK", &key.public)
             .replace("server_name", &format!("port: {hub}\nserver_name"))
             .replace("domain: hub", &format!("domain: hub, store_dir: \"{}\"", path.join("hub").display()))
-            .replace("  tls", &format!("  port: {leaves}\n  tls"));
+            .replace("\n  tls", &format!("\n  port: {leaves}\n  tls"));
         let config = testing::write(path, "hub.conf", &text).display().to_string();
         let hub_process = spawn(path, &binary, &["--config", &config], &[], "hub.log");
-        let text = format!("host: \"127.0.0.1\"\nport: {leaf}\n{}", leaf_conf());
+        let tls = format!("tls {{ cert_file: \"{0}/cert.pem\", key_file: \"{0}/key.pem\" }}", path.display());
+        let text = format!("host: \"127.0.0.1\"\nport: {leaf}\n{tls}\n{}", leaf_conf());
         let leaf_config = testing::write(path, "leaf.conf", &text);
         let (store, ca) = (path.join("leaf").display().to_string(), path.join("cert.pem").display().to_string());
         let env = [
@@ -110,18 +103,22 @@ impl Link {
         rustix::process::kill_process(pid.expect("a process id"), rustix::process::Signal::HUP).expect("told");
     }
 
+    fn authority(&self) -> String {
+        self.dir.path().join("cert.pem").display().to_string()
+    }
+
+    /// Runs the program to its end; gives its exit code and what it said.
+    async fn ask(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = tokio::process::Command::new(PROGRAM);
+        let asked = command.args(args).env("BELLWETHER_PRINCIPAL", "me").env("BELLWETHER_NATS_DOMAIN", HUB_DOMAIN);
+        let said = asked.env("BELLWETHER_NATS_CA", self.authority()).output().await.expect("it runs");
+        let text = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+        (said.status.code(), text)
+    }
+
     fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
     }
-}
-
-/// Runs the program to its end; gives its exit code and what it said.
-async fn ask(args: &[&str]) -> (Option<i32>, String) {
-    let mut command = tokio::process::Command::new(PROGRAM);
-    let asked = command.args(args).env("BELLWETHER_PRINCIPAL", "me").env("BELLWETHER_NATS_DOMAIN", HUB_DOMAIN);
-    let said = asked.output().await.expect("it runs");
-    let text = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
-    (said.status.code(), text)
 }
 
 async fn is_here(bus: &Bus, agent: &str, log: impl Fn() -> String) {
@@ -136,12 +133,12 @@ async fn is_here(bus: &Bus, agent: &str, log: impl Fn() -> String) {
 async fn join(link: &Link, name: &str, dir: &str, more: &[&str]) -> serde_json::Value {
     let invite =
         ["agents", "invite", "--nats", &link.hub, "--json", "--role", "probe", "--region", "sjc", "--name", name];
-    let (code, invited) = ask(&invite).await;
+    let (code, invited) = link.ask(&invite).await;
     assert_eq!(code, Some(0), "{invited}");
     let invited: serde_json::Value = serde_json::from_str(&invited).expect("JSON");
     let token = invited["token"].as_str().expect("a token");
     let args = [&["agents", "join", "--nats", &link.leaf, "--json", token, "--dir", dir], more].concat();
-    let (code, joined) = ask(&args).await;
+    let (code, joined) = link.ask(&args).await;
     assert_eq!(code, Some(0), "{joined}");
     serde_json::from_str(&joined).expect("JSON")
 }
@@ -204,10 +201,12 @@ fn a_region_joins_over_tls_with_keys() {
     run(async {
         let link = Link::new();
         let path = |name: &str| link.dir.path().canonicalize().expect("there").join(name).display().to_string();
-        let at_hub = ConnectOptions { domain: Some(HUB_DOMAIN.to_owned()), ..connect_options(&link.hub) };
+        let (domain, ca) = (Some(HUB_DOMAIN.to_owned()), Some(link.authority().into()));
+        let at_hub = ConnectOptions { domain, ca, ..connect_options(&link.hub) };
         let bus = Bus::join(&at_hub).await.expect("the hub");
-        let data = path("coordinator");
+        let (data, ca) = (path("coordinator"), link.authority());
         let args = ["coordinator", "--nats", &link.hub, "--nats-domain", HUB_DOMAIN, "--dir", &data, "--id", "one"];
+        let args = [&args[..], &["--nats-ca", &ca]].concat();
         let _coordinator = spawn(link.dir.path(), Path::new(PROGRAM), &args, &[], "coordinator.log");
         let at_leaf = ConnectOptions { url: link.leaf.clone(), ..at_hub.clone() };
         let linked =
@@ -233,6 +232,11 @@ fn a_region_joins_over_tls_with_keys() {
         let _one = Started::new(Command::new(&words[0]).args(&words[1..]).current_dir(&place), &log);
         is_here(&bus, "sjc.probe.one", || link.log("one.log")).await;
 
+        // Who has a key of the mesh may ask, also where strangers are refused.
+        let listed =
+            link.ask(&["agents", "list", "--nats", &link.leaf, "--credentials", &format!("{one}/agent.nk")]).await;
+        assert!(listed.0 == Some(0) && listed.1.contains("sjc/one"), "{listed:?}");
+
         // The line for a container, read by a shell; what stands in for `docker` runs what is behind the image.
         let bin = testing::write(
             &link.dir.path().join("bin"),
@@ -256,7 +260,7 @@ fn a_region_joins_over_tls_with_keys() {
         );
         let plan = testing::write(link.dir.path(), "plan.yaml", &plan).display().to_string();
         let start = ["rollout", "start", &plan, "--release", "v1", "--shadow", "--wait", "--plain", "--timeout", "60s"];
-        let (code, said) = ask(&[&start[..], &["--nats", &link.hub]].concat()).await;
+        let (code, said) = link.ask(&[&start[..], &["--nats", &link.hub]].concat()).await;
         assert_eq!(code, Some(0), "{said}\n{}\n{}", link.log("one.log"), link.log("coordinator.log"));
     });
 }

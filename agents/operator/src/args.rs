@@ -7,6 +7,7 @@ use bellwether_bus::{Bus, ConnectOptions, Credentials};
 use bellwether_protocol::id::{CoordinatorId, Principal, Role};
 use bellwether_protocol::subject::Prefix;
 use bellwether_protocol::time::Timestamp;
+use bellwether_runtime::{SecretError, SecretRef};
 
 use crate::error::VerbError;
 use crate::render::Look;
@@ -21,7 +22,10 @@ pub struct Mesh {
     /// The JetStream domain that holds the streams, where NATS keeps one; behind a leaf node, the hub's
     #[arg(long, global = true, env = "BELLWETHER_NATS_DOMAIN", value_name = "DOMAIN")]
     pub nats_domain: Option<String>,
-    /// A NATS credentials file
+    /// A file with the authorities, in PEM, of which one has signed NATS's certificate; with it TLS is a must
+    #[arg(long, global = true, env = "BELLWETHER_NATS_CA", value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+    /// A file that says who we are for NATS: `.creds`, the seed of an nkey, `user:password`, or a token
     #[arg(long, global = true, env = "BELLWETHER_CREDENTIALS", value_name = "FILE")]
     pub credentials: Option<PathBuf>,
     /// The first token of every subject
@@ -110,18 +114,23 @@ impl AgentRole {
 
 impl Mesh {
     /// How to connect to it.
-    pub fn options(&self) -> ConnectOptions {
-        ConnectOptions {
+    ///
+    /// # Errors
+    /// When the credentials are not there.
+    pub fn options(&self) -> Result<ConnectOptions, SecretError> {
+        let credentials = self.credentials.clone().map(|path| SecretRef::File(path).resolve()).transpose()?;
+        Ok(ConnectOptions {
             url: self.nats.clone(),
             domain: self.nats_domain.clone(),
             prefix: self.prefix.clone(),
             name: "bellwether operator".to_owned(),
-            credentials: self.credentials.clone().map(Credentials::CredsFile),
-        }
+            credentials: credentials.map(Credentials::read),
+            ca: self.nats_ca.clone(),
+        })
     }
 
     pub(crate) async fn connect(&self) -> Result<Bus, VerbError> {
-        Ok(Bus::connect(&self.options()).await?)
+        Ok(Bus::connect(&self.options()?).await?)
     }
 
     /// What the reader of standard output can be shown.

@@ -8,7 +8,7 @@ use bellwether_bus::server::{InstallError, StartServerError};
 use bellwether_bus::{ConnectError, KvError, ProvisionError, PublishError, ReadError};
 use bellwether_protocol::codec::{DecodeError, EncodeError};
 use bellwether_protocol::id::{IdError, RolloutId, Service};
-use bellwether_runtime::AskError;
+use bellwether_runtime::{AskError, SecretError};
 
 use crate::out::outln;
 
@@ -111,6 +111,9 @@ pub enum VerbError {
     /// A samples file cannot be used.
     #[error(transparent)]
     Samples(Box<dyn std::error::Error + Send + Sync>),
+    /// The credentials are not there.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The local server does not start.
     #[error(transparent)]
     Server(#[from] StartServerError),
@@ -169,6 +172,7 @@ impl VerbError {
             | Self::Provision(_)
             | Self::Samples(_)
             | Self::Server(_)
+            | Self::Secret(_)
             | Self::Setup(_)
             | Self::Spawn { .. }
             | Self::System(_)
@@ -202,6 +206,7 @@ impl VerbError {
             | Self::Provision(_)
             | Self::Samples(_)
             | Self::Server(_)
+            | Self::Secret(_)
             | Self::Setup(_)
             | Self::Spawn { .. }
             | Self::Until(_) => exit::USAGE,

@@ -158,7 +158,16 @@ impl JoinArgs {
         let kv = bus.kv(Bucket::Invites);
         let (entry, invite) = known(&kv, &self.token).await?;
         let program = std::env::current_exe().map_err(VerbError::System)?;
-        let place = files::Place { dir: &dir, agent: &invite.agent, mesh, program: &program };
+        let authorities = mesh.nats_ca.as_ref().map(|path| {
+            std::fs::read_to_string(path).map_err(|source| VerbError::File {
+                doing: "read",
+                path: path.clone(),
+                source,
+            })
+        });
+        let authorities = authorities.transpose()?;
+        let (agent, authorities) = (&invite.agent, authorities.as_deref());
+        let place = files::Place { dir: &dir, agent, mesh, authorities, program: &program };
         let staged = beside(&dir);
         if let Some(used) = invite.used {
             let why = || refused(&format!("for {} was used at {}", invite.agent, used.seconds()));

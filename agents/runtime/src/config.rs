@@ -38,6 +38,10 @@ pub struct NatsConfig {
     /// Who we are: a `.creds` file, or a secret that holds an nkey seed (`SU…`), `user:password`, or a token.
     #[serde(default)]
     pub credentials: Option<SecretRef>,
+    /// `file:PATH` of the authorities, in PEM, of which one has signed the server's certificate; with it the connection
+    /// is over TLS or not at all. Default: those of this machine, where the server asks for TLS.
+    #[serde(default, deserialize_with = "file_reference")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Why a file is not a configuration.

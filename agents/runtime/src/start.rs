@@ -11,7 +11,6 @@ use bellwether_protocol::id::{AgentId, Role, Service};
 use bellwether_protocol::presence::Presence;
 use bellwether_protocol::sample::{Portion, SAMPLES_MAX, Sample};
 use bellwether_protocol::subject::Bucket;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -45,9 +44,6 @@ pub struct Runtime {
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A `.creds` file must be a file, for its text holds more than one secret.
-    #[error("credentials of the form `.creds` must be given as `file:PATH`")]
-    CredsNotFile,
     /// Another process uses the same state directory.
     #[error("another process uses {0}: give each agent its own `agent.state_dir`")]
     InUse(String),
@@ -194,35 +190,13 @@ fn lock(dir: &std::path::Path) -> Result<std::fs::File, StartError> {
 }
 
 fn connect_options(agent: &AgentId, config: &AgentConfig) -> Result<ConnectOptions, StartError> {
-    let credentials = config.nats.credentials.as_ref().map(credentials).transpose()?;
+    let credentials = config.nats.credentials.as_ref().map(SecretRef::resolve).transpose()?;
     Ok(ConnectOptions {
         url: config.nats.url.clone(),
         domain: config.nats.domain.clone(),
         prefix: config.prefix.clone(),
         name: format!("bellwether {agent}"),
-        credentials,
+        credentials: credentials.map(Credentials::read),
+        ca: config.nats.ca.clone(),
     })
 }
-
-/// Tells the kinds of credentials apart by their shape, which is NATS's own.
-fn credentials(reference: &SecretRef) -> Result<Credentials, StartError> {
-    let secret = reference.resolve()?;
-    let text = secret.expose_secret();
-    if text.contains("-----BEGIN NATS USER JWT-----") {
-        return match reference {
-            SecretRef::File(path) => Ok(Credentials::CredsFile(path.clone())),
-            SecretRef::Env(_) => Err(StartError::CredsNotFile),
-        };
-    }
-    if text.starts_with("SU") && text.len() == NKEY_SEED_LEN {
-        return Ok(Credentials::NkeySeed(secret));
-    }
-    if let Some((user, password)) = text.split_once(':') {
-        let password = SecretString::from(password.to_owned());
-        return Ok(Credentials::UserPassword { user: user.to_owned(), password });
-    }
-    Ok(Credentials::Token(secret))
-}
-
-/// Characters of an nkey's seed.
-const NKEY_SEED_LEN: usize = 58;

@@ -1,7 +1,8 @@
 //! Connecting, and refusing at once what could never work: a wrong address, wrong credentials, a
 //! server that is too old. Once connected, a lost connection is retried for ever.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,13 +29,16 @@ pub struct ConnectOptions {
     pub name: String,
     /// Who we are; `None` only where the server asks for nothing.
     pub credentials: Option<Credentials>,
+    /// A file with the authorities, in PEM, of which one has signed the server's certificate. With it the connection
+    /// is over TLS or not at all; `None` trusts those of this machine, where the server asks for TLS.
+    pub ca: Option<PathBuf>,
 }
 
 /// Who we are, for NATS.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    /// A `.creds` file with a JWT and its seed.
-    CredsFile(PathBuf),
+    /// What a `.creds` file holds: a JWT and its seed.
+    Creds(SecretString),
     /// The seed of an nkey, `SU…`.
     NkeySeed(SecretString),
     /// A token.
@@ -47,6 +51,27 @@ pub enum Credentials {
         password: SecretString,
     },
 }
+
+impl Credentials {
+    /// Tells by its shape, which is NATS's own, what `secret` is: the text of a `.creds` file, an nkey's seed,
+    /// `user:password`, or else a token.
+    pub fn read(secret: SecretString) -> Self {
+        let text = secret.expose_secret();
+        if text.contains("-----BEGIN NATS USER JWT-----") {
+            return Self::Creds(secret);
+        }
+        if text.starts_with("SU") && text.len() == NKEY_SEED_LEN {
+            return Self::NkeySeed(secret);
+        }
+        if let Some((user, password)) = text.split_once(':') {
+            return Self::UserPassword { user: user.to_owned(), password: password.to_owned().into() };
+        }
+        Self::Token(secret)
+    }
+}
+
+/// Characters of an nkey's seed.
+const NKEY_SEED_LEN: usize = 58;
 
 /// A connection to NATS with JetStream. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -62,11 +87,20 @@ pub struct Bus {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The credentials file or seed cannot be used.
-    #[error("cannot use the NATS credentials {what}")]
+    /// The file with the authorities cannot be used.
+    #[error("cannot use the authorities of `nats.ca` or `--nats-ca` in {path}")]
+    Authorities {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The credentials cannot be used.
+    #[error("cannot use the NATS credentials, {with}")]
     Credentials {
-        /// Which ones; never the secret itself.
-        what: String,
+        /// What they are; never the secret itself.
+        with: String,
         /// Why.
         #[source]
         source: std::io::Error,
@@ -134,6 +168,18 @@ pub enum ConnectError {
         /// What we showed; never the secret itself.
         with: String,
     },
+    /// There is a server, and no TLS with it.
+    #[error(
+        "no TLS with NATS at {url}: has it a certificate for this address? Name who signed that with `nats.ca` in the agent's \
+         file or `--nats-ca`"
+    )]
+    Tls {
+        /// Where.
+        url: String,
+        /// Why.
+        #[source]
+        source: async_nats::ConnectError,
+    },
     /// The server is older than we can work with.
     #[error(
         "NATS server {server} at {url} is {version}, which lacks {missing}: use nats-server {FLOOR_MAJOR}.{FLOOR_MINOR} or newer"
@@ -184,6 +230,8 @@ impl Bus {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                 ConnectError::Refused { url: url.clone(), with: shown(options.credentials.as_ref()) }
             }
+            ConnectErrorKind::Tls => ConnectError::Tls { url: url.clone(), source },
+            ConnectErrorKind::Io if is_tls(&source) => ConnectError::Tls { url: url.clone(), source },
             ConnectErrorKind::ServerParse => ConnectError::Url { url: url.clone() },
             _ => ConnectError::Unreachable { url: url.clone(), source },
         })?;
@@ -256,14 +304,19 @@ fn api(domain: Option<&str>) -> Result<String, ConnectError> {
 const DOMAIN_LEN_MAX: usize = 64;
 
 fn settings(options: &ConnectOptions, health: &Arc<Health>) -> Result<async_nats::ConnectOptions, ConnectError> {
-    let wrong = |what: String| move |source: std::io::Error| ConnectError::Credentials { what, source };
-    let base = async_nats::ConnectOptions::new();
+    let base = match &options.ca {
+        None => async_nats::ConnectOptions::new(),
+        Some(path) => {
+            let wrong = |source| ConnectError::Authorities { path: path.display().to_string(), source };
+            check_authorities(path).map_err(wrong)?;
+            async_nats::ConnectOptions::new().add_root_certificates(path.clone()).require_tls(true)
+        }
+    };
     let base = match &options.credentials {
         None => base,
-        Some(Credentials::CredsFile(path)) => {
-            let what = format!("file {}", path.display());
-            let text = SecretString::from(std::fs::read_to_string(path).map_err(wrong(what.clone()))?);
-            base.credentials(text.expose_secret()).map_err(wrong(what))?
+        Some(own @ Credentials::Creds(text)) => {
+            let wrong = |source| ConnectError::Credentials { with: shown(Some(own)), source };
+            base.credentials(text.expose_secret()).map_err(wrong)?
         }
         Some(Credentials::NkeySeed(seed)) => base.nkey(seed.expose_secret().to_owned()),
         Some(Credentials::Token(token)) => base.token(token.expose_secret().to_owned()),
@@ -284,6 +337,23 @@ fn settings(options: &ConnectOptions, health: &Arc<Health>) -> Result<async_nats
         }))
 }
 
+/// Whether the handshake went wrong, which the client library does not tell from a lost connection.
+fn is_tls(error: &async_nats::ConnectError) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<async_nats::rustls::Error>())
+}
+
+/// The client library takes a file without any for trust in nobody.
+fn check_authorities(path: &Path) -> std::io::Result<()> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(AUTHORITIES_LEN_MAX).read_to_string(&mut text)?;
+    let is_there = text.contains("-----BEGIN CERTIFICATE-----");
+    if is_there { Ok(()) } else { Err(std::io::Error::other("it holds no certificate in PEM")) }
+}
+
+/// Bytes of a file with authorities; all that a browser trusts are 250 KiB.
+const AUTHORITIES_LEN_MAX: u64 = 1024 * 1024;
+
 /// Soon at first, then every few seconds; jittered, so that a fleet does not return as one.
 fn redial_delay(attempts: usize) -> Duration {
     if attempts <= 1 {
@@ -302,7 +372,7 @@ pub(crate) fn backoff(attempts: usize) -> Duration {
 fn shown(credentials: Option<&Credentials>) -> String {
     match credentials {
         None => "none were given".to_owned(),
-        Some(Credentials::CredsFile(path)) => format!("file {}", path.display()),
+        Some(Credentials::Creds(_)) => "a `.creds` file".to_owned(),
         Some(Credentials::NkeySeed(_)) => "an nkey".to_owned(),
         Some(Credentials::Token(_)) => "a token".to_owned(),
         Some(Credentials::UserPassword { user, .. }) => format!("user `{user}` with a password"),
@@ -419,13 +489,17 @@ mod tests {
 
     #[test]
     fn secrets_are_not_printed() {
-        let all = [
-            Credentials::Token("hunter2".into()),
-            Credentials::NkeySeed("hunter2".into()),
-            Credentials::UserPassword { user: "me".into(), password: "hunter2".into() },
-        ];
-        for credentials in all {
-            assert!(!format!("{credentials:?}{}", shown(Some(&credentials))).contains("hunter2"));
+        let seed = format!("SUhunter2{}", "A".repeat(49));
+        let creds = "-----BEGIN NATS USER JWT-----\nhunter2\n";
+        for (text, kind) in [
+            ("hunter2", "a token"),
+            (&seed, "an nkey"),
+            ("me:hunter2", "user `me` with a password"),
+            (creds, "a `.creds` file"),
+        ] {
+            let credentials = Credentials::read(text.into());
+            assert_eq!(shown(Some(&credentials)), kind);
+            assert!(!format!("{credentials:?}").contains("hunter2"));
         }
     }
 

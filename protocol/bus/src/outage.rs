@@ -24,7 +24,10 @@ impl JoinError {
         match self {
             Self::Connect(error) => matches!(
                 error,
-                ConnectError::DomainSilent { .. } | ConnectError::NotReady { .. } | ConnectError::Unreachable { .. }
+                ConnectError::DomainSilent { .. }
+                    | ConnectError::NotReady { .. }
+                    | ConnectError::Tls { .. }
+                    | ConnectError::Unreachable { .. }
             ),
             // What cannot be created or changed is refused; what cannot be read is away.
             Self::Provision(error) => matches!(error, ProvisionError::Api { doing: "read", .. }),

@@ -145,7 +145,20 @@ pub fn connect_options(url: &str) -> ConnectOptions {
         prefix: Default::default(),
         name: "test".to_owned(),
         credentials: None,
+        ca: None,
     }
+}
+
+/// A certificate for loopback that signs itself, as `cert.pem`, and its `key.pem`, in `dir`.
+pub fn certify(dir: &Path) {
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    // An authority is no server: clients refuse one that is both.
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"]);
+    assert!(
+        openssl.current_dir(dir).stderr(std::process::Stdio::null()).status().expect("openssl is installed").success()
+    );
 }
 
 /// Looks until it finds something, for [`WITHIN`]. When it does not, the panic says what was seen last.

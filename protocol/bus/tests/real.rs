@@ -5,13 +5,13 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bellwether_bus::server::{LocalServer, StartServerError};
-use bellwether_bus::testing::{Test, WITHIN, World, connect_options, harness, options, until};
+use bellwether_bus::testing::{Test, WITHIN, World, certify, connect_options, harness, options, until};
 use bellwether_bus::{
     AppendError, Bus, ConnectError, ConnectOptions, Credentials, From, JoinError, KvError, NewUser, Next,
     ProvisionError, PublishError, child, user_line,
@@ -21,7 +21,7 @@ use bellwether_protocol::command::Verb;
 use bellwether_protocol::id::AgentId;
 use bellwether_protocol::subject::{Bucket, Stream};
 use bellwether_protocol::time::Timestamp;
-const TESTS: [Test; 16] = bellwether_bus::tests![
+const TESTS: [Test; 17] = bellwether_bus::tests![
     provisioning_is_idempotent_and_repairs,
     a_repeated_publish_is_stored_once,
     an_append_is_fenced,
@@ -37,6 +37,7 @@ const TESTS: [Test; 16] = bellwether_bus::tests![
     a_user_line_allows_what_an_agent_does_and_no_more,
     a_server_that_may_lose_what_it_acknowledged_is_named,
     a_server_is_supervised_and_dies_with_its_pipe,
+    a_server_is_trusted_by_its_authority,
     a_server_dies_with_a_killed_parent,
 ];
 
@@ -255,19 +256,44 @@ async fn an_absent_server_is_named() {
 }
 
 /// A server with users, which [`LocalServer`] does not configure: its configuration, run directly.
-async fn guarded() -> (child::Child, String, tempfile::TempDir) {
-    let probe = "{ user: probe, password: right, permissions: { publish: [\"$JS.API.>\", \"bw.sample.>\"], subscribe: [\"_INBOX.>\"] } }";
-    guarded_with(probe).await
+async fn a_server_is_trusted_by_its_authority() {
+    let (mut child, url, dir) = guarded().await;
+    let with = |name: &str| ConnectOptions { ca: Some(dir.path().join(name)), ..as_user(&url, "admin", "right") };
+    // Who names an authority wants TLS, and nothing less.
+    let error = Bus::connect(&with("cert.pem")).await.expect_err("no TLS");
+    assert!(matches!(error, ConnectError::Tls { .. }), "{error:?}");
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
+
+    let tls = |dir: &Path| format!("tls {{ cert_file: \"{0}/cert.pem\", key_file: \"{0}/key.pem\" }}", dir.display());
+    let (mut child, url, dir) = guarded_with("", tls).await;
+    let with = |name: &str| ConnectOptions { ca: Some(dir.path().join(name)), ..as_user(&url, "admin", "right") };
+    Bus::connect(&with("cert.pem")).await.expect("trusted");
+    let error = Bus::connect(&as_user(&url, "admin", "right")).await.expect_err("a stranger");
+    assert!(matches!(error, ConnectError::Tls { .. }) && error.to_string().contains("`--nats-ca`"), "{error:?}");
+    for name in ["nowhere.pem", "key.pem"] {
+        let error = Bus::join(&with(name)).await.expect_err("no authority").to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    tokio::task::spawn_blocking(move || child.stop()).await.expect("not cancelled").expect("stopped");
 }
 
-async fn guarded_with(user: &str) -> (child::Child, String, tempfile::TempDir) {
+async fn guarded() -> (child::Child, String, tempfile::TempDir) {
+    let probe = "{ user: probe, password: right, permissions: { publish: [\"$JS.API.>\", \"bw.sample.>\"], subscribe: [\"_INBOX.>\"] } }";
+    guarded_with(probe, |_| String::new()).await
+}
+
+/// `more` is added to the configuration; it may name the certificate in the directory.
+async fn guarded_with(user: &str, more: impl Fn(&Path) -> String) -> (child::Child, String, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
+    certify(dir.path());
+    let more = more(dir.path());
     let options = options(dir.path().to_owned(), 0);
     let config = dir.path().join("guarded.conf");
     let text = format!(
         "host: \"127.0.0.1\"\nport: -1\nhttp: \"127.0.0.1:-1\"\nports_file_dir: \"{0}\"\njetstream {{ store_dir: \"{0}/store\" }}\n\
-         authorization {{ users: [\n {{ user: admin, password: right }}\n {user}\n] }}\n",
-        dir.path().display()
+         authorization {{ users: [\n {{ user: admin, password: right }}\n {user}\n] }}\n{1}\n",
+        dir.path().display(),
+        more
     );
     std::fs::write(&config, text).expect("written");
     let spec = child::Spec {
@@ -278,7 +304,8 @@ async fn guarded_with(user: &str) -> (child::Child, String, tempfile::TempDir) {
         output: child::Output::File(dir.path().join("log")),
     };
     let child = child::Child::spawn(&spec).expect("started");
-    let url = listens_at(&child, &dir, "nats://").await;
+    let url = listens_at(&child, &dir, if more.is_empty() { "nats://" } else { "tls://" }).await;
+    let url = url.replace("tls://", "nats://");
     (child, url, dir)
 }
 
@@ -374,7 +401,7 @@ async fn a_user_line_allows_what_an_agent_does_and_no_more() {
     let agent: AgentId = "sjc.probe.one".parse().expect("an agent");
     let user = NewUser::generate().expect("a key");
     let prefix = connect_options("").prefix;
-    let (mut child, url, _dir) = guarded_with(&user_line(&prefix, &agent, None, &user.public)).await;
+    let (mut child, url, _dir) = guarded_with(&user_line(&prefix, &agent, None, &user.public), |_| String::new()).await;
     let admin = Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
     admin.provision().await.expect("provisioned");
     let options = ConnectOptions { credentials: Some(Credentials::NkeySeed(user.seed)), ..connect_options(&url) };
@@ -404,7 +431,7 @@ async fn a_trigger_may_start_in_its_own_name_and_no_more() {
     let line = user_line(&prefix, &agent, None, &user.public);
     // What its messages come on is added by hand.
     let line = line.replace("\"_INBOX.>\"", "\"_INBOX.>\", \"ci.deployed\"");
-    let (mut child, url, _dir) = guarded_with(&line).await;
+    let (mut child, url, _dir) = guarded_with(&line, |_| String::new()).await;
     let admin = Bus::connect(&as_user(&url, "admin", "right")).await.expect("let in");
     admin.provision().await.expect("provisioned");
     let options = ConnectOptions { credentials: Some(Credentials::NkeySeed(user.seed)), ..connect_options(&url) };

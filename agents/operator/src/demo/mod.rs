@@ -130,6 +130,7 @@ pub(crate) async fn connect(url: &str) -> Result<Bus, VerbError> {
         prefix: Prefix::default(),
         name,
         credentials: None,
+        ca: None,
     })
     .await?)
 }

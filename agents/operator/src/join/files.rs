@@ -20,12 +20,15 @@ pub(super) struct Place<'a> {
     pub(super) dir: &'a Path,
     pub(super) agent: &'a AgentId,
     pub(super) mesh: &'a Mesh,
+    /// The authorities of NATS, where the mesh has some of its own.
+    pub(super) authorities: Option<&'a str>,
     /// This program.
     pub(super) program: &'a Path,
 }
 
 const PRIVATE: u32 = 0o600;
 pub(super) const SEED: &str = "agent.nk";
+const CA: &str = "nats-ca.pem";
 
 impl Place<'_> {
     pub(super) fn files(&self, user: &NewUser, is_container: bool) -> Vec<File> {
@@ -34,6 +37,9 @@ impl Place<'_> {
             File { name: SEED.to_owned(), text: seed, mode: PRIVATE },
             File { name: self.config(), text: self.configuration(), mode: PRIVATE },
         ];
+        if let Some(text) = self.authorities {
+            files.push(File { name: CA.to_owned(), text: text.to_owned(), mode: 0o644 });
+        }
         if !is_container {
             files.push(File { name: self.unit(), text: self.service(), mode: 0o644 });
         }
@@ -77,10 +83,11 @@ impl Place<'_> {
             Some(domain) => format!(", domain: {domain:?}"),
             None => String::new(),
         };
+        let ca = if self.authorities.is_some() { format!(", ca: \"file:{dir}/{CA}\"") } else { String::new() };
         format!(
             "agent:\n  region: \"{region}\"\n  name: \"{name}\"\n  prefix: \"{prefix}\"\n  \
              state_dir: {dir}/state     # must outlive the process\n  \
-             nats: {{ url: {nats:?}, credentials: \"file:{dir}/{SEED}\"{domain} }}\n{part}",
+             nats: {{ url: {nats:?}, credentials: \"file:{dir}/{SEED}\"{ca}{domain} }}\n{part}",
             prefix = self.mesh.prefix,
             nats = self.mesh.nats,
             part = part(*role),
