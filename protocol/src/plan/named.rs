@@ -23,10 +23,10 @@ pub(super) fn laid_by_name(own: Vec<Node>, over: Vec<Node>, findings: &mut Vec<F
         // A second one of that name stays beside the first, for `check` to find.
         let below = all.iter().position(|own| own.is_below && own.name == item.name);
         if let Some((key, value)) = remove {
-            let found = below.ok_or_else(|| unknown(&item.name, &all, "below to take away").on_key(&key));
+            let found = below.ok_or_else(|| Box::new(unknown(&item.name, &all, "below to take away").on_key(&key)));
             match removable(&item, before.is_some(), &key, &value).and(found) {
                 Ok(at) => drop(all.remove(at)),
-                Err(finding) => findings.push(finding),
+                Err(finding) => findings.push(*finding),
             }
             continue;
         }
@@ -75,14 +75,14 @@ fn take(item: &mut Node, own: &str) -> Option<(Key, Node)> {
     Some(entries.remove(at)).filter(|(_, value)| !value.is_nothing())
 }
 
-fn removable(item: &Item, has_before: bool, key: &Key, value: &Node) -> Result<(), Finding> {
+fn removable(item: &Item, has_before: bool, key: &Key, value: &Node) -> Result<(), Box<Finding>> {
     if value.text() != Some("true") {
         let finding = Finding::new("P02", "`remove` can only be `true`").on(REMOVE, value);
-        return Err(finding.help("leave it out to keep the item"));
+        return Err(Box::new(finding.help("leave it out to keep the item")));
     }
     if has_before || item.node.entries().len() > 1 {
         let finding = Finding::new("P08", "`remove` beside other keys").on_key(key);
-        return Err(finding.help("of what is taken away only the `name` is written"));
+        return Err(Box::new(finding.help("of what is taken away only the `name` is written")));
     }
     Ok(())
 }
