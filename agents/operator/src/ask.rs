@@ -6,6 +6,7 @@ use bellwether_bus::Bus;
 use bellwether_protocol::codec;
 use bellwether_protocol::command::Outcome;
 use bellwether_protocol::id::CommandId;
+use bellwether_protocol::subject::Stream;
 pub(crate) use bellwether_runtime::{Answer, Asked};
 
 use crate::error::{VerbError, exit};
@@ -29,6 +30,8 @@ pub(crate) async fn ask(
     within: Duration,
     stored: impl FnOnce(&CommandId),
 ) -> Result<Answer, VerbError> {
+    // A stream that is not there would be waited for as long as one that has no leader now.
+    bus.last(Stream::Inbox, &bus.prefix().command(&asked.service, asked.verb, &asked.principal)).await?;
     let command = uuid::Uuid::now_v7().to_string().parse()?;
     Ok(bellwether_runtime::ask(bus, command, asked, within, stored).await?)
 }

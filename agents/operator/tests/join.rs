@@ -1,4 +1,5 @@
-//! Joining by token on a real `nats-server`: once, in time, and with a folder that is whole or not there.
+//! Joining by token on a real `nats-server`: once, in time, and with a folder that is whole or not there. And
+//! a server on which there is no mesh to join.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test")]
 
@@ -6,11 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 
 use bellwether_bus::testing::{Test, WITHIN, World, harness};
-use bellwether_operator::{AgentsVerb, InviteArgs, JoinArgs, Mesh};
+use bellwether_operator::{AgentsVerb, InviteArgs, JoinArgs, Judge, Mesh, Verb};
+use bellwether_protocol::plan::Validators;
 use bellwether_protocol::time::{Span, Timestamp};
 use clap::Parser;
 
-const TESTS: [Test; 1] = bellwether_bus::tests![a_token_makes_one_agent];
+const TESTS: [Test; 2] = bellwether_bus::tests![a_command_to_nobody_is_told_at_once, a_token_makes_one_agent];
 
 fn main() -> ExitCode {
     harness(&TESTS, WITHIN)
@@ -39,6 +41,36 @@ fn join(world: &World, token: &str, dir: &std::path::Path) -> (Mesh, JoinArgs) {
         AgentsVerb::Join(args) => (line.mesh, args),
         other => panic!("{other:?}"),
     }
+}
+
+/// Nothing is judged here.
+const JUDGE: Judge = Judge {
+    backtest: |_| Err("not asked".into()),
+    dry_run: |_, _, _| Err("not asked".into()),
+    evidence: |_, _, _| Err("not asked".into()),
+    explain: |_, _| Err("not asked".into()),
+    power: |_, _| Vec::new(),
+    records: |_| Err("not asked".into()),
+    report: |_, _| Err("not asked".into()),
+    verify: |_| Err("not asked".into()),
+};
+
+#[derive(Debug, Parser)]
+struct Whole {
+    #[command(flatten)]
+    mesh: Mesh,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+async fn a_command_to_nobody_is_told_at_once() {
+    let world = World::new().await;
+    let line =
+        ["bellwether", "--nats", world.server.url(), "--prefix", "nobody", "command", "pause", "shop", "--as", "ann"];
+    let Whole { mesh, verb } = Whole::parse_from(line);
+    let error = verb.run(&mesh, &Validators::new(), &JUDGE).await.expect_err("there is no stream");
+    assert!(error.to_string().contains("`nobody-inbox`") && error.exit_code() == 4, "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("bellwether doctor")), "{error}");
 }
 
 async fn a_token_makes_one_agent() {

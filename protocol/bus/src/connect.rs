@@ -210,7 +210,9 @@ pub enum ConnectError {
         url: String,
     },
     /// The address holds a user or a token.
-    #[error("the NATS address holds credentials, which would end up in logs: set `nats.credentials` instead")]
+    #[error(
+        "the NATS address holds credentials, which would end up in logs: set `nats.credentials` in the agent's file, or `--credentials`, instead"
+    )]
     UrlHoldsCredentials,
 }
 

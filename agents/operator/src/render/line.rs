@@ -280,7 +280,7 @@ fn long(reason: &Reason) -> String {
         Reason::Answered { lever, outcome, done, targets, .. } => {
             format!("result {lever} {outcome} targets={done}/{targets}")
         }
-        Reason::Applied { after, seen } => format!("proof applied after={after} seen={seen}"),
+        Reason::Applied { after, seen } => format!("proof applied after={} seen={seen}", after.rounded()),
         Reason::Asked { lever, to, due, .. } => format!("action {lever}={to} asked due={}", due.clock()),
         Reason::CommandDone { command, verb, principal, .. } => {
             format!("command {verb} done by={principal} id={command}")
@@ -297,9 +297,9 @@ fn long(reason: &Reason) -> String {
         Reason::Held { hold } => format!("held {}", hold_token(hold)),
         Reason::LevelGaveWay { level, why } => format!("take-back level={level} gave_way why={:?}", cut(why)),
         Reason::Looking { stage, from } => format!("stage {stage} looking from={}", from.seconds()),
-        Reason::ReadBack { level, after } => format!("proof read_back level={level} after={after}"),
+        Reason::ReadBack { level, after } => format!("proof read_back level={level} after={}", after.rounded()),
         Reason::Reapplied { cause } => format!("reapplied cause={cause}"),
-        Reason::Recovered { green, after } => format!("proof recovered green={green} after={after}"),
+        Reason::Recovered { green, after } => format!("proof recovered green={green} after={}", after.rounded()),
         Reason::Released { hold } => format!("released {}", hold_token(hold)),
         Reason::StageEntered { stage, entry } => format!("stage {stage} entered entry={entry}"),
         Reason::StagePassed { stage, soaked } => format!("stage {stage} passed soaked={soaked}"),
@@ -356,12 +356,12 @@ mod tests {
             "action traffic=0% release=v41 asked due=13:53:10Z level=1/3 why=\"error_rate 5.8% > 0.5% in sjc (canary)\"",
         );
         check(
-            &Reason::ReadBack { level: 1, after: "9s".parse().unwrap() },
+            &Reason::ReadBack { level: 1, after: "9s79ms".parse().unwrap() },
             "read back: every lever of level 1, 9s after it was asked",
             "proof read_back level=1 after=9s",
         );
         check(
-            &Reason::Applied { after: "19s".parse().unwrap(), seen: "v41".parse().unwrap() },
+            &Reason::Applied { after: "19s79ms".parse().unwrap(), seen: "v41".parse().unwrap() },
             "applied: every lever read back, probes see v41; 19s after it was asked",
             "proof applied after=19s seen=v41",
         );
