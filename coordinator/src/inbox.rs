@@ -28,7 +28,11 @@ pub fn read(
     id: Option<&str>,
     body: &[u8],
 ) -> Option<(Service, Input)> {
-    match prefix.read_inbox(subject)? {
+    let Some(meant) = prefix.read_inbox(subject) else {
+        tracing::warn!(subject, "dropped a message to nobody: no command has this verb, or no result this shape");
+        return None;
+    };
+    match meant {
         InboxSubject::Result { agent, service } => {
             let result: ActionResult = match codec::from_json("result", body) {
                 Ok(result) => result,

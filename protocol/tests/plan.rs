@@ -456,7 +456,7 @@ fn what_runs_freezes_and_refuses_makes_sense() {
 
 #[test]
 fn proofs_that_the_looks_cannot_give_are_warned_of() {
-    check("hard: true", "min_events: 5000", "W03]: 3600 looks cannot be 5000 events");
+    check("hard: true", "min_events: 5000", "W03]: 3,600 looks cannot be 5,000 events");
     let text = SMALL.replace("every: 1s", "every: 5m").replace("soak: 1h", "soak: 48h").replace("5%", "0.1%");
     let (_, findings) = read(&text, &[]).unwrap();
     let expected = "\

@@ -255,7 +255,7 @@ impl<'a> Check<'a> {
         let where_ = format!("`{name}` in stage `{}`: {soak} at one look per {every}", lasts.name());
         let needed: u64 = value(criterion, "min_events").unwrap_or(1);
         if needed > looks {
-            let message = format!("{looks} looks cannot be {needed} events");
+            let message = format!("{} looks cannot be {} events", number::thousands(looks), number::thousands(needed));
             let help = format!("{where_}; without enough events it stays at no data");
             return self.refuse(true, "W03", (criterion, "min_events"), &message, help);
         }
@@ -268,7 +268,7 @@ impl<'a> Check<'a> {
                 Some("proven") => "`require: proven` keeps the stage from being left: look more often, or for longer",
                 _ => "a failure is seen all the same; a pass stays unproven",
             };
-            let finding = Finding::new("W03", format!("{looks} looks cannot show {limit}"));
+            let finding = Finding::new("W03", format!("{} looks cannot show {limit}", number::thousands(looks)));
             let shown = proven_by(looks);
             let finding = finding.help(format!("{soak} without one failure shows {shown} (95 % bound)"));
             let finding = finding.note(where_).note(to_prove(lasts.soak, every, needed, at_once)).note(unproven);
