@@ -153,7 +153,9 @@ impl VerbError {
             Self::Install(_) => {
                 Some("bellwether demo, which installs one into your cache; or --nats-server PATH".to_owned())
             }
-            Self::Connect(_) => Some("--nats says which server is meant, --credentials who asks".to_owned()),
+            Self::Connect(ConnectError::Credentials { .. } | ConnectError::Refused { .. }) => {
+                Some("--credentials FILE, or BELLWETHER_CREDENTIALS".to_owned())
+            }
             Self::Kv(_) | Self::Read(_) => {
                 Some("bellwether doctor, which says what is missing; a coordinator makes the streams".to_owned())
             }
@@ -164,6 +166,7 @@ impl VerbError {
                 Some("the command may be stored: bellwether rollout list shows what came of it".to_owned())
             }
             Self::Assess(_)
+            | Self::Connect(_)
             | Self::Decode(_)
             | Self::Demo(_)
             | Self::Encode(_)
