@@ -19,7 +19,7 @@ use crate::error::{VerbError, exit};
 use crate::follow::started;
 use crate::out::outln;
 use crate::render::{self, Look, events};
-use crate::rollout::Which;
+use crate::rollout::{Which, find};
 use crate::verb::{Judge, Told};
 
 /// Decide a whole log again, and compare
@@ -61,11 +61,11 @@ impl ReplayArgs {
 /// Say why a rollout went as it did: decided when, on which numbers, and seen to work how
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
-    /// The rollout, such as `shop/2`, or a service for its last one
+    /// The rollout, such as `shop/2`, or a service for its last one; default: the only one
     #[arg(value_name = "ROLLOUT")]
-    which: Which,
+    which: Option<Which>,
     /// A file with one record per line, instead of the mesh
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "which")]
     log: Option<PathBuf>,
 }
 
@@ -120,7 +120,7 @@ impl AuditVerb {
 impl ExplainArgs {
     /// Of a rollout on the mesh.
     pub(crate) fn of(which: Which) -> Self {
-        Self { which, log: None }
+        Self { which: Some(which), log: None }
     }
 
     /// Reads the log and shows what the judge makes of it.
@@ -143,10 +143,14 @@ impl ExplainArgs {
         mesh: &Mesh,
         told: impl FnOnce(Log, Asked<'_>) -> Told<Option<T>> + Send + 'static,
     ) -> Result<T, VerbError> {
-        let Which { service, number } = self.which.clone();
+        let which = match &self.which {
+            Some(which) => which.clone(),
+            None => find(&mesh.connect().await?, None).await?.rollout.into(),
+        };
+        let Which { service, number } = which.clone();
         let source = ReplayArgs { service: Some(service.clone()), log: self.log.clone() };
         let read = read_log(mesh, &source, move |log| told(log, (&service, number)));
-        read.await?.map_err(VerbError::Log)?.ok_or_else(|| self.which.none())
+        read.await?.map_err(VerbError::Log)?.ok_or_else(|| which.none())
     }
 }
 

@@ -121,13 +121,18 @@ impl Which {
     }
 }
 
+impl From<RolloutId> for Which {
+    fn from(RolloutId { service, number }: RolloutId) -> Self {
+        Self { service, number: Some(number) }
+    }
+}
+
 impl FromStr for Which {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         if text.contains('/') {
-            let RolloutId { service, number } = text.parse()?;
-            return Ok(Self { service, number: Some(number) });
+            return Ok(text.parse::<RolloutId>()?.into());
         }
         Ok(Self { service: text.parse()?, number: None })
     }
@@ -267,7 +272,8 @@ async fn start(mesh: &Mesh, args: &StartArgs, validators: &Validators, judge: &J
     }
 }
 
-async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
+/// Where the rollout that is meant stands: that of the only service, when none is named.
+pub(crate) async fn find(bus: &Bus, which: Option<&Which>) -> Result<Status, VerbError> {
     let Some(Which { service, .. }) = which else {
         let mut all = statuses(bus).await?;
         return match (all.pop(), all.is_empty()) {

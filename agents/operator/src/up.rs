@@ -188,8 +188,22 @@ async fn start(
         let path = file.display().to_string();
         children.start(&format!("{role} {path}"), ["agent", role.as_str(), "--config", &path], Output::Inherit).await?;
         println!("{role:12} {path}{}", children.listens());
+        if let Some(url) = bellwether_runtime::read_text(file).ok().and_then(|text| elsewhere(&text, server.url())) {
+            eprintln!(
+                "{path}: `agent.nats.url` is {url}, so this agent is not seen at {}: change it, or --port",
+                server.url()
+            );
+        }
     }
     Ok(())
+}
+
+/// Where an agent's file looks for NATS, when that is another port than that of `here`.
+fn elsewhere(text: &str, here: &str) -> Option<String> {
+    let file: serde_json::Value = bellwether_runtime::parse_config("", text).ok()?;
+    let url = file.pointer("/agent/nats/url")?.as_str()?;
+    let port = |url: &str| url.rsplit(':').next().and_then(|port| port.trim_end_matches('/').parse::<u16>().ok());
+    (port(url)? != port(here)?).then(|| url.to_owned())
 }
 
 pub(crate) async fn start_server(
@@ -231,6 +245,14 @@ mod tests {
         let found: Vec<_> = in_folder(Some(dir.path())).unwrap().into_iter().map(|agent| agent.role).collect();
         assert_eq!(found, [Role::Alert, Role::Probe]);
         assert!(in_folder(None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_agent_of_another_server_is_told_of() {
+        let told = |url: &str| elsewhere(&format!("agent: {{ nats: {{ url: {url:?} }} }}"), "nats://127.0.0.1:4300");
+        assert_eq!(told("nats://127.0.0.1:4222"), Some("nats://127.0.0.1:4222".to_owned()));
+        assert_eq!((told("nats://localhost:4300/"), told("nats://hub")), (None, None));
+        assert_eq!(elsewhere("agent: {}", "nats://127.0.0.1:4300"), None);
     }
 
     #[test]
