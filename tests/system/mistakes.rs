@@ -47,7 +47,10 @@ fn a_broken_plan_is_told_with_every_place() {
 fn a_mesh_that_is_not_there_is_told() {
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     let url = format!("nats://127.0.0.1:{port}");
-    check(&program(&["rollout", "list", "--nats", &url]), 2, &[&url]);
+    check(&program(&["rollout", "list", "--nats", &url]), 2, &[&url, "  try: bellwether up"]);
+    let told = program(&["rollout", "list", "--json", "--nats", &url]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("one object");
+    assert!(told["error"].as_str().is_some_and(|why| why.contains(&url)) && told["exit"] == 2, "{told}");
 }
 
 #[test]
