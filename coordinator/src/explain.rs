@@ -43,6 +43,7 @@ pub(crate) struct Why {
     missed: Vec<Missed>,
     moves: Vec<Move>,
     applied: Option<Timestamp>,
+    unseen: bool,
     recovered: Option<(Timestamp, u32)>,
     evidence: Vec<Evidence>,
 }
@@ -106,7 +107,7 @@ impl Why {
                     (own.done, own.targets) = (*done, *targets);
                 }
             }
-            Reason::Applied { .. } => self.applied = Some(record.now),
+            Reason::Applied { unseen, .. } => (self.applied, self.unseen) = (Some(record.now), *unseen),
             Reason::Recovered { green, .. } => self.recovered = Some((record.now, *green)),
             _ => {}
         }
@@ -198,6 +199,7 @@ pub(crate) fn explanation(all: Why, desk: &Desk, now: Timestamp, records: usize)
         missed: all.missed,
         moves: all.moves,
         applied: all.applied,
+        unseen: all.unseen,
         recovered: all.recovered,
         evidence: all.evidence,
         records,

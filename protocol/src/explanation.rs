@@ -38,6 +38,9 @@ pub struct Explanation {
     pub moves: Vec<Move>,
     /// When the old release was seen to be back.
     pub applied: Option<Timestamp>,
+    /// It was read back only: no answer names its release.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
     /// When it was seen to be green again, and in how many slots.
     pub recovered: Option<(Timestamp, u32)>,
     /// The first failures, as they were seen.

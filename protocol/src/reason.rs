@@ -305,6 +305,9 @@ pub enum Reason {
         after: Span,
         /// The release that was seen.
         seen: Release,
+        /// It was not seen: no answer names its release, so the levers that were read back are the only proof.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unseen: bool,
     },
     /// A command was done.
     CommandDone {

@@ -127,5 +127,7 @@ scenarios! {
     steps
     superseded
     superseded_other_plan
+    unnamed
+    watched
     waves
 }

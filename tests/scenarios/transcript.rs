@@ -45,7 +45,8 @@ fn told(reason: &Reason) -> Option<String> {
         Reason::Answered { lever, outcome, done, targets, detail, .. } => {
             format!("answered  {lever} {outcome}, {done} of {targets}: {detail}")
         }
-        Reason::Applied { after, seen } => format!("applied   after {}, {seen} seen", after.rounded()),
+        Reason::Applied { after, unseen: true, .. } => format!("applied   after {}, unseen", after.rounded()),
+        Reason::Applied { after, seen, unseen: false } => format!("applied   after {}, {seen} seen", after.rounded()),
         Reason::Asked { action, lever, to, .. } => format!("action    {action}: set {lever} to {to}"),
         Reason::CommandDone { verb, principal, .. } => format!("command   {verb} by {principal}: done"),
         Reason::CommandRefused { verb, principal, why, .. } => {

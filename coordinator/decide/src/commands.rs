@@ -71,6 +71,9 @@ fn change(desk: &Desk, rollout: &mut Rollout, command: &Command, out: &mut Out) 
     match &command.ask {
         Ask::Rollback if is_taking_back => return Err("it is being taken back already".to_owned()),
         Ask::Rollback if rollout.entry == Entry(0) => return Err("it moved nothing yet; use `abort`".to_owned()),
+        Ask::Rollback if rollout.plan.take_back.levels.iter().all(|level| level.set.is_empty()) => {
+            return Err("the plan sets no lever to take it back".to_owned());
+        }
         Ask::Rollback => {
             take_back::begin(rollout, cause, out);
             return Ok(());

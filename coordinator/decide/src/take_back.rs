@@ -240,7 +240,8 @@ fn astray(rollout: &Rollout, level: &Level) -> Option<String> {
 fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: &mut Out) -> bool {
     let refuses = back.levels.get(back.level).is_some_and(|level| !level.refuses.is_empty());
     let names = rollout.evidence.series.keys().any(|series| names_release(rollout, series));
-    let is_seen = (rollout.plan.fingerprint.is_some() && names) || refuses;
+    let is_named = rollout.plan.fingerprint.is_some() && names;
+    let is_seen = is_named || refuses;
     let sights = sights(rollout, out.now);
     let seen = !is_seen || (!sights.is_empty() && sights.iter().all(|sight| *sight == Some(Sight::Expected)));
     if seen {
@@ -249,14 +250,15 @@ fn see_applied(rollout: &mut Rollout, back: &TakeBack, back_at: Timestamp, out: 
         let is_back = back.moves_release(&rollout.plan);
         let previous = rollout.stage().and_then(|stage| rollout.previous_in(stage.regions.first()?));
         let seen = previous.filter(|_| is_back).unwrap_or(&rollout.release).clone();
-        out.reasons.push(Reason::Applied { after, seen });
+        out.reasons.push(Reason::Applied { after, seen, unseen: !is_seen });
         let headline = format!(
-            "{} taken back after {after}: levers read back, {} seen; not yet recovered",
+            "{} taken back after {after}: levers read back, {}; not yet recovered",
             rollout.release,
             match (refuses, is_back) {
-                (true, true) => "the refusal and the old release",
-                (true, false) => "the refusal",
-                (false, _) => "old release",
+                (true, true) if is_named => "the refusal and the old release seen",
+                (true, _) => "the refusal seen",
+                (false, _) if is_named => "old release seen",
+                (false, _) => "no answer names its release",
             },
             after = after.rounded(),
         );

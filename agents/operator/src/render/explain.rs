@@ -273,7 +273,8 @@ fn seen(why: &Explanation) -> Vec<String> {
     let old = seen.map(ToString::to_string).unwrap_or_default();
     let applied = match why.applied {
         Some(at) => {
-            format!("applied {}, {} after the decision: every lever read back, probes saw {old}", at.clock(), after(at))
+            let proof = if why.unseen { "no answer names its release".to_owned() } else { format!("probes saw {old}") };
+            format!("applied {}, {} after the decision: every lever read back, {proof}", at.clock(), after(at))
         }
         None => "NOT seen to be applied".to_owned(),
     };

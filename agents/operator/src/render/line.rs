@@ -176,8 +176,9 @@ fn short(reason: &Reason, look: Look) -> Line {
             let said = if detail.is_empty() { String::new() } else { format!(": {}", cut(detail)) };
             format!("lever {lever}: {outcome}, {done} of {targets} read back{said}")
         }
-        Reason::Applied { after, seen } => {
-            format!("applied: every lever read back, probes see {seen}; {} after it was asked", span(*after))
+        Reason::Applied { after, seen, unseen } => {
+            let proof = if *unseen { "no answer names its release".to_owned() } else { format!("probes see {seen}") };
+            format!("applied: every lever read back, {proof}; {} after it was asked", span(*after))
         }
         Reason::Asked { lever, to, due, .. } => format!("asked: {lever} {to}, due {}", due.clock()),
         Reason::CommandDone { verb, principal, reason, .. } => {
@@ -280,7 +281,10 @@ fn long(reason: &Reason) -> String {
         Reason::Answered { lever, outcome, done, targets, .. } => {
             format!("result {lever} {outcome} targets={done}/{targets}")
         }
-        Reason::Applied { after, seen } => format!("proof applied after={} seen={seen}", after.rounded()),
+        Reason::Applied { after, seen, unseen } => {
+            let seen = if *unseen { "?".to_owned() } else { seen.to_string() };
+            format!("proof applied after={} seen={seen}", after.rounded())
+        }
         Reason::Asked { lever, to, due, .. } => format!("action {lever}={to} asked due={}", due.clock()),
         Reason::CommandDone { command, verb, principal, .. } => {
             format!("command {verb} done by={principal} id={command}")
@@ -361,9 +365,14 @@ mod tests {
             "proof read_back level=1 after=9s",
         );
         check(
-            &Reason::Applied { after: "19s79ms".parse().unwrap(), seen: "v41".parse().unwrap() },
+            &Reason::Applied { after: "19s79ms".parse().unwrap(), seen: "v41".parse().unwrap(), unseen: false },
             "applied: every lever read back, probes see v41; 19s after it was asked",
             "proof applied after=19s seen=v41",
+        );
+        check(
+            &Reason::Applied { after: "19s".parse().unwrap(), seen: "v41".parse().unwrap(), unseen: true },
+            "applied: every lever read back, no answer names its release; 19s after it was asked",
+            "proof applied after=19s seen=?",
         );
         check(
             &Reason::Recovered { green: 3, after: "2m".parse().unwrap() },
