@@ -187,6 +187,27 @@ error[P14]: nothing is written for `release`, which a base has
 ";
     assert_eq!(said("service: shop", "service: shop\nlevers: { release: }"), expected);
     let expected = "\
+error[P01]: not YAML: unclosed bracket '{'
+ --> plans/shop/plan.yaml:5:5
+5|   - { name: error_rate, must: error_ratio < 1%
+ |     ^
+1 error in 1 file. Nothing was contacted or changed.
+";
+    assert_eq!(said("1% }", "1%"), expected);
+    let expected = "\
+error[P12]: a soak shorter than one slot
+  --> plans/common.yaml:20:11
+20|     soak: 1h
+  |           ^^ at least 30s
+  = set on the command line: soak=1s
+1 error in 2 files. Nothing was contacted or changed.
+";
+    assert_eq!(plan(COMMON, SHOP, &["stages.canary.soak=1s"]).unwrap_err(), expected);
+}
+
+#[test]
+fn what_is_wrong_with_an_item_is_shown_in_its_place() {
+    let expected = "\
 error[P04]: no `p90` below to take away
  --> plans/shop/plan.yaml:5:18
 5|   - { name: p90, remove: true }
@@ -219,23 +240,6 @@ error[P02]: `remove` can only be `true`
 ";
     assert_eq!(said("must: error_ratio < 1%", "remove: yes"), expected);
     assert_eq!(said("must: error_ratio < 1%", "remove: true"), "");
-    let expected = "\
-error[P01]: not YAML: unclosed bracket '{'
- --> plans/shop/plan.yaml:5:5
-5|   - { name: error_rate, must: error_ratio < 1%
- |     ^
-1 error in 1 file. Nothing was contacted or changed.
-";
-    assert_eq!(said("1% }", "1%"), expected);
-    let expected = "\
-error[P12]: a soak shorter than one slot
-  --> plans/common.yaml:20:11
-20|     soak: 1h
-  |           ^^ at least 30s
-  = set on the command line: soak=1s
-1 error in 2 files. Nothing was contacted or changed.
-";
-    assert_eq!(plan(COMMON, SHOP, &["stages.canary.soak=1s"]).unwrap_err(), expected);
 }
 
 #[test]
