@@ -1,6 +1,6 @@
 //! The coordinator's core where the simulation does not reach: several services, and a log that is not ours any more.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 

@@ -154,7 +154,7 @@ mod tests {
             require: Require::NotFailed,
         };
         let times = Times::from_milli(14_400);
-        let slow = SharePower { over: Some(Span::from_secs(3)), proven_in: Some(hours(2)), ..share.clone() };
+        let slow = SharePower { over: Some(Span::from_secs(3)), proven_in: Some(hours(2)), ..share };
         for (must, shows, expected) in [
             (
                 "p99.5 < 3s",
@@ -195,20 +195,27 @@ mod tests {
         ] {
             let power =
                 CriterionPower { criterion: "it".parse().unwrap(), must: must.to_owned(), per_minute: 6.0, shows };
-            let stage = StagePower {
-                stage: "canary".parse().unwrap(),
-                soak: hours(4),
-                alpha: percent("1%"),
-                tests: 1,
-                outside: Vec::new(),
-                criteria: vec![power],
-            };
-            assert_eq!(power_lines(percent("1%"), &[stage.clone()])[2..].join("\n"), expected);
-            let alike = StagePower { stage: "production".parse().unwrap(), ..stage.clone() };
-            let other = StagePower { tests: 2, ..alike.clone() };
-            let lines = power_lines(percent("1%"), &[stage, alike, other]);
-            assert_eq!(lines[1], "canary 4h, production 4h   1% for 1 test");
-            assert_eq!(lines.iter().filter(|line| line.starts_with("production 4h   1% for 2 tests")).count(), 1);
+            assert_eq!(power_lines(percent("1%"), &[canary(vec![power])])[2..].join("\n"), expected);
         }
+    }
+
+    fn canary(criteria: Vec<CriterionPower>) -> StagePower {
+        StagePower {
+            stage: "canary".parse().unwrap(),
+            soak: Span::from_secs(4 * 3_600),
+            alpha: "1%".parse().unwrap(),
+            tests: 1,
+            outside: Vec::new(),
+            criteria,
+        }
+    }
+
+    #[test]
+    fn stages_that_can_show_the_same_share_their_lines() {
+        let alike = StagePower { stage: "production".parse().unwrap(), ..canary(Vec::new()) };
+        let other = StagePower { tests: 2, ..alike.clone() };
+        let lines = power_lines("1%".parse().unwrap(), &[canary(Vec::new()), alike, other]);
+        assert_eq!(lines[1], "canary 4h, production 4h   1% for 1 test");
+        assert_eq!(lines.iter().filter(|line| line.starts_with("production 4h   1% for 2 tests")).count(), 1);
     }
 }
