@@ -111,7 +111,7 @@ async fn a_hotfix_goes_back_to_what_stood_before_both(mesh: &Mesh, slack: &Fake<
     let first = mesh.run(&["rollout", "watch", "shop/2", "--plain"]);
     let said = String::from_utf8_lossy(&first.stdout).into_owned();
     assert_eq!(first.status.code(), Some(3), "{said}");
-    assert!(said.contains("v42 gave way to v43 (shop/3)"), "{said}");
+    assert!(said.contains("SUPERSEDED shop v42: gave way to v43 (shop/3)"), "{said}");
     assert_eq!(log.until_ended().await, Ending::Superseded);
     let set = log
         .find("the take-back", |record| {
