@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bellwether_protocol::plan::Flaw;
 use bellwether_protocol::time::Span;
 use hyper::header::HeaderName;
 use serde_json::{Map, Value};
@@ -51,9 +52,20 @@ impl ByHand {
         let mut flaws = Flaws::default();
         let question = Question::read(&mut flaws, &fields);
         flaws.none_in(question).map_err(|flaws| {
-            let texts: Vec<String> = flaws.iter().map(|f| format!("{} {}: {}", f.pointer, f.message, f.help)).collect();
-            texts.join("; ")
+            let text = |flaw: &Flaw| format!("{}: {}: {}", self.flag(&flaw.pointer), flaw.message, flaw.help);
+            flaws.iter().map(text).collect::<Vec<_>>().join("; ")
         })
+    }
+
+    /// The flag that a flaw is about, as it was written.
+    fn flag(&self, pointer: &str) -> String {
+        let pointer = pointer.trim_start_matches('/');
+        let (field, rest) = pointer.split_once('/').unwrap_or((pointer, ""));
+        match (field, rest.parse().ok().and_then(|at: usize| self.expect.get(at))) {
+            ("expect", Some(condition)) => format!("--expect '{condition}'"),
+            ("headers", _) => format!("--header '{rest}: …'"),
+            _ => format!("--{field}"),
+        }
     }
 
     /// Whom it goes to.
@@ -63,5 +75,31 @@ impl ByHand {
     pub fn target(&self, origin: Origin, timeout: Span) -> Result<Target, String> {
         let fingerprint = Some(Mark::Header(self.release_header.clone()));
         Ok(Target { origin, base: String::new(), headers: headers(&BTreeMap::new())?, fingerprint, timeout })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        asked: ByHand,
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_its_flag() {
+        for (args, expected) in [
+            (vec!["--expect", "status == 200", "--expect", "foo"], "--expect 'foo': "),
+            (vec!["--header", "no name: x"], "--header 'no name: …': "),
+            (vec!["--method", "G T"], "--method: "),
+        ] {
+            let line = Line::parse_from(["look"].into_iter().chain(args));
+            let flaws = line.asked.question("/").unwrap_err();
+            assert!(flaws.starts_with(expected), "{flaws}");
+        }
     }
 }
