@@ -83,7 +83,7 @@ pub enum RecordError {
     },
     /// Written by a version that this one cannot replay.
     #[error(
-        "{service}: record {ordinal} is of version {found}, this program replays {RECORD_VERSION}.{DECIDE_VERSION}"
+        "{service}: record {ordinal} is of version {found}, this program replays {RECORD_VERSION}.{DECIDE_VERSION}: ask the bellwether that wrote it"
     )]
     Version {
         /// Whose log.
