@@ -217,7 +217,7 @@ async fn what_does_not_fit_together_is_refused_before_anything_is_done() {
     world.plan("pipeline", &[("https://pipeline.example.com", "http://10.0.0.1")]);
     refuses(&[], "10.0.0.1 is not in this agent's `allow`").await;
     world.plan("shop", &[]);
-    refuses(&[], "the agent's file has no lever `release` of `shop`").await;
+    refuses(&[], "the agent's file has no lever `stable` of `shop`").await;
     let both = World::new(&["v43", "v42"], &[]).await;
     let (first, second) = tokio::join!(both.assess(&[]), both.assess(&[]));
     let ends = [first, second].map(|end| end.map_err(|error| error.to_string()));
