@@ -18,6 +18,8 @@ use crate::driver::{DriverError, Reading};
 pub enum Event {
     /// An action came, perhaps not for the first time.
     Action(Action),
+    /// An action came while another agent acts: it is that one's to do.
+    Noted(Action),
     /// The lever was read back, or could not be.
     Read(Result<Reading, DriverError>),
     /// The process started, or became the one that acts: what was begun must be looked at.
@@ -149,6 +151,7 @@ impl Ledger {
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         match (event, self.state.open.clone()) {
             (Event::Action(action), open) => self.take(action, open, now),
+            (Event::Noted(action), open) => self.note(&action, open, now),
             (Event::Resume, Some(_)) => self.look(),
             (Event::Read(Ok(reading)), Some(open)) => {
                 self.seen = Some(reading.clone());
@@ -178,13 +181,7 @@ impl Ledger {
             let why = format!("generation {} is older than {highest}, which this agent has seen", action.generation);
             return vec![Effect::Answer(self.result(&action, ActionOutcome::Refused, why, now))];
         }
-        let mut effects = Vec::new();
-        if let Some(old) = open {
-            // Begun, it may still take effect; then the look of the new action sees it.
-            let outcome = if old.begun { ActionOutcome::Unknown } else { ActionOutcome::Refused };
-            effects = self.close(&old.action, outcome, format!("superseded by {}", action.id), now);
-        }
-        self.state.highest = place;
+        let mut effects = self.supersede(open, &action, now);
         self.seen = None;
         self.said = String::new();
         if now >= action.deadline {
@@ -196,6 +193,25 @@ impl Ledger {
         effects.push(Effect::Persist);
         effects.extend(self.look());
         effects
+    }
+
+    /// What another agent does is not to be undone by what is older, should this one act later.
+    fn note(&mut self, action: &Action, open: Option<Open>, now: Timestamp) -> Vec<Effect> {
+        if (action.generation, action.id.index) <= self.state.highest {
+            return Vec::new();
+        }
+        let mut effects = self.supersede(open, action, now);
+        effects.push(Effect::Persist);
+        effects
+    }
+
+    /// Gives up what is open for `by`, which is newer.
+    fn supersede(&mut self, open: Option<Open>, by: &Action, now: Timestamp) -> Vec<Effect> {
+        self.state.highest = (by.generation, by.id.index);
+        let Some(old) = open else { return Vec::new() };
+        // Begun, it may still take effect; then the look of the new action sees it.
+        let outcome = if old.begun { ActionOutcome::Unknown } else { ActionOutcome::Refused };
+        self.close(&old.action, outcome, format!("superseded by {}", by.id), now)
     }
 
     fn look(&mut self) -> Vec<Effect> {

@@ -277,8 +277,12 @@ impl Hand {
             hop.run(handled).await;
         } else if seq < self.newest {
             tracing::debug!(action = %action.id, "superseded before this agent came");
-        } else if self.waiting.as_ref().is_none_or(|waiting| waiting.generation <= action.generation) {
-            self.waiting = Some(action);
+        } else {
+            hop.run(self.handle(Event::Noted(action.clone()))).await;
+            let place = |action: &Action| (action.generation, action.id.index);
+            if self.waiting.as_ref().is_none_or(|waiting| place(waiting) <= place(&action)) {
+                self.waiting = Some(action);
+            }
         }
     }
 

@@ -313,6 +313,26 @@ fn a_crash_between_set_and_result_past_the_deadline_is_still_looked_at() {
     }
 }
 
+/// Another agent acted meanwhile; what is older than that is neither obeyed nor taken up again.
+#[test]
+fn what_another_agent_was_asked_is_not_undone_after_a_takeover() {
+    let mut world = World::new();
+    world.run(Event::Noted(action(8, "v40")), None);
+    world.restart();
+    world.run(Event::Resume, None);
+    world.run(Event::Action(action(7, "v41")), None);
+    assert_eq!((world.outcomes(), world.set_count), (vec![ActionOutcome::Refused], 0), "{:?}", world.answers);
+    // The noted one itself may be left to do.
+    world.run(Event::Action(action(8, "v41")), None);
+    assert_eq!((world.outcomes().last(), world.set_count), (Some(&ActionOutcome::Done), 1), "{:?}", world.answers);
+    // It loses the claim before its set, and has it back after the other one did the next.
+    let mut world = World::new();
+    assert!(!world.run(Event::Action(action(7, "v41")), Some(1)));
+    world.run(Event::Noted(action(8, "v40")), None);
+    world.run(Event::Resume, None);
+    assert_eq!((world.outcomes(), world.set_count), (vec![ActionOutcome::Refused], 0), "{:?}", world.answers);
+}
+
 #[test]
 fn answers_are_bounded() {
     let mut world = World::new();
