@@ -169,6 +169,7 @@ impl Shell {
             }
         }
         self.handle(Event::CaughtUp, events).await;
+        warn_of_marks(self.high_water.keep());
         let from = samples_from.map_or(From::New, From::Sequence);
         let samples = self.bus.read(Stream::Samples, Vec::new(), from);
         tokio::spawn(pump_log(log, self.bus.clone(), events.clone()));
@@ -236,9 +237,7 @@ impl Shell {
             }
             Effect::Relay(relayed) => drop(self.relays.send(relayed).await),
             Effect::Remember(service, ordinal, hash) => {
-                if let Err(error) = self.high_water.remember(service, ordinal, hash) {
-                    tracing::warn!(%error, "could not write the high-water file");
-                }
+                warn_of_marks(self.high_water.remember(service, ordinal, hash));
             }
             // A status is replaced within a second: one that finds the queue full is not missed.
             Effect::Show(status) => {
@@ -279,6 +278,12 @@ impl Shell {
 
     async fn beat(&self) {
         beat(&self.bus, &self.clock, &self.agent, &self.figures).await;
+    }
+}
+
+fn warn_of_marks(written: std::io::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(%error, "could not write the high-water file");
     }
 }
 
