@@ -6,26 +6,30 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bellwether_bus::{Bus, Clock, PublishError, Trace};
+use bellwether_bus::{Bus, Clock, Trace};
 use bellwether_protocol::action::ActionOutcome;
 use bellwether_protocol::alert::Alert;
 use bellwether_protocol::cloud_event::CloudEvent;
 use bellwether_protocol::codec;
 use bellwether_protocol::reason::{Reason, Verdict};
 use bellwether_protocol::subject::Prefix;
-use bellwether_protocol::time::Timestamp;
+use bellwether_protocol::time::{Span, Timestamp};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 
 use crate::core::Relayed;
 use crate::figures;
 
 /// Messages that wait in one lane. A lane that is full holds the next record back, not its own order.
 const LANE_MAX: usize = 256;
-/// How often an unanswered message is published again, each time for the bus's own deadline. After
-/// ten minutes an action has expired, and whoever starts next relays the rest: the log holds it.
-const TRIES: u32 = 20;
-/// The pause between tries.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a full lane may hold the next record back. One that does not move by then takes nothing
+/// more, lest it hold up the others.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+/// How long outcomes and CDevents are tried: nobody waits for them any longer.
+const OUTCOME_WITHIN: Span = Span::from_secs(600);
+/// The first pause between tries, doubled up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A message that is on its way out.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ struct Outgoing {
     /// Where the decision stands that it follows, and when it was made.
     trace: Trace,
     decided: Timestamp,
+    /// After which it is not tried again; an alert is tried until it is told.
+    until: Option<Timestamp>,
     body: Vec<u8>,
 }
 
@@ -56,10 +62,10 @@ pub(crate) async fn relay_on(bus: Bus, clock: Clock, mut records: mpsc::Receiver
 }
 
 /// Publishes an alert that no record stands behind.
-pub(crate) async fn page(bus: Bus, alert: Box<Alert>) {
+pub(crate) async fn page(bus: Bus, clock: Clock, alert: Box<Alert>) {
     let id = format!("alert-{}-{}-stopped", alert.incident, alert.record);
     if let Some(outgoing) = telling(bus.prefix(), &alert, id, &Trace::default()) {
-        publish(&bus, &outgoing).await;
+        publish(&bus, &clock, &outgoing).await;
     }
 }
 
@@ -69,7 +75,7 @@ fn telling(prefix: &Prefix, alert: &Alert, id: String, trace: &Trace) -> Option<
     let body = codec::to_json("alert", alert).ok()?;
     let subject = prefix.alert(alert.severity, &alert.service);
     let headers = event.headers().to_vec();
-    Some(Outgoing { subject, id, headers, trace: trace.clone(), decided: alert.at, body })
+    Some(Outgoing { subject, id, headers, trace: trace.clone(), decided: alert.at, until: None, body })
 }
 
 impl Lanes {
@@ -88,14 +94,17 @@ impl Lanes {
         }
         let (prefix, service) = (self.bus.prefix().clone(), &record.service);
         let mut all: Vec<(String, Outgoing)> = Vec::new();
-        let out = |subject, id, headers: Option<CloudEvent>, body| {
+        let outcome_until = record.now + OUTCOME_WITHIN;
+        let out = |subject, id, headers: Option<CloudEvent>, until, body| {
             let headers = headers.map(|event| event.headers().to_vec()).unwrap_or_default();
-            Outgoing { subject, id, headers, trace: trace.clone(), decided: record.now, body }
+            Outgoing { subject, id, headers, trace: trace.clone(), decided: record.now, until: Some(until), body }
         };
         for action in &record.actions {
             let Ok(body) = codec::to_json("action", action) else { continue };
             let subject = prefix.action(&action.service, &action.lever);
-            all.push((subject.clone(), out(subject, format!("action-{}", action.id), None, body)));
+            // Nobody may do it later, and without an answer by then it is decided upon anew.
+            let id = format!("action-{}", action.id);
+            all.push((subject.clone(), out(subject, id, None, action.deadline, body)));
         }
         for alert in &record.alerts {
             let id = format!("alert-{}-{}", alert.incident, alert.seq);
@@ -108,13 +117,13 @@ impl Lanes {
             let about = outcome.rollout.as_ref().map_or_else(|| service.to_string(), ToString::to_string);
             let event = CloudEvent::new(&prefix, "outcome", id.clone(), about, outcome.at);
             let subject = prefix.outcome(service, &outcome.command);
-            all.push((format!("outcomes of {service}"), out(subject, id, Some(event), body)));
+            all.push((format!("outcomes of {service}"), out(subject, id, Some(event), outcome_until, body)));
         }
         for event in events {
             let event = event.from_mesh(&prefix);
             let Ok(body) = codec::to_json("CDEvent", &event) else { continue };
             let id = format!("cdevent-{}", event.context.id);
-            let outgoing = out(prefix.cdevent(service), id, Some(event.envelope()), body);
+            let outgoing = out(prefix.cdevent(service), id, Some(event.envelope()), outcome_until, body);
             all.push((format!("cdevents of {service}"), outgoing));
         }
         for (lane, outgoing) in all {
@@ -130,7 +139,9 @@ impl Lanes {
             sender
         });
         // A lane ends only with the whole program.
-        let _ = lane.send(outgoing).await;
+        if let Err(SendTimeoutError::Timeout(outgoing)) = lane.send_timeout(outgoing, ROOM_WITHIN).await {
+            tracing::error!(id = outgoing.id, "not relayed: {LANE_MAX} messages before it wait for NATS to take them");
+        }
     }
 }
 
@@ -146,27 +157,48 @@ fn is_turn(reason: &Reason) -> bool {
 
 async fn drive(bus: Bus, clock: Clock, mut waiting: mpsc::Receiver<Outgoing>) {
     while let Some(outgoing) = waiting.recv().await {
-        if publish(&bus, &outgoing).await {
+        if publish(&bus, &clock, &outgoing).await {
             figures::relayed(outgoing.decided, clock.now());
         }
     }
 }
 
-/// Whether it was stored.
-async fn publish(bus: &Bus, outgoing: &Outgoing) -> bool {
-    let Outgoing { subject, id, headers, trace, body, .. } = outgoing;
-    for _ in 0..TRIES {
+/// Publishes until it is stored, or its time is over. Whether it was stored.
+async fn publish(bus: &Bus, clock: &Clock, outgoing: &Outgoing) -> bool {
+    let Outgoing { subject, id, headers, trace, until, body, .. } = outgoing;
+    for tries in 0.. {
         let sent = bus.publish_with(subject.clone(), id, headers, body.clone());
-        match trace.around(sent).await {
-            Ok(_) => return true,
-            Err(error) => {
-                tracing::error!(%id, error = &error as &dyn std::error::Error, "could not relay");
-                if !matches!(error, PublishError::Unknown { .. }) {
-                    return false;
-                }
-            }
-        }
-        tokio::time::sleep(RETRY_AFTER).await;
+        let Err(error) = trace.around(sent).await else { return true };
+        tracing::error!(%id, error = &error as &dyn std::error::Error, "could not relay");
+        let Some(pause) = try_again(*until, tries, clock.now()) else { break };
+        tokio::time::sleep(pause).await;
     }
+    tracing::error!(%id, "not relayed: its time is over");
     false
+}
+
+/// After which pause what failed for the `tries`th time is tried again, whatever NATS said: a stream
+/// that is full or closed to us is so until somebody sees to it.
+fn try_again(until: Option<Timestamp>, tries: u32, now: Timestamp) -> Option<Duration> {
+    let pause = RETRY_MIN.saturating_mul(1 << tries.min(5)).min(RETRY_MAX);
+    until.is_none_or(|until| now < until).then_some(pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_is_tried_until_told_and_an_action_until_its_deadline() {
+        let now = Timestamp::from_ms(1_800_000_000_000);
+        let cases = [
+            (None, 0, Some(RETRY_MIN)),
+            (None, 1_000_000, Some(RETRY_MAX)),
+            (Some(now + Span::from_ms(1)), 3, Some(RETRY_MIN * 8)),
+            (Some(now), 0, None),
+        ];
+        for (until, tries, expected) in cases {
+            assert_eq!(try_again(until, tries, now), expected, "{until:?} {tries}");
+        }
+    }
 }

@@ -233,7 +233,7 @@ impl Shell {
             Effect::Assign(assignments) => drop(self.projections.send(Projection::Assignments(assignments)).await),
             Effect::Page(alert) => {
                 self.figures.note_stopped(&alert.service, &alert.headline);
-                tokio::spawn(page(self.bus.clone(), alert));
+                tokio::spawn(page(self.bus.clone(), self.clock.clone(), alert));
             }
             Effect::Relay(relayed) => drop(self.relays.send(relayed).await),
             Effect::Remember(service, ordinal, hash) => {
