@@ -94,6 +94,7 @@ fn what_is_to_be_approved_is_named() {
 scenarios! {
     aborted
     amended
+    amended_promoted
     amended_settling
     amended_slots
     approval_late

@@ -303,6 +303,8 @@ fn amend(desk: &Desk, rollout: &mut Rollout, asked: &Amend, out: &mut Out) -> Re
     unknown_previous(&amended)?;
     amended.gate = amended.gate.next();
     amended.approved = false;
+    // Who promoted had seen other evidence, and other criteria.
+    amended.skip_soak = false;
     if amended.phase == Phase::Soaking {
         amended.runs = during::begin(&amended, out.now);
     }
