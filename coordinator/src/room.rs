@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_decide::collect::{CLOSED_MAX, Collector};
+use bellwether_decide::collect::{CLOSED_MAX, Collector, Heard};
 use bellwether_decide::{Desk, Step, step};
 use bellwether_protocol::codec;
 use bellwether_protocol::id::{AgentId, CoordinatorId, Ordinal, Service};
@@ -235,7 +235,7 @@ impl Room {
 
     fn trial(&self, ctx: &Context<'_>, now: Timestamp, most: usize) -> (Vec<Input>, Step) {
         let mut inputs: Vec<Input> = changes(&self.desk.agents, &ctx.agents_for(&self.desk.service)).collect();
-        inputs.extend(self.collector.inputs(&self.desk, ctx.heard, most));
+        inputs.extend(self.collector.inputs(&self.desk, Heard { upto: ctx.heard, now: ctx.now }, most));
         // In the inbox's order: what is left over is behind the position that this record names.
         inputs.extend(self.inbox.values().take(most).cloned());
         if self.inbox.len() <= most {

@@ -10,7 +10,7 @@ use bellwether_protocol::id::{AgentId, Region, Release, Role};
 use bellwether_protocol::reason::DataFault;
 use bellwether_protocol::record::{ClosedSlot, Input, Series};
 use bellwether_protocol::sample::{Control, EVIDENCE_MAX, PORTIONS_MAX, Portion, SAMPLES_MAX, Sample, Tick, class};
-use bellwether_protocol::time::{Timestamp, slot_start};
+use bellwether_protocol::time::{Span, Timestamp, slot_start};
 
 use crate::state::{Desk, Rollout};
 
@@ -18,6 +18,18 @@ use crate::state::{Desk, Rollout};
 pub const CLOSED_MAX: usize = 400;
 /// Most messages that wait for the log, the newest ones.
 const EARLY_MAX: usize = 1_000;
+/// How far ahead of the next slot to close a sample may be: coordinators are not away for longer, and a clock that is
+/// wrong by as much must not fill memory.
+const AHEAD_MAX: Span = Span::from_secs(24 * 3_600);
+
+/// How far the samples stream was read, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard {
+    /// An instant before which every stored sample has been offered.
+    pub upto: Timestamp,
+    /// The time.
+    pub now: Timestamp,
+}
 
 /// Samples of one service that the log does not hold yet.
 #[derive(Debug, Default, Clone)]
@@ -74,7 +86,8 @@ impl Collector {
         let series = Series { sli: sample.sli.clone(), cohort: sample.cohort, region: region.clone() };
         let Some(state) = rollout.evidence.series.get(&series) else { return };
         let is_ours = rollout.revisions.get(region) == Some(&sample.revision);
-        if !is_ours || slot_start(sample.slot, rollout.plan.slot) != sample.slot {
+        let is_placed = slot_start(sample.slot, rollout.plan.slot) == sample.slot;
+        if !is_ours || !is_placed || sample.slot >= state.next + AHEAD_MAX {
             return;
         }
         if !sample.is_sound() {
@@ -100,10 +113,9 @@ impl Collector {
         self.late.entry(seq).or_default().push(closed);
     }
 
-    /// Everything that can be folded now: late slots, then closed ones in slot order. `heard` is an
-    /// instant before which every stored sample has been offered; at most `most` slots are taken.
-    /// Changes nothing: what is not logged is offered again.
-    pub fn inputs(&self, desk: &Desk, heard: Timestamp, most: usize) -> Vec<Input> {
+    /// Everything that can be folded now: late slots, then closed ones in slot order; at most `most`
+    /// slots are taken. Changes nothing: what is not logged is offered again.
+    pub fn inputs(&self, desk: &Desk, heard: Heard, most: usize) -> Vec<Input> {
         let Some(rollout) = desk.running() else { return Vec::new() };
         let untold = self.faults.iter().filter(|(agent, _)| !rollout.faulty.contains(*agent));
         let faults = untold.take(most).map(|(agent, fault)| Input::DataFault { agent: agent.clone(), fault: *fault });
@@ -124,9 +136,12 @@ impl Collector {
             while closed.len() < most {
                 let open = self.open.get(&(slot, series.clone()));
                 let end = slot + rollout.plan.slot;
-                let all_in = !reporters.is_empty()
+                // Whoever is ahead of the time must not shorten a soak; clocks that differ a little may.
+                let is_over = end <= heard.now + rollout.plan.grace;
+                let all_in = is_over
+                    && !reporters.is_empty()
                     && open.is_some_and(|open| reporters.iter().all(|agent| open.contains_key(agent)));
-                if !all_in && heard < end + rollout.plan.grace {
+                if !all_in && heard.upto < end + rollout.plan.grace {
                     break;
                 }
                 closed.push(merge(series, slot, open.unwrap_or(&Open::new())));

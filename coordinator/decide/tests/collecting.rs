@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_decide::collect::{CLOSED_MAX, Collector};
+use bellwether_decide::collect::{CLOSED_MAX, Collector, Heard};
 use bellwether_decide::evidence::{Expected, Frame};
 use bellwether_decide::{Desk, step};
 use bellwether_protocol::action::{ActionOutcome, ActionResult};
@@ -25,6 +25,11 @@ const SLOT: Span = Span::from_secs(30);
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_ms(1_800_000_000_000 + seconds * 1_000)
+}
+
+/// Everything stored until then was read, long after.
+fn heard(seconds: i64) -> Heard {
+    Heard { upto: at(seconds), now: at(20_000) }
 }
 
 fn plan() -> Plan {
@@ -174,12 +179,34 @@ fn a_slot_closes_when_all_are_in_or_when_grace_is_over() {
     let mut collector = Collector::default();
     let first = at(30);
     collector.offer(&desk, 1, &tick(&desk, "probe-1", first, &[("ok", 5)], Control::Well));
-    assert_eq!(closed(collector.inputs(&desk, at(61), CLOSED_MAX)), Vec::new());
-    let by_grace = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
+    assert_eq!(closed(collector.inputs(&desk, heard(61), CLOSED_MAX)), Vec::new());
+    let by_grace = closed(collector.inputs(&desk, heard(70), CLOSED_MAX));
     assert_eq!((by_grace.len(), by_grace[0].reporters, n(&by_grace[0])), (1, 1, 5));
     collector.offer(&desk, 2, &tick(&desk, "probe-2", first, &[("ok", 7)], Control::Well));
-    let all_in = closed(collector.inputs(&desk, at(0), CLOSED_MAX));
+    let all_in = closed(collector.inputs(&desk, heard(0), CLOSED_MAX));
     assert_eq!((all_in.len(), all_in[0].reporters, n(&all_in[0])), (1, 2, 12));
+}
+
+#[test]
+fn an_agent_that_is_ahead_of_the_time_shortens_no_soak() {
+    let desk = desk(&["probe-1"]);
+    let mut collector = Collector::default();
+    for (seq, slot) in (1..).zip(1..100) {
+        collector.offer(&desk, seq, &tick(&desk, "probe-1", at(30 * slot), &[("ok", 5)], Control::Well));
+    }
+    for (now, expected) in [(60, 1), (79, 1), (80, 2), (110, 3)] {
+        let slots = closed(collector.inputs(&desk, Heard { upto: at(0), now: at(now) }, CLOSED_MAX));
+        assert_eq!(slots.len(), expected, "at {now}");
+    }
+    // What is a day ahead is not even kept, so that two of it cannot contradict each other.
+    for (slot, is_kept) in [(at(30 * 90), true), (at(24 * 3_600 + 30), false)] {
+        let mut collector = Collector::default();
+        for ok in [5, 6] {
+            collector.offer(&desk, 200, &tick(&desk, "probe-1", slot, &[("ok", ok)], Control::Well));
+        }
+        let inputs = collector.inputs(&desk, Heard { upto: at(0), now: at(0) }, CLOSED_MAX);
+        assert_eq!(inputs.iter().any(|input| matches!(input, Input::DataFault { .. })), is_kept, "{slot}");
+    }
 }
 
 #[test]
@@ -192,7 +219,7 @@ fn events_that_two_agents_read_from_one_source_count_once() {
             tick.samples[0].source = source.map(str::to_owned);
             collector.offer(&desk, seq, &tick);
         }
-        let slots = closed(collector.inputs(&desk, at(0), CLOSED_MAX));
+        let slots = closed(collector.inputs(&desk, heard(0), CLOSED_MAX));
         assert_eq!((slots[0].reporters, n(&slots[0])), (2, expected), "{sources:?}");
     };
     check([None, None], 10);
@@ -209,7 +236,7 @@ fn a_failure_before_any_response_counts_only_from_a_prober_that_is_well() {
         if let Some(control) = second {
             collector.offer(&desk, 2, &tick(&desk, "probe-2", at(30), &[("resolve", 5)], control));
         }
-        let slots = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
+        let slots = closed(collector.inputs(&desk, heard(70), CLOSED_MAX));
         assert_eq!((slots[0].reporters, slots[0].unwell), expected, "{first:?} beside {second:?}");
     };
     check(Control::Well, None, (1, 0));
@@ -225,17 +252,17 @@ fn what_is_logged_is_forgotten_and_what_comes_after_is_late() {
     let desk = desk(&["probe-1"]);
     let mut collector = Collector::default();
     collector.offer(&desk, 1, &tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well));
-    let inputs = collector.inputs(&desk, at(0), CLOSED_MAX);
+    let inputs = collector.inputs(&desk, heard(0), CLOSED_MAX);
     let next = step(&desk, &inputs, at(62)).desk;
     collector.prune(&next);
-    assert_eq!(collector.inputs(&next, at(62), CLOSED_MAX), Vec::new());
+    assert_eq!(collector.inputs(&next, heard(62), CLOSED_MAX), Vec::new());
     assert_eq!(collector.lowest_needed(&next), 2);
     // Read again after a restart: the log says that it was read. A message behind that is late.
     let again = tick(&next, "probe-1", at(30), &[("http_5xx", 5)], Control::Well);
     collector.offer(&next, 1, &again);
-    assert_eq!(collector.inputs(&next, at(62), CLOSED_MAX), Vec::new());
+    assert_eq!(collector.inputs(&next, heard(62), CLOSED_MAX), Vec::new());
     collector.offer(&next, 2, &again);
-    assert!(matches!(collector.inputs(&next, at(62), CLOSED_MAX)[..], [Input::Read { seq: 2 }, Input::Late(_)]));
+    assert!(matches!(collector.inputs(&next, heard(62), CLOSED_MAX)[..], [Input::Read { seq: 2 }, Input::Late(_)]));
 }
 
 /// Samples and log are read by two readers: samples of an assignment may come before its record.
@@ -246,9 +273,12 @@ fn what_comes_before_its_assignment_waits_for_it() {
     let before = Desk::new("shop".parse().unwrap());
     collector.offer(&before, 7, &tick(&desk, "probe-1", at(30), &[("ok", 5)], Control::Well));
     collector.prune(&before);
-    assert_eq!((closed(collector.inputs(&before, at(70), CLOSED_MAX)), collector.lowest_needed(&before)), (vec![], 7));
+    assert_eq!(
+        (closed(collector.inputs(&before, heard(70), CLOSED_MAX)), collector.lowest_needed(&before)),
+        (vec![], 7)
+    );
     collector.prune(&desk);
-    let slots = closed(collector.inputs(&desk, at(70), CLOSED_MAX));
+    let slots = closed(collector.inputs(&desk, heard(70), CLOSED_MAX));
     assert_eq!((slots.len(), slots[0].reporters, n(&slots[0])), (1, 1, 5));
 }
 
@@ -268,7 +298,7 @@ fn an_agent_that_sends_something_wrong_is_told_of_once() {
     let check = |ticks: &[Tick], expected: &[DataFault], counted: u64| {
         let mut collector = Collector::default();
         (1..).zip(ticks).for_each(|(seq, tick)| collector.offer(&desk, seq, tick));
-        let inputs = collector.inputs(&desk, at(70), CLOSED_MAX);
+        let inputs = collector.inputs(&desk, heard(70), CLOSED_MAX);
         let faults = inputs.iter().filter_map(|input| match input {
             Input::DataFault { fault, .. } => Some(*fault),
             _ => None,
@@ -289,11 +319,11 @@ fn an_agent_that_sends_something_wrong_is_told_of_once() {
     let mut collector = Collector::default();
     collector.offer_unreadable(&desk, 1, &probe("probe-2"));
     collector.offer_unreadable(&desk, 2, &probe("unknown"));
-    let told = step(&desk, &collector.inputs(&desk, at(31), CLOSED_MAX), at(31));
+    let told = step(&desk, &collector.inputs(&desk, heard(31), CLOSED_MAX), at(31));
     assert_eq!((told.reasons.len(), told.alerts.len()), (1, 1), "{:?}", told.reasons);
     collector.prune(&told.desk);
     collector.offer_unreadable(&told.desk, 3, &probe("probe-2"));
-    assert_eq!(collector.inputs(&told.desk, at(31), CLOSED_MAX), Vec::new());
+    assert_eq!(collector.inputs(&told.desk, heard(31), CLOSED_MAX), Vec::new());
 }
 
 /// A reading that comes right is told to nobody, and yet decides what a later, wrong one means.
@@ -346,7 +376,7 @@ proptest! {
             for index in sequence {
                 collector.offer(&desk, 1, &ticks[*index]);
             }
-            let inputs = collector.inputs(&desk, at(10_000), 20);
+            let inputs = collector.inputs(&desk, heard(10_000), 20);
             step(&desk, &inputs, at(10_000))
         };
         let straight: Vec<usize> = (0..ticks.len()).collect();
