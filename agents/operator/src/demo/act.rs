@@ -42,6 +42,8 @@ pub(super) const SHORTENED: [&str; 13] = [
 const ACT_WITHIN: Duration = Duration::from_secs(90);
 /// How long the last webhook may take after the rollout has ended.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
+/// How long the coordinator may take to hear of the agents that we have heard of.
+const HEARD_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Who asks in the demo.
 const PRINCIPAL: &str = "demo";
@@ -153,10 +155,17 @@ impl Cast<'_> {
             ..CommandBody::default()
         };
         let asked = Asked { service: SERVICE.parse()?, verb: Verb::Start, principal: principal()?, body };
-        let answer = ask(self.bus, &asked, DECIDED_WITHIN, |_| {}).await?;
-        let refused = answer.words();
-        let done = answer.outcome.filter(|outcome| outcome.refused.is_none());
-        done.and_then(|outcome| outcome.rollout).ok_or_else(|| VerbError::Demo(format!("the start was {refused}")))
+        let until = Instant::now() + HEARD_WITHIN;
+        loop {
+            let answer = ask(self.bus, &asked, DECIDED_WITHIN, |_| {}).await?;
+            let refused = answer.words();
+            let done = answer.outcome.filter(|outcome| outcome.refused.is_none());
+            match done.and_then(|outcome| outcome.rollout) {
+                Some(rollout) => return Ok(rollout),
+                None if Instant::now() > until => return Err(VerbError::Demo(format!("the start was {refused}"))),
+                None => tokio::time::sleep(LOOK_EVERY * 10).await,
+            }
+        }
     }
 
     // The incident is resolved by the last record; its webhook may come a moment after it.
