@@ -80,8 +80,8 @@ async fn a_shadow_says_what_it_would_do_and_moves_nothing(mesh: &Mesh) {
     let alerts: Vec<&str> = log.seen.iter().flat_map(|record| &record.alerts).map(|a| a.headline.as_str()).collect();
     assert!(alerts.iter().any(|headline| headline.contains("would have set")), "{alerts:?}");
     assert_eq!(stands(mesh), [BAD, OLD, "0%"], "as others put it");
-    let status = status(mesh);
-    assert_eq!((&status["ending"], &status["is_shadow"]), (&json!("would_take_back"), &json!(true)));
+    shows(mesh, "/ending", json!("would_take_back")).await;
+    assert_eq!(status(mesh)["is_shadow"], json!(true));
     assert!(mesh.run(&["site-lever", "--admin", &mesh.site.admin, "set", "release", OLD]).status.success());
     mesh.until("the old release", || (stands(mesh)[0] == OLD).then_some(())).await;
 }
@@ -160,7 +160,7 @@ async fn what_cannot_be_undone_is_paged(mesh: &Mesh) {
     let held = log.until("frozen", is_frozen).await;
     let Reason::Held { hold: Hold::Frozen { until } } = held else { panic!("{held:?}") };
     assert_eq!((until + AHEAD).seconds().chars().take(16).collect::<String>(), at(HOUR), "by the clocks of the zone");
-    assert_eq!(status(mesh)["holds"][0]["frozen"]["until"], json!(until));
+    shows(mesh, "/holds/0/frozen/until", json!(until)).await;
     assert_eq!(stands(mesh), [OLD, OLD, "0%"]);
 
     let why = || status(mesh)["regions"][0]["gaps"][0][1]["why"].as_str().map(str::to_owned);
@@ -177,8 +177,7 @@ async fn what_cannot_be_undone_is_paged(mesh: &Mesh) {
     std::fs::write(mesh.path("broken"), "").expect("written");
     let is_of_paths = |hold: &Hold| matches!(hold, Hold::Activity { lever } if lever.as_str() == "paths");
     log.until("a run that failed", |reason| matches!(reason, Reason::Held { hold } if is_of_paths(hold))).await;
-    let holds = status(mesh)["holds"].to_string();
-    assert!(holds.contains(r#"{"activity":{"lever":"paths"}}"#), "{holds}");
+    shows(mesh, "/holds/0", json!({ "activity": { "lever": "paths" } })).await;
     std::fs::remove_file(mesh.path("broken")).expect("removed");
     log.until("a run that is done", |reason| matches!(reason, Reason::Released { hold } if is_of_paths(hold))).await;
 
@@ -248,6 +247,12 @@ fn json(bytes: &[u8]) -> Value {
 
 fn status(mesh: &Mesh) -> Value {
     json(&mesh.run(&["rollout", "status", "shop", "--json"]).stdout)
+}
+
+/// Waits until the status says `expected` at `pointer`: it is shown a moment after the record it is made of.
+async fn shows(mesh: &Mesh, pointer: &str, expected: Value) {
+    let is_shown = || (status(mesh).pointer(pointer) == Some(&expected)).then_some(());
+    mesh.until(&format!("{expected} at {pointer}"), is_shown).await;
 }
 
 /// Asks until it is done: agents that have just begun have not read their levers back.
